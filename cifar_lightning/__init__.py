@@ -1,0 +1,44 @@
+"""Train, compare, understand and ship image classifiers on CIFAR-10 or your own pictures.
+
+Importing this package is cheap: the public names are imported when they are first used.
+"""
+
+from collections.abc import Iterable
+from difflib import get_close_matches
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from cifar_lightning.classifier import ImageClassifier
+    from cifar_lightning.data.datamodule import ImageDataModule
+    from cifar_lightning.models import create_model, list_models
+
+__version__ = "0.1.0"
+
+__all__ = ["ImageClassifier", "ImageDataModule", "UsageError", "create_model", "list_models"]
+
+_HOMES = {
+    "ImageClassifier": "cifar_lightning.classifier",
+    "ImageDataModule": "cifar_lightning.data.datamodule",
+    "create_model": "cifar_lightning.models",
+    "list_models": "cifar_lightning.models",
+}
+
+
+class UsageError(ValueError):
+    """A mistake that the user can mend; its text says what is wrong and names the ways out.
+
+    The command line prints the text alone and exits with status 2.
+    """
+
+
+def did_you_mean(word: str, known: Iterable[str]) -> str:
+    """Returns " Did you mean …?" with the nearest of the known words, or nothing when none is near."""
+    near = get_close_matches(word, list(known), n=3)
+    return f" Did you mean {' or '.join(near)}?" if near else ""
+
+
+def __getattr__(name: str) -> Any:
+    if name in _HOMES:
+        return getattr(import_module(_HOMES[name]), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

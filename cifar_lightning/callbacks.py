@@ -1,0 +1,188 @@
+"""When figures, reports, hyperparameters and throughput are written; what they show is computed elsewhere."""
+
+import json
+import platform
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import lightning
+import numpy as np
+import torch
+import torchvision
+from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.loggers import TensorBoardLogger
+from matplotlib.figure import Figure
+from torch import Tensor
+
+from cifar_lightning import __version__, figures
+from cifar_lightning.classifier import ImageClassifier
+from cifar_lightning.data.datamodule import ImageDataModule
+
+SAMPLES = 24
+"""Pictures in a figure of sample predictions."""
+
+
+class Throughput(Callback):
+    """Measures training without validation, and logs ``throughput/pictures_per_second`` each epoch.
+
+    Attributes:
+        pictures: Pictures trained on, by all processes together.
+        seconds: Time that took.
+    """
+
+    def __init__(self) -> None:
+        self.pictures, self.seconds = 0, 0.0
+        self._started = self._ended = 0.0
+        self._epoch_pictures = 0
+
+    def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._epoch_pictures, self._started = 0, time.perf_counter()
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        self._epoch_pictures += len(batch[1]) * trainer.world_size
+        self._ended = time.perf_counter()
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        seconds = max(self._ended - self._started, 1e-9)
+        self.pictures += self._epoch_pictures
+        self.seconds += seconds
+        pl_module.log("throughput/pictures_per_second", self._epoch_pictures / seconds)
+
+
+class TrainerSettings(Callback):
+    """Keeps the Trainer's plain settings in each checkpoint, so that resuming needs no config.
+
+    Args:
+        settings: Flat primitives by name.
+    """
+
+    def __init__(self, settings: Mapping[str, Any]) -> None:
+        self.settings = dict(settings)
+
+    def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
+        checkpoint["trainer_settings"] = self.settings
+
+
+class Report(Callback):
+    """Writes figures and results to the run's folder and to TensorBoard.
+
+    After training: sample predictions and the confusion matrix on the validation pictures, and the hyperparameters
+    with the final ``val/acc``. After testing: the same figures on the test pictures, and ``test.json``.
+
+    Args:
+        folder: The run's folder.
+        checkpoint: The checkpoint that is tested.
+    """
+
+    def __init__(self, folder: Path, checkpoint: Path | None = None) -> None:
+        self.folder, self.checkpoint = folder, checkpoint
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        for writer in _writers(trainer):
+            curves = {name: ["Multiline", [f"train/{name}", f"val/{name}"]] for name in ("loss", "acc")}
+            writer.add_custom_scalars({"training and validation": curves})
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        model, data = _ours(trainer, pl_module)
+        if not trainer.is_global_zero or trainer.fast_dev_run:
+            return
+        metrics = {}
+        if "val" in data.sets and model.confusion is not None:
+            metrics = {"val/acc": float(trainer.callback_metrics["val/acc"])}
+            self._draw(trainer, model, data, "val", f"after epoch {trainer.current_epoch}")
+        for logger in trainer.loggers:
+            settings = {"seed": data.hparams["seed"], **model.hparams, **data.hparams}
+            logger.log_hyperparams(settings, *([metrics] if isinstance(logger, TensorBoardLogger) else []))
+
+    def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        model, data = _ours(trainer, pl_module)
+        if not trainer.is_global_zero or trainer.fast_dev_run or model.confusion is None:
+            return
+        self._draw(trainer, model, data, "test", str(self.checkpoint or ""))
+        result = self.result(trainer, model, data)
+        (self.folder / "test.json").write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
+
+    def result(self, trainer: Trainer, model: ImageClassifier, data: ImageDataModule) -> dict[str, Any]:
+        """Returns what ``test.json`` holds: the same to the last bit for the same weights on the same machine."""
+        assert model.confusion is not None
+        right, total = model.confusion.diagonal().tolist(), model.confusion.sum(1).tolist()
+        return {
+            "dataset": data.description,
+            "split": "test",
+            "pictures": sum(total),
+            "accuracy": sum(right) / max(sum(total), 1),
+            "loss": float(trainer.callback_metrics["test/loss"]),
+            "classes": {
+                name: {"pictures": n, "accuracy": r / n if n else None}
+                for name, r, n in zip(data.classes, right, total, strict=True)
+            },
+            "checkpoint": self.checkpoint.name if self.checkpoint else None,
+            "model": dict(model.hparams),
+            "data": dict(data.hparams),
+            "precision": trainer.precision,
+            "versions": {
+                "cifar_lightning": __version__,
+                "python": platform.python_version(),
+                "torch": torch.__version__,
+                "torchvision": torchvision.__version__,
+                "lightning": lightning.__version__,
+            },
+        }
+
+    def _draw(self, trainer: Trainer, model: ImageClassifier, data: ImageDataModule, split: str, when: str) -> None:
+        assert model.confusion is not None
+        held = data.sets[split]
+        # the same pictures each time, so that runs can be compared, and in no order that could flatter
+        positions = torch.randperm(len(held), generator=torch.Generator().manual_seed(0))[:SAMPLES]
+        images, labels, _ = held.__getitems__(positions.tolist())
+        accuracy = float(trainer.callback_metrics[f"{split}/acc"])
+        title = f"{data.description}, {split}: {accuracy:.2%} of {len(held):,} pictures right"
+        drawn = {
+            "predictions": figures.prediction_grid(
+                images.permute(0, 2, 3, 1).cpu().numpy(),
+                _probabilities(trainer, model, data, images),
+                data.classes,
+                labels.cpu().numpy(),
+                title=f"{title}\n{when}: {len(images)} of them, drawn at random",
+            ),
+            "confusion": figures.confusion_matrix(model.confusion.cpu().numpy(), data.classes, title),
+        }
+        (self.folder / "figures").mkdir(parents=True, exist_ok=True)
+        for name, figure in drawn.items():
+            figure.savefig(self.folder / "figures" / f"{split}_{name}.png")
+            for writer in _writers(trainer):
+                writer.add_image(f"{split}/{name}", _pixels(figure), trainer.global_step, dataformats="HWC")
+
+
+def _ours(trainer: Trainer, pl_module: LightningModule) -> tuple[ImageClassifier, ImageDataModule]:
+    data = getattr(trainer, "datamodule", None)
+    assert isinstance(pl_module, ImageClassifier)
+    assert isinstance(data, ImageDataModule)
+    return pl_module, data
+
+
+def _writers(trainer: Trainer) -> list[Any]:
+    return [logger.experiment for logger in trainer.loggers if isinstance(logger, TensorBoardLogger)]
+
+
+def _probabilities(trainer: Trainer, model: ImageClassifier, data: ImageDataModule, images: Tensor) -> Any:
+    training = model.training
+    model.eval()
+    batch = trainer.precision_plugin.convert_input(data.normalise(images.to(model.device)))
+    with torch.inference_mode(), trainer.precision_plugin.forward_context():
+        probabilities = model(batch).float().softmax(1)
+    model.train(training)
+    return probabilities.cpu().numpy()
+
+
+def _pixels(figure: Figure) -> Any:
+    """Returns a drawn figure as (H, W, 3) uint8."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+
+    canvas = FigureCanvasAgg(figure)
+    canvas.draw()
+    return np.asarray(canvas.buffer_rgba())[..., :3]

@@ -1,0 +1,65 @@
+"""Reading a checkpoint's facts without trusting it."""
+
+from pathlib import Path
+from pickle import UnpicklingError
+from typing import Any
+
+import torch
+
+from cifar_lightning import UsageError
+from cifar_lightning.models import is_custom
+
+WANTED = ("state_dict", "hyper_parameters", "datamodule_hyper_parameters", "ImageDataModule")
+
+
+def read_checkpoint(path: Path) -> dict[str, Any]:
+    """Reads a checkpoint lazily; nothing in it is executed, and weights are read when they are used.
+
+    Args:
+        path: A file that ``fit`` wrote.
+
+    Returns:
+        Lightning's checkpoint, with the names of ``WANTED`` in it.
+
+    Raises:
+        UsageError: If it is no checkpoint, is truncated, holds more than plain data, or is not of this framework.
+    """
+    try:
+        checkpoint = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+    except UnpicklingError as error:
+        raise UsageError(
+            f"{path} is not loaded: it is no checkpoint, or it holds code instead of plain data, which a checkpoint of "
+            "cifar-lightning never does."
+        ) from error
+    except (RuntimeError, EOFError, OSError, ValueError, KeyError) as error:
+        raise UsageError(
+            f"{path} can't be read: it is no checkpoint, or it was cut short ({_size(path)}). Use another one, such as "
+            "last.ckpt of the same run."
+        ) from error
+    missing = [name for name in WANTED if not isinstance(checkpoint, dict) or name not in checkpoint]
+    if missing:
+        raise UsageError(f"{path} is not a checkpoint of cifar-lightning: it has no {', '.join(missing)}.")
+    return checkpoint  # type: ignore[no-any-return]
+
+
+def check_architecture(path: Path, checkpoint: dict[str, Any], trusted: str | None) -> None:
+    """Refuses a network that is code of somebody's choice, unless the user chose it.
+
+    Args:
+        path: The checkpoint's file.
+        checkpoint: What ``read_checkpoint`` returned.
+        trusted: The network that the user named, if any.
+
+    Raises:
+        UsageError: If building the network would import a module that the user did not name.
+    """
+    arch = str(checkpoint["hyper_parameters"].get("arch"))
+    if is_custom(arch) and arch != trusted:
+        raise UsageError(
+            f"the network of {path} is the code {arch}, which would be imported and run. If you know and trust it, "
+            f"name it yourself: --model.arch {arch}"
+        )
+
+
+def _size(path: Path) -> str:
+    return f"{path.stat().st_size:,} bytes"

@@ -1,0 +1,162 @@
+"""The LightningModule: a network, its loss, its metrics and how it is optimised."""
+
+from typing import Any, Literal
+
+import torch
+from lightning.pytorch import LightningModule
+from lightning.pytorch.utilities.types import OptimizerLRScheduler
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torchmetrics import MeanMetric
+from torchmetrics.classification import MulticlassAccuracy, MulticlassConfusionMatrix
+
+from cifar_lightning import UsageError
+from cifar_lightning.models import create_model
+from cifar_lightning.optim import build_optimizer, build_schedule
+
+
+class EpochMetrics(nn.Module):
+    """Means over an epoch, over all processes; updated every step and computed once.
+
+    Args:
+        num_classes: Number of classes K.
+        per_class: Whether to count each class too.
+    """
+
+    def __init__(self, num_classes: int, *, per_class: bool) -> None:
+        super().__init__()
+        # labels are known to be in range and losses to be numbers: checking would wait for the device every step
+        self.loss = MeanMetric(nan_strategy="disable")
+        self.acc = MulticlassAccuracy(num_classes, average="micro", validate_args=False)
+        self.confusion = MulticlassConfusionMatrix(num_classes, validate_args=False) if per_class else None
+
+    def update(self, logits: Tensor, labels: Tensor, loss: Tensor) -> None:
+        """Takes in a batch: logits (B, K), labels (B,) int64 and its mean loss ()."""
+        self.loss.update(loss, len(labels))
+        self.acc.update(logits, labels)
+        if self.confusion is not None:
+            self.confusion.update(logits, labels)
+
+    def finish(self) -> tuple[dict[str, Tensor], Tensor | None]:
+        """Returns the loss and the accuracy by name, and the confusion matrix (K, K), and begins anew."""
+        means = {"loss": self.loss.compute(), "acc": self.acc.compute()}
+        confusion = None if self.confusion is None else self.confusion.compute()
+        for metric in (self.loss, self.acc, self.confusion):
+            if metric is not None:
+                metric.reset()
+        return means, confusion
+
+
+class ImageClassifier(LightningModule):
+    """Trains any network that turns pictures (B, C, H, W) into logits (B, K).
+
+    It logs ``{train,val,test}/{loss,acc}``: the mean over an epoch of the cross-entropy and of the accuracy in
+    [0, 1], and ``train/loss_step`` every ``log_every_n_steps``.
+
+    Args:
+        arch: The network: one of ``list_models()``, "torchvision:<name>", or your own "package.module:Class".
+        num_classes: Number of classes K; the command line takes it from the data.
+        arch_options: The network's own options, by name.
+        optimizer: "adam", "adamw" or "sgd" (with Nesterov momentum).
+        lr: Peak learning rate, > 0.
+        weight_decay: Decay of the weights, >= 0; biases and normalisation layers are spared.
+        momentum: Momentum of sgd, in [0, 1).
+        schedule: "constant", "linear" or "cosine" (to 0, after a linear warm-up), or "onecycle".
+        warmup: The part of the training during which the learning rate rises, in [0, 1).
+        label_smoothing: Part of the target that is spread over all classes in training, in [0, 1).
+
+    Raises:
+        UsageError: If a value is out of its range, or the network is unknown.
+    """
+
+    def __init__(
+        self,
+        arch: str = "cnn",
+        num_classes: int = 10,
+        arch_options: dict[str, Any] | None = None,
+        optimizer: Literal["adam", "adamw", "sgd"] = "adam",
+        lr: float = 1e-3,
+        weight_decay: float = 0.0,
+        momentum: float = 0.9,
+        schedule: Literal["constant", "linear", "cosine", "onecycle"] = "onecycle",
+        warmup: float = 0.3,
+        label_smoothing: float = 0.0,
+    ) -> None:
+        super().__init__()
+        self.save_hyperparameters()
+        if lr <= 0:
+            raise UsageError(f"model.lr is {lr}; it must be above 0.")
+        if weight_decay < 0:
+            raise UsageError(f"model.weight_decay is {weight_decay}; it must be at least 0.")
+        for name, value in [("momentum", momentum), ("warmup", warmup), ("label_smoothing", label_smoothing)]:
+            if not 0 <= value < 1:
+                raise UsageError(f"model.{name} is {value}; it must be at least 0 and below 1.")
+        self.net: nn.Module = create_model(arch, num_classes, arch_options)
+        self.net.to(memory_format=torch.channels_last)
+
+        self.train_metrics = EpochMetrics(num_classes, per_class=False)
+        self.val_metrics = EpochMetrics(num_classes, per_class=True)
+        self.test_metrics = EpochMetrics(num_classes, per_class=True)
+        self.confusion: Tensor | None = None
+        """(K, K) int64, rows the true classes, of the newest validation or test epoch."""
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Computes logits (B, K) of normalised pictures (B, C, H, W)."""
+        return self.net(images)  # type: ignore[no-any-return]
+
+    def training_step(self, batch: tuple[Tensor, Tensor, Tensor], batch_idx: int) -> Tensor:
+        images, labels, _ = batch
+        logits = self(images)
+        loss = F.cross_entropy(logits, labels, label_smoothing=self.hparams["label_smoothing"])
+        self.train_metrics.update(logits.detach(), labels, loss.detach())
+        every = self.trainer.log_every_n_steps  # type: ignore[attr-defined]
+        if every and (self.global_step + 1) % every == 0:
+            self.log("train/loss_step", loss)
+        return loss
+
+    def validation_step(self, batch: tuple[Tensor, Tensor, Tensor], batch_idx: int) -> None:
+        self._evaluate(batch, self.val_metrics)
+
+    def test_step(self, batch: tuple[Tensor, Tensor, Tensor], batch_idx: int) -> None:
+        self._evaluate(batch, self.test_metrics)
+
+    def predict_step(self, batch: tuple[Tensor, Tensor, Tensor], batch_idx: int) -> Tensor:
+        """Returns the classes' probabilities, (B, K) float32."""
+        return self(batch[0]).float().softmax(1)  # type: ignore[no-any-return]
+
+    def _evaluate(self, batch: tuple[Tensor, Tensor, Tensor], metrics: EpochMetrics) -> None:
+        images, labels, _ = batch
+        logits = self(images)
+        metrics.update(logits, labels, F.cross_entropy(logits, labels))
+
+    def on_train_epoch_end(self) -> None:
+        self._log_epoch("train", self.train_metrics)
+
+    def on_validation_epoch_end(self) -> None:
+        self._log_epoch("val", self.val_metrics)
+
+    def on_test_epoch_end(self) -> None:
+        self._log_epoch("test", self.test_metrics)
+
+    def _log_epoch(self, stage: str, metrics: EpochMetrics) -> None:
+        means, confusion = metrics.finish()
+        self.log_dict({f"{stage}/{name}": value for name, value in means.items()}, prog_bar=True)
+        if confusion is not None:
+            self.confusion = confusion
+
+    def configure_optimizers(self) -> OptimizerLRScheduler:
+        options = self.hparams
+        optimizer = build_optimizer(
+            self.net,
+            options["optimizer"],
+            lr=options["lr"],
+            weight_decay=options["weight_decay"],
+            momentum=options["momentum"],
+        )
+        schedule = build_schedule(
+            optimizer,
+            options["schedule"],
+            total_steps=int(self.trainer.estimated_stepping_batches),
+            warmup=options["warmup"],
+        )
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}

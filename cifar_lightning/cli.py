@@ -1,0 +1,150 @@
+"""The ``cifar-lightning`` command: finds the verb and checks the files it names before anything heavy is imported."""
+
+import os
+import sys
+from collections.abc import Sequence
+from difflib import get_close_matches
+from importlib import import_module
+from pathlib import Path
+
+from cifar_lightning import UsageError, __version__, did_you_mean
+
+COMMANDS = {
+    "fit": ("train", "train a classifier; resume with --ckpt_path last.ckpt"),
+    "validate": ("train", "measure a checkpoint on the validation pictures"),
+    "test": ("train", "measure a checkpoint on the test pictures, per class, with a figure"),
+    "predict": ("train", "classify your own pictures with a checkpoint"),
+}
+"""Each verb: the module in ``cifar_lightning.commands`` whose ``main(argv)`` carries it out, and one line of help."""
+
+NEEDS_CHECKPOINT = {"validate", "test", "predict"}
+
+HELP = f"""\
+usage: cifar-lightning VERB [options]
+
+{os.linesep.join(f"  {verb:<10}{line}" for verb, (_, line) in COMMANDS.items())}
+
+  cifar-lightning fit --config configs/cnn.yaml          train
+  cifar-lightning test --ckpt_path best.ckpt             measure the newest run's best checkpoint
+  cifar-lightning predict --ckpt_path best.ckpt cat.jpg  classify a picture
+
+cifar-lightning VERB --help lists the options of a verb; --version prints the version."""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs one verb.
+
+    Args:
+        argv: The arguments after the program's name; those of the process by default.
+
+    Returns:
+        The exit status: 0 for success, 2 for a mistake of the user's, 130 for Ctrl+C, or what the verb says.
+    """
+    args = list(sys.argv[1:] if argv is None else argv)
+    if not args or args[0] in ("-h", "--help", "help"):
+        print(HELP)
+        return 0 if args else 2
+    if args[0] == "--version":
+        print(f"cifar-lightning {__version__}")
+        return 0
+    try:
+        module = _check_verb(args[0])
+        if not {"-h", "--help"} & set(args):
+            args = _check_files(args)
+        return int(import_module(f"cifar_lightning.commands.{module}").main(args))
+    except UsageError as error:
+        print(f"cifar-lightning: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("cifar-lightning: interrupted", file=sys.stderr)
+        return 130
+    except BrokenPipeError:  # the reader of our output, such as `head`, has gone
+        sys.stdout = open(os.devnull, "w")
+        return 141
+
+
+def _check_verb(verb: str) -> str:
+    if verb not in COMMANDS:
+        raise UsageError(
+            f"there is no verb {verb!r}.{did_you_mean(verb, COMMANDS)} The verbs are {', '.join(COMMANDS)}."
+        )
+    return COMMANDS[verb][0]
+
+
+def _check_files(args: list[str]) -> list[str]:
+    """Returns the arguments with ``--ckpt_path`` resolved, after checking that the files they name exist."""
+    verb, checkpoint_given, checked = args[0], False, []
+    position = 0
+    while position < len(args):
+        option, equals, value = args[position].partition("=")
+        if option in ("-c", "--config", "--ckpt_path"):
+            if not equals:
+                position += 1
+                if position == len(args):
+                    raise UsageError(f"{option} needs a value.")
+                value = args[position]
+            if option == "--ckpt_path":
+                checkpoint_given = True
+                value = str(find_checkpoint(value))
+            else:
+                _check_config(value)
+            checked += [option, value]
+        else:
+            checked.append(args[position])
+        position += 1
+    if verb in NEEDS_CHECKPOINT and not checkpoint_given:
+        raise UsageError(
+            f"{verb} needs a checkpoint: cifar-lightning {verb} --ckpt_path best.ckpt (the newest run's), "
+            "or the path of one. Train one with: cifar-lightning fit --config configs/demo.yaml"
+        )
+    return checked
+
+
+def _check_config(value: str) -> None:
+    path = Path(value)
+    if path.is_dir():
+        raise UsageError(f"the config {value} is a folder; name a YAML file in it.")
+    if not path.is_file():
+        folders = (path.parent, Path("configs"))
+        known = [str(p) for folder in folders if folder.is_dir() for p in sorted(folder.glob("*.yaml"))]
+        stems = {p: Path(p).stem for p in known}
+        near = get_close_matches(path.stem, list(stems.values()), n=1, cutoff=0.6)
+        hint = [p for p, stem in stems.items() if near and stem == near[0]][:1] or known
+        raise UsageError(
+            f"there is no config {value} (in {Path.cwd()})."
+            + (f" Did you mean {', '.join(dict.fromkeys(hint))}?" if hint else "")
+        )
+
+
+def find_checkpoint(value: str) -> Path:
+    """Finds the checkpoint that a user named.
+
+    Args:
+        value: A path. A bare ``best.ckpt`` or ``last.ckpt`` that is not in the current folder means the newest
+            run's, and the path found is printed.
+
+    Raises:
+        UsageError: If it is a URL, or there is no such file.
+    """
+    if "://" in value:
+        raise UsageError(
+            f"the checkpoint {value} is a URL. Download it first, from somebody you trust, and name the file."
+        )
+    path = Path(value)
+    if path.is_file():
+        return path
+    if path.is_dir():
+        raise UsageError(f"the checkpoint {value} is a folder; name the file, such as {path / 'best.ckpt'}.")
+    if value in ("best.ckpt", "last.ckpt"):
+        runs = sorted(Path("runs").glob(f"*/version_*/{value}"), key=lambda p: p.stat().st_mtime)
+        if runs:
+            print(f"checkpoint: {runs[-1]}")
+            return runs[-1]
+        raise UsageError(
+            f"there is no {value} in {Path.cwd()}, and no run under {Path('runs').absolute()} has one. "
+            "Train one with: cifar-lightning fit --config configs/demo.yaml"
+        )
+    near = sorted(str(p) for p in path.parent.glob("*.ckpt")) if path.parent.is_dir() else []
+    raise UsageError(
+        f"there is no checkpoint {value} (in {Path.cwd()})." + (f" There is {', '.join(near[:5])}." if near else "")
+    )

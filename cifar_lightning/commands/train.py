@@ -1,0 +1,460 @@
+"""fit, validate, test and predict, through LightningCLI."""
+
+import json
+import logging
+import shutil
+import signal
+import time
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NoReturn
+
+import torch
+from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch.callbacks import Callback, LearningRateMonitor, ModelCheckpoint
+from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
+from lightning.pytorch.loggers import TensorBoardLogger
+from lightning.pytorch.trainer.states import TrainerStatus
+from lightning.pytorch.utilities.exceptions import MisconfigurationException
+from lightning.pytorch.utilities.rank_zero import rank_zero_only
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from cifar_lightning import UsageError
+from cifar_lightning.callbacks import Report, Throughput, TrainerSettings
+from cifar_lightning.checkpoint import check_architecture, read_checkpoint
+from cifar_lightning.classifier import ImageClassifier
+from cifar_lightning.data.datamodule import ImageDataModule
+from cifar_lightning.pictures import find_pictures
+from cifar_lightning.predictor import SHEET, Prediction, read_pictures, write_contact_sheet, write_predictions
+
+RESUMED = (
+    "max_epochs", "min_epochs", "max_steps", "limit_train_batches", "limit_val_batches", "check_val_every_n_epoch",
+    "val_check_interval", "log_every_n_steps", "accumulate_grad_batches", "gradient_clip_val",
+    "gradient_clip_algorithm", "deterministic", "precision", "devices", "num_nodes", "strategy",
+)  # fmt: skip
+"""Trainer settings that a checkpoint carries and resuming takes over."""
+
+
+def main(argv: Sequence[str]) -> int:
+    """Runs fit, validate, test or predict.
+
+    Args:
+        argv: The verb and its arguments, with ``--ckpt_path`` resolved.
+
+    Returns:
+        The exit status.
+
+    Raises:
+        UsageError: For a mistake of the user's.
+    """
+    handler = signal.getsignal(signal.SIGINT)
+    with warnings.catch_warnings():
+        _quieten()
+        try:
+            return CLI(list(argv)).status
+        except MisconfigurationException as error:
+            raise UsageError(str(error)) from error
+        except torch.OutOfMemoryError as error:
+            raise UsageError(
+                f"the device is out of memory ({str(error).splitlines()[0]}). Use smaller batches, such as "
+                "--data.batch_size 64 --data.eval_batch_size 200, or another device: --trainer.accelerator cpu."
+            ) from error
+        finally:
+            signal.signal(signal.SIGINT, handler)  # Lightning leaves it ignored after Ctrl+C
+
+
+def _quieten() -> None:
+    """Silences what Lightning says that is no concern of the user's."""
+    for name in ("lightning.pytorch", "lightning.fabric"):
+        logging.getLogger(name).setLevel(logging.WARNING)  # advertising, and devices that are not there
+    for message in (
+        ".*does not have many workers",  # one gather a batch leaves workers nothing to do
+        ".*number of training batches .* is smaller than the logging interval",
+        ".*Checkpoint directory .* exists and is not empty",  # resuming goes on in the run's folder
+    ):
+        warnings.filterwarnings("ignore", message)
+    warnings.simplefilter("ignore", FutureWarning)
+
+
+class Parser(LightningArgumentParser):
+    """Says in one sentence what is wrong, instead of printing the usage."""
+
+    def error(self, message: str, ex: Exception | None = None) -> NoReturn:
+        """Raises what is wrong as a UsageError, with the nearest known options."""
+        raise UsageError(message.rstrip()) from ex
+
+
+class SaveConfig(SaveConfigCallback):
+    """Writes ``config.yaml`` of a training to its run folder, which ``fit --config`` takes as it is."""
+
+    def __init__(self, parser: LightningArgumentParser, config: Any, folder: Path) -> None:
+        super().__init__(parser, config, save_to_log_dir=False)
+        self.folder = folder
+
+    def save_config(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Writes the file, over that of the run that is resumed."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        self.parser.save(self.config, self.folder / "config.yaml", skip_none=False, overwrite=True)
+
+
+class CLI(LightningCLI):
+    """The verbs; running is part of the construction, as in LightningCLI.
+
+    Args:
+        argv: The verb and its arguments.
+
+    Attributes:
+        status: The exit status.
+        folder: The run's folder.
+    """
+
+    def __init__(self, argv: list[str]) -> None:
+        self.status = 0
+        self.verb = argv[0]
+        self.config_files, options = _split(argv[1:], ("-c", "--config"))
+        self.ckpt_path = next(iter(_split(options, ("--ckpt_path",))[0]), None)
+        self.checkpoint = read_checkpoint(Path(self.ckpt_path)) if self.ckpt_path else None
+        self.folder = Path(self.ckpt_path or ".").parent
+        self._claimed: Path | None = None
+        configs = list(self.config_files)
+        if self.ckpt_path and self.checkpoint:
+            trusted = next(iter(_split(options, ("--model.arch",))[0]), None)
+            check_architecture(Path(self.ckpt_path), self.checkpoint, trusted)
+            configs.insert(0, json.dumps(_settings(self.checkpoint, resume=self.verb == "fit")))
+        try:
+            super().__init__(
+                ImageClassifier,
+                ImageDataModule,
+                save_config_callback=None,
+                trainer_defaults={"devices": 1, "max_epochs": 10, "enable_model_summary": False},
+                seed_everything_default=0,
+                parser_class=Parser,
+                # configs first, so that flags win wherever they stand
+                args=[self.verb, *(word for config in configs for word in ("--config", config)), *options],
+                auto_configure_optimizers=False,
+                load_from_checkpoint_support=False,
+            )
+        except BaseException:
+            if self._claimed and not (self._claimed / "config.yaml").exists():
+                shutil.rmtree(self._claimed)  # nothing was trained: leave no empty run behind
+            raise
+
+    # -- what LightningCLI asks for ------------------------------------------------------------------------------
+
+    @staticmethod
+    def subcommands() -> dict[str, set[str]]:
+        """Names the verbs and the arguments of the Trainer's methods that are settled here."""
+        settled = {"weights_only", "verbose", "return_predictions"}
+        return {verb: skipped | settled for verb, skipped in LightningCLI.subcommands().items()}
+
+    def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        """Gives the data module the run's seed."""
+        parser.link_arguments("seed_everything", "data.seed", compute_fn=int)
+
+    def _prepare_subcommand_parser(self, klass: type, subcommand: str, **kwargs: Any) -> LightningArgumentParser:
+        parser = super()._prepare_subcommand_parser(klass, subcommand, **kwargs)
+        if subcommand == "predict":
+            parser.add_argument("pictures", nargs="+", type=str, help="Picture files, and folders of them.")
+            parser.add_argument(
+                "--output", type=str, default="predictions.csv", help="The table's file: .csv or .json."
+            )
+            parser.add_argument("--top_k", type=int, default=3, help="How many classes to name for each picture.")
+        return parser
+
+    def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
+        """Parses without LightningCLI's warning that there are arguments in ``sys.argv`` too."""
+        self.config = parser.parse_args(args)
+
+    def _parse_ckpt_path(self) -> None:
+        """Does nothing: the checkpoint's settings came in as the first config, where configs and flags win."""
+
+    def before_instantiate_classes(self) -> None:
+        """Takes the number of classes from the data, where it does not come from a checkpoint."""
+        config = self.config[self.verb]
+        if self.checkpoint is None:
+            data = ImageDataModule(**config.data.as_dict())
+            config.model.num_classes = data.num_classes
+        elif self.verb == "fit":
+            _check_resume(self.checkpoint, config)
+
+    def instantiate_trainer(self, **kwargs: Any) -> Trainer:
+        """Builds the Trainer with the run's folder, logger, checkpoints and reports."""
+        settings = self._get(self.config_init, "trainer")
+        chosen: dict[str, Any] = {}
+        why = "as asked"
+        if settings.precision is None:
+            chosen["precision"], why = choose_precision(settings.accelerator)
+        if self.verb == "fit":
+            if not self.checkpoint:
+                self._claim_folder(Path(settings.default_root_dir or "runs"))
+            callbacks = self._fit_callbacks(settings, chosen)
+        else:
+            chosen |= {"enable_checkpointing": False}
+            callbacks = [Report(self.folder, Path(self.ckpt_path or ""))] if self.verb == "test" else []
+        if settings.logger in (None, True):
+            chosen["logger"] = self._logger() if self.verb in ("fit", "test") else False
+        trainer = super().instantiate_trainer(**chosen, callbacks=[*(settings.callbacks or []), *callbacks])
+        parameters = sum(p.numel() for p in self.model.parameters())
+        _say(
+            f"{self.model.hparams['arch']} ({parameters:,} parameters) on {self.datamodule.description}; "
+            f"{trainer.accelerator.name()}, {trainer.precision} ({why}), seed {self._get(self.config, 'seed_everything')}"
+        )
+        return trainer
+
+    def _claim_folder(self, root: Path) -> None:
+        """Makes the run a folder of its own, also when others start at the same moment."""
+        name = Path(self.config_files[-1]).stem if self.config_files else self.model.hparams["arch"].replace(":", "-")
+        existing = [int(p.name[8:]) for p in (root / name).glob("version_*") if p.name[8:].isdigit()]
+        number = max(existing, default=-1) + 1
+        self.folder = root / name / f"version_{number}"
+        while rank_zero_only.rank == 0 and self._claimed is None:  # the other ranks are told by rank 0
+            try:
+                self.folder.mkdir(parents=True)
+                self._claimed = self.folder
+            except FileExistsError:
+                number += 1
+                self.folder = root / name / f"version_{number}"
+
+    def _logger(self) -> TensorBoardLogger:
+        place = self.folder.absolute()
+        return TensorBoardLogger(place.parent, name="", version=place.name, default_hp_metric=False)
+
+    def _fit_callbacks(self, settings: Any, chosen: dict[str, Any]) -> list[Callback]:
+        callbacks: list[Callback] = [
+            SaveConfig(self._parser(self.verb), self.config[self.verb], self.folder),
+            Throughput(),
+            Report(self.folder),
+        ]
+        if settings.enable_checkpointing is not False:
+            kept = {name: settings[name] for name in RESUMED} | chosen
+            callbacks.append(TrainerSettings({k: v for k, v in kept.items() if isinstance(v, str | int | float)}))
+            if self._get(self.config_init, "data").hparams["val_size"]:
+                callbacks.append(_checkpoint(self.folder, "best", monitor="val/acc", mode="max"))
+            callbacks.append(_checkpoint(self.folder, "last", save_on_exception=True))
+        if settings.logger is not False and not settings.fast_dev_run:
+            callbacks.append(LearningRateMonitor("step"))
+        return callbacks
+
+    # -- the verbs -----------------------------------------------------------------------------------------------
+
+    def fit(self, model: ImageClassifier, datamodule: ImageDataModule, ckpt_path: str | None) -> None:
+        """Trains, and says how it went and what can be done next."""
+        _check_shapes(model, datamodule)
+        started = time.perf_counter()
+        try:
+            self.trainer.fit(model, datamodule=datamodule, ckpt_path=ckpt_path, weights_only=True)
+        except SystemExit:
+            if self.trainer.state.status != TrainerStatus.INTERRUPTED:
+                raise
+            self._say_interrupted()
+            return
+        self._say_trained(model, datamodule, time.perf_counter() - started)
+
+    def _say_interrupted(self) -> None:
+        self.status = 130
+        last = self.folder / "last.ckpt"
+        if last.exists():
+            _say(f"\ninterrupted. To go on from here:\n  cifar-lightning fit --ckpt_path {last}")
+        else:
+            _say("\ninterrupted before anything was trained.")
+
+    def _say_trained(self, model: ImageClassifier, data: ImageDataModule, seconds: float) -> None:
+        throughput = next(c for c in self.trainer.callbacks if isinstance(c, Throughput))
+        rate = throughput.pictures / max(throughput.seconds, 1e-9)
+        _say(
+            f"\ntrained {model.hparams['arch']} on {data.description}: {self.trainer.current_epoch} epochs in "
+            f"{seconds:.0f} s, {rate:,.0f} pictures/s"
+        )
+        best, last = self.folder / "best.ckpt", self.folder / "last.ckpt"
+        if best.exists():
+            epoch = read_checkpoint(best)["epoch"] + 1
+            kept = next(c for c in self.trainer.checkpoint_callbacks if isinstance(c, ModelCheckpoint) and c.monitor)
+            _say(f"best: epoch {epoch}, val/acc {kept.best_model_score:.2%} of {len(data.sets['val']):,} pictures")
+        elif last.exists():
+            _say("no best.ckpt: validation is off (data.val_size 0), so no epoch can be told to be the best")
+        if last.exists():
+            path = best if best.exists() else last
+            _say(
+                f"run:  {self.folder}\nnext:\n"
+                f"  cifar-lightning test --ckpt_path {path}\n"
+                f"  cifar-lightning predict --ckpt_path {path} YOUR_PICTURES\n"
+                f"  tensorboard --logdir {self.folder.parent.parent}"
+            )
+
+    def validate(self, model: ImageClassifier, datamodule: ImageDataModule, ckpt_path: str) -> None:
+        """Measures the validation pictures and prints the result."""
+        if not datamodule.hparams["val_size"]:
+            raise UsageError("validation is off (data.val_size 0). Measure the test pictures: cifar-lightning test")
+        self._evaluate("val", model, datamodule, ckpt_path)
+
+    def test(self, model: ImageClassifier, datamodule: ImageDataModule, ckpt_path: str) -> None:
+        """Measures the test pictures, prints the result, and says where the figures are."""
+        self._evaluate("test", model, datamodule, ckpt_path)
+        _say(f"written: {self.folder / 'test.json'}, {self.folder / 'figures'}/test_*.png")
+
+    def _evaluate(self, split: str, model: ImageClassifier, data: ImageDataModule, ckpt_path: str) -> None:
+        _check_shapes(model, data)
+        run = self.trainer.test if split == "test" else self.trainer.validate
+        run(model, datamodule=data, ckpt_path=ckpt_path, weights_only=True, verbose=False)
+        assert model.confusion is not None
+        right, total = model.confusion.diagonal().tolist(), model.confusion.sum(1).tolist()
+        table = Table("class", "right", "pictures", "accuracy", title=f"{data.description}, {split}")
+        for column in table.columns[1:]:
+            column.justify = "right"
+        for name, r, n in zip(data.classes, right, total, strict=True):
+            table.add_row(name, f"{r:,}", f"{n:,}", f"{r / n:.1%}" if n else "–")
+        loss = float(self.trainer.callback_metrics[f"{split}/loss"])
+        if rank_zero_only.rank == 0:
+            Console().print(table)
+        _say(
+            f"{split}/acc {sum(right) / sum(total):.2%} of {sum(total):,} pictures, {split}/loss {loss:.4f} "
+            f"({data.description}, {ckpt_path})"
+        )
+
+    def predict(self, model: ImageClassifier, datamodule: ImageDataModule, ckpt_path: str) -> None:
+        """Classifies the user's own pictures."""
+        options = self.config[self.verb]
+        datamodule.load_state_dict(self.checkpoint["ImageDataModule"])
+        if not 1 <= options.top_k <= datamodule.num_classes:
+            raise UsageError(f"--top_k is {options.top_k}; it must be from 1 to {datamodule.num_classes}.")
+        output = Path(options.output)
+        if output.suffix not in (".csv", ".json"):
+            raise UsageError(f"--output is {output}; its name must end in .csv or .json.")
+        _check_shapes(model, datamodule)
+        paths = find_pictures(options.pictures)
+        images, errors = read_pictures(paths, datamodule.hparams["image_size"])
+        probabilities = iter(())
+        if len(images):
+            datamodule.predict_on(torch.from_numpy(images))
+            batches = self.trainer.predict(model, datamodule=datamodule, ckpt_path=ckpt_path, weights_only=True)
+            probabilities = iter(torch.cat(batches).numpy())
+        predictions = [
+            Prediction(path, error=errors[path]) if path in errors else Prediction(path, next(probabilities))
+            for path in paths
+        ]
+        self._say_predictions(predictions, datamodule.classes, options.top_k, output)
+
+    def _say_predictions(
+        self, predictions: Sequence[Prediction], classes: Sequence[str], top_k: int, output: Path
+    ) -> None:
+        table = Table("picture", *(f"{n}." for n in range(1, top_k + 1)))
+        for p in predictions:
+            cells = [f"{name} {share:.1%}" for name, share in p.top(classes, top_k)]
+            table.add_row(escape(str(p.picture)), *(cells or [f"[red]unreadable: {escape(p.error)}[/]"]))
+        Console().print(table)
+        write_predictions(predictions, classes, top_k, output)
+        written = [str(output)]
+        failed = sum(p.probabilities is None for p in predictions)
+        if failed < len(predictions):
+            sheet = output.with_suffix(".png")
+            more = f" (the first {SHEET})" if len(predictions) - failed > SHEET else ""
+            write_contact_sheet(predictions, classes, f"{self.ckpt_path}{more}", sheet)
+            written.append(str(sheet))
+        _say(f"written: {', '.join(written)}")
+        if failed:
+            _say(f"{failed} of the {len(predictions)} pictures could not be read")
+            self.status = 3 if failed < len(predictions) else 2
+
+
+def choose_precision(accelerator: str | Any) -> tuple[str, str]:
+    """Chooses the Trainer's precision for this machine.
+
+    Args:
+        accelerator: The Trainer's accelerator, such as "auto", "cpu" or "gpu".
+
+    Returns:
+        "bf16-mixed" where the hardware computes in bfloat16 itself, else "32-true"; and why.
+    """
+    if accelerator in ("auto", "gpu", "cuda") and torch.cuda.is_available():
+        native = torch.cuda.is_bf16_supported(including_emulation=False)
+        device = torch.cuda.get_device_name()
+    elif accelerator in ("auto", "gpu", "mps") and torch.backends.mps.is_available():
+        native, device = torch.backends.mps.is_macos_or_newer(14, 0), "the Apple GPU"
+    else:
+        # get_capabilities is newer than the oldest torch allowed
+        capabilities = getattr(torch.cpu, "get_capabilities", dict)()
+        native, device = any(has for name, has in capabilities.items() if "bf16" in name), "the CPU"
+    if native:
+        return "bf16-mixed", f"{device} computes in bfloat16"
+    return "32-true", f"{device} has no bfloat16 of its own"
+
+
+def _checkpoint(folder: Path, name: str, **options: Any) -> ModelCheckpoint:
+    return ModelCheckpoint(
+        folder, filename=name, enable_version_counter=False, auto_insert_metric_name=False, **options
+    )
+
+
+def _settings(checkpoint: dict[str, Any], *, resume: bool) -> dict[str, Any]:
+    """Returns a checkpoint's settings in the form of a config."""
+    model, data = (
+        {k: v for k, v in checkpoint[name].items() if not k.startswith("_")}
+        for name in ("hyper_parameters", "datamodule_hyper_parameters")
+    )
+    settings = {"seed_everything": data.pop("seed", 0), "model": model, "data": data}
+    if resume:
+        settings["trainer"] = {k: v for k, v in checkpoint.get("trainer_settings", {}).items() if k in RESUMED}
+    return settings
+
+
+def _check_resume(checkpoint: dict[str, Any], config: Any) -> None:
+    """Says what resuming can't do."""
+    before = checkpoint["hyper_parameters"]
+    for name in ("arch", "arch_options", "num_classes", "optimizer"):
+        if config.model[name] != before.get(name):
+            raise UsageError(
+                f"model.{name} can't change from {before.get(name)} to {config.model[name]} when a run is resumed. "
+                "Leave out --ckpt_path to begin a new run."
+            )
+    for name in ("lr", "weight_decay", "momentum"):
+        if config.model[name] != before.get(name):
+            _say(
+                f"note: model.{name} {config.model[name]} is not used: resuming restores the optimiser as it was, "
+                f"with {before.get(name)}"
+            )
+    done = checkpoint["loops"]["fit_loop"]["epoch_progress"]["current"]["processed"]
+    if (config.trainer.max_epochs or 0) <= done and config.trainer.max_epochs != -1:
+        raise UsageError(
+            f"this run has already been trained for its {done} epochs. To go on, name a larger number: "
+            f"--trainer.max_epochs {2 * done}"
+        )
+
+
+def _check_shapes(model: ImageClassifier, data: ImageDataModule) -> None:
+    """Tries the network on one blank picture, before any data are loaded."""
+    size, classes = data.hparams["image_size"], model.hparams["num_classes"]
+    arch = model.hparams["arch"]
+    training = model.training
+    try:
+        with torch.no_grad():
+            logits = model.eval()(torch.zeros(1, 3, size, size))
+    except RuntimeError as error:
+        raise UsageError(
+            f"{arch} can't take pictures of {size} × {size} (data.image_size): {str(error).splitlines()[0]}"
+        ) from error
+    model.train(training)
+    if logits.shape != (1, classes):
+        raise UsageError(
+            f"{arch} turned one picture into {tuple(logits.shape)}; it must be (1, {classes}), a logit for each class."
+        )
+
+
+def _split(arguments: Sequence[str], options: Sequence[str]) -> tuple[list[str], list[str]]:
+    """Returns the values of some options, and the arguments without these options."""
+    values, rest = [], []
+    words = iter(arguments)
+    for word in words:
+        option, equals, value = word.partition("=")
+        if option in options:
+            values.append(value if equals else next(words, ""))
+        else:
+            rest.append(word)
+    return values, rest
+
+
+@rank_zero_only
+def _say(text: str) -> None:
+    print(text, flush=True)

@@ -1,0 +1,220 @@
+"""The LightningDataModule: prepares, splits, loads, augments and normalises pictures."""
+
+from typing import Any, Literal
+
+import torch
+from lightning.pytorch import LightningDataModule
+from lightning.pytorch.overrides.distributed import UnrepeatedDistributedSampler
+from torch import Tensor
+from torch.utils.data import DataLoader, DistributedSampler
+
+from cifar_lightning import UsageError
+from cifar_lightning.augment import augment
+from cifar_lightning.data.datasets import Batch, ImageSet, Normalisation, open_source, stratified_split
+from cifar_lightning.preprocess import Preprocess
+
+SPLITS = {"fit": ("train", "val"), "validate": ("train", "val"), "test": ("test",), "predict": ()}
+"""What each stage of the Trainer may read."""
+
+
+class ImageDataModule(LightningDataModule):
+    """Pictures for training, validation, test and prediction.
+
+    A loader yields images (B, C, H, W) uint8, labels (B,) int64 and the pictures' numbers in their source (B,)
+    int64; on the device, training pictures are augmented and all are normalised to float32, channels-last.
+
+    The order of an epoch is a function of (seed, epoch), and what augmentation does to a picture one of (seed,
+    epoch, picture), so the number of processes makes no difference to either.
+
+    Args:
+        dataset: "cifar10", "cifar100", "folder" (your own: root/train/<class>/*) or "synthetic" (built in).
+        root: The folder the pictures are in or are downloaded to.
+        url: A mirror of the CIFAR archive: http(s), or a local file; its checksum must be the official one.
+        image_size: Height and width of the pictures, in pixels.
+        val_size: Number of training pictures held out for validation, stratified; not used where the data set has
+            a validation split of its own. 0 turns validation off.
+        split_seed: Which training pictures are held out.
+        batch_size: Training pictures a step, in each process.
+        eval_batch_size: Pictures a step in validation, test and prediction.
+        flip: "random" mirrors each training picture in half of the epochs, left to right; "none" never does.
+        translate: Training pictures are moved by up to this many pixels in each direction, reflected at the border.
+        seed: Seed of the order and the augmentation; the command line takes it from --seed_everything.
+
+    Raises:
+        UsageError: If a value is out of its range.
+    """
+
+    def __init__(
+        self,
+        dataset: str = "cifar10",
+        root: str = "data",
+        url: str | None = None,
+        image_size: int = 32,
+        val_size: int = 5000,
+        split_seed: int = 0,
+        batch_size: int = 128,
+        eval_batch_size: int = 1000,
+        flip: Literal["none", "random"] = "random",
+        translate: int = 2,
+        seed: int = 0,
+    ) -> None:
+        super().__init__()
+        self.save_hyperparameters()
+        for name, value, least in [
+            ("image_size", image_size, 1),
+            ("val_size", val_size, 0),
+            ("batch_size", batch_size, 1),
+            ("eval_batch_size", eval_batch_size, 1),
+            ("translate", translate, 0),
+        ]:
+            if value < least:
+                raise UsageError(f"data.{name} is {value}; it must be at least {least}.")
+        if translate >= image_size:
+            raise UsageError(f"data.translate is {translate}; it must be smaller than the pictures ({image_size}).")
+        if flip not in ("none", "random"):
+            raise UsageError(f"data.flip is {flip!r}; it must be none or random.")
+        self.source = open_source(dataset, root, url, image_size)
+        self.sets: dict[str, ImageSet] = {}
+        self.classes: tuple[str, ...] = ()
+        self.normalisation: Normalisation | None = None
+        self.preprocess: Preprocess | None = None
+
+    @property
+    def num_classes(self) -> int:
+        """Number of classes K; for a folder this looks at the disk."""
+        return len(self.classes) or self.source.num_classes()
+
+    @property
+    def description(self) -> str:
+        """The data set's name as it stands beside a result."""
+        dataset = str(self.hparams["dataset"])
+        return f"folder {self.hparams['root']}" if dataset == "folder" else dataset
+
+    def _splits(self, stage: str) -> list[str]:
+        return [split for split in SPLITS[stage] if self.source.has(split) or split in ("train", "test")]
+
+    def prepare_data(self) -> None:
+        """Downloads, decodes or draws what the stage needs."""
+        stage = self.trainer.state.fn.value if self.trainer and self.trainer.state.fn else "fit"
+        if splits := self._splits(stage):
+            self.source.prepare(splits)
+
+    def setup(self, stage: str) -> None:
+        """Loads and splits what the stage needs; the test pictures for the stage "test" only."""
+        for split in self._splits(stage):
+            if split not in self.sets:
+                self.sets[split] = self.source.load(split)
+        if stage in ("fit", "validate"):
+            self._hold_out()
+        for held in self.sets.values():
+            self._check_classes(held.classes)
+
+    def _hold_out(self) -> None:
+        """Takes the validation pictures out of the training pictures, where there are none yet."""
+        size, train = self.hparams["val_size"], self.sets["train"]
+        if size == 0:
+            self.sets.pop("val", None)
+        elif "val" not in self.sets:
+            if size >= len(train):
+                raise UsageError(f"data.val_size is {size:,}, but there are {len(train):,} training pictures.")
+            first, second = stratified_split(train.labels, size, self.hparams["split_seed"])
+            self.sets |= {"train": train.subset(first), "val": train.subset(second)}
+
+    def _check_classes(self, classes: tuple[str, ...]) -> None:
+        if self.classes and classes != self.classes:
+            raise UsageError(
+                f"the data ({self.description}) have {len(classes)} classes, {', '.join(classes[:10])}; the checkpoint "
+                f"was trained on {len(self.classes)}, {', '.join(self.classes[:10])}. Name the data it was trained "
+                "for with --data.dataset and --data.root."
+            )
+        self.classes = classes
+
+    def state_dict(self) -> dict[str, Any]:
+        """Returns what a checkpoint must hold to use the network without the data set."""
+        mean, std = self.normalisation or self.source.normalisation or self._measure_normalisation()
+        return {"classes": list(self.classes), "mean": list(mean), "std": list(std)}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Takes over the classes and the normalisation of a checkpoint.
+
+        Raises:
+            UsageError: If the classes aren't those of the data.
+        """
+        data, self.classes = self.classes, tuple(state_dict["classes"])
+        if data:
+            self._check_classes(data)
+        self.normalisation = (tuple(state_dict["mean"]), tuple(state_dict["std"]))
+        self.preprocess = None
+
+    def predict_on(self, images: Tensor) -> None:
+        """Sets the pictures that ``Trainer.predict`` classifies: (N, H, W, C) uint8."""
+        self.sets["predict"] = ImageSet.whole(images, torch.full((len(images),), -1), self.classes)
+
+    def train_dataloader(self) -> DataLoader[Batch]:
+        """Loads the training pictures, in an order that is a function of (seed, epoch)."""
+        train = self.sets["train"]
+        return self._loader(
+            train,
+            self.hparams["batch_size"],
+            DistributedSampler(train, *self._place(), shuffle=True, seed=self.hparams["seed"]),
+        )
+
+    def val_dataloader(self) -> DataLoader[Batch] | list[DataLoader[Batch]]:
+        """Loads the validation pictures, each exactly once; nothing when validation is off."""
+        return self._eval_loader("val") if "val" in self.sets else []
+
+    def test_dataloader(self) -> DataLoader[Batch]:
+        """Loads the test pictures, each exactly once."""
+        return self._eval_loader("test")
+
+    def predict_dataloader(self) -> DataLoader[Batch]:
+        """Loads the pictures given to ``predict_on``."""
+        return self._eval_loader("predict")
+
+    def _eval_loader(self, split: str) -> DataLoader[Batch]:
+        held = self.sets[split]
+        world, rank = self._place()
+        sampler = UnrepeatedDistributedSampler(held, world, rank, shuffle=False)
+        return self._loader(held, self.hparams["eval_batch_size"], sampler)
+
+    def _place(self) -> tuple[int, int]:
+        return (self.trainer.world_size, self.trainer.global_rank) if self.trainer else (1, 0)
+
+    def _loader(self, held: ImageSet, batch_size: int, sampler: DistributedSampler[Batch]) -> DataLoader[Batch]:
+        return DataLoader(held, batch_size=batch_size, sampler=sampler, collate_fn=_identity)
+
+    def on_after_batch_transfer(self, batch: Batch, dataloader_idx: int) -> Batch:
+        """Augments training pictures and normalises all, on the device.
+
+        Returns:
+            Images (B, C, H, W) float32, channels-last; labels (B,) and numbers (B,) int64.
+        """
+        images, labels, numbers = batch
+        if self.trainer and self.trainer.training:
+            images = augment(
+                images,
+                numbers,
+                seed=self.hparams["seed"],
+                epoch=self.trainer.current_epoch,
+                flip=self.hparams["flip"],
+                translate=self.hparams["translate"],
+            )
+        return self.normalise(images), labels, numbers
+
+    def normalise(self, images: Tensor) -> Tensor:
+        """Turns (B, C, H, W) uint8 into what the network sees."""
+        if self.preprocess is None:
+            self.normalisation = self.normalisation or self.source.normalisation or self._measure_normalisation()
+            self.preprocess = Preprocess(*self.normalisation)
+        return self.preprocess.to(images.device)(images)  # type: ignore[no-any-return]
+
+    def _measure_normalisation(self) -> Normalisation:
+        if "train" not in self.sets:  # test() without a checkpoint: rarely wanted, but well defined
+            self.source.prepare(SPLITS["fit"][:1])
+            self.setup("fit")
+        return self.sets["train"].normalisation()
+
+
+def _identity(batch: Batch) -> Batch:
+    """Collates nothing: the set has fetched a whole batch."""
+    return batch

@@ -1,0 +1,101 @@
+"""Fetching a file whole or not at all, with the standard library."""
+
+import hashlib
+import http.client
+import os
+import shutil
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+from typing import BinaryIO
+
+from rich.progress import (
+    BarColumn,
+    DownloadColumn,
+    Progress,
+    TextColumn,
+    TimeRemainingColumn,
+    TransferSpeedColumn,
+)
+
+_CHUNK = 1 << 20  # bytes
+_TIMEOUT = 10  # seconds without an answer or a byte
+
+
+class DownloadError(Exception):
+    """Why a file could not be had, in one sentence."""
+
+
+def matches(path: Path, md5: str) -> bool:
+    """Tells whether a file exists and has this MD5 checksum."""
+    if not path.is_file():
+        return False
+    with path.open("rb") as file:
+        digest = hashlib.md5(usedforsecurity=False)
+        for chunk in _chunks(file):
+            digest.update(chunk)
+    return digest.hexdigest() == md5
+
+
+def fetch(url: str, path: Path, md5: str) -> None:
+    """Fetches a file, with a progress bar, and puts it in its place only when its checksum is right.
+
+    A download that breaks off stays beside the place as ``<name>.part`` and the next call goes on from there.
+
+    Args:
+        url: An http(s) or file URL, or a path.
+        path: Where the file is to be.
+        md5: Its MD5 checksum, in hexadecimal.
+
+    Raises:
+        DownloadError: If it can't be had, or its checksum is wrong.
+    """
+    part = path.with_name(path.name + ".part")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        if url.startswith(("http://", "https://")):
+            _download(url, part)
+        else:
+            shutil.copyfile(url.removeprefix("file://"), part)
+    except urllib.error.HTTPError as error:
+        raise DownloadError(f"the server answered {error.code} {error.reason}") from error
+    except urllib.error.URLError as error:
+        raise DownloadError(f"there is no connection ({error.reason})") from error
+    except (OSError, http.client.HTTPException) as error:
+        raise DownloadError(f"{error or type(error).__name__}") from error
+    if not matches(part, md5):
+        part.unlink()
+        raise DownloadError(f"what came does not have the official checksum (MD5 {md5})")
+    with part.open("rb") as file:
+        os.fsync(file.fileno())
+    part.replace(path)
+
+
+def _download(url: str, part: Path) -> None:
+    have = part.stat().st_size if part.exists() else 0
+    request = urllib.request.Request(url, headers={"Range": f"bytes={have}-"} if have else {})
+    try:
+        response = urllib.request.urlopen(request, timeout=_TIMEOUT)
+    except urllib.error.HTTPError as error:
+        if error.code != http.HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE:
+            raise
+        part.unlink()  # what is there is as long as the file or longer: begin again
+        return _download(url, part)
+    with response:
+        if response.status != http.HTTPStatus.PARTIAL_CONTENT:  # the server does not resume
+            have = 0
+        length = int(response.headers.get("Content-Length") or 0)
+        columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TransferSpeedColumn())
+        with Progress(*columns, TimeRemainingColumn()) as bar, part.open("ab" if have else "wb") as file:
+            task = bar.add_task(f"Downloading {url.rsplit('/', 1)[-1]}", total=have + length or None, completed=have)
+            for chunk in _chunks(response):
+                file.write(chunk)
+                bar.advance(task, len(chunk))
+    if length and part.stat().st_size < have + length:
+        raise DownloadError("the connection broke off; run the command again to go on from there")
+
+
+def _chunks(file: BinaryIO) -> Iterator[bytes]:
+    while chunk := file.read(_CHUNK):
+        yield chunk

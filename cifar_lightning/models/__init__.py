@@ -1,0 +1,97 @@
+"""Networks by name."""
+
+import inspect
+import sys
+from collections.abc import Callable, Mapping
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from cifar_lightning import UsageError, did_you_mean
+from cifar_lightning.models.cnn import cnn
+
+MODELS: dict[str, Callable[..., nn.Module]] = {
+    "cnn": cnn,
+}
+"""Each name: a function of ``num_classes`` and the network's own options. A new network is one line here."""
+
+
+def list_models() -> list[str]:
+    """Returns the names of the built-in networks."""
+    return sorted(MODELS)
+
+
+def is_custom(arch: str) -> bool:
+    """Tells whether a name stands for the user's own code, which building the network will import and run."""
+    return ":" in arch and not arch.startswith("torchvision:")
+
+
+def create_model(arch: str, num_classes: int, options: Mapping[str, Any] | None = None) -> nn.Module:
+    """Builds a network from its name.
+
+    Args:
+        arch: A name of ``list_models()``, "torchvision:<name>" for any torchvision classifier (without weights), or
+            "package.module:Class" for the user's own, looked for in the current folder too.
+        num_classes: Number of classes K, >= 1.
+        options: Passed to the network's builder by name.
+
+    Returns:
+        A network from (B, C, H, W) float pictures to (B, K) logits.
+
+    Raises:
+        UsageError: If the name is unknown or the options don't fit.
+    """
+    options = dict(options or {})
+    builder = _find_builder(arch, options)
+    try:
+        network = builder(num_classes=num_classes, **options)
+    except TypeError as error:
+        raise UsageError(
+            f"model.arch {arch} does not take model.arch_options {options}: {error}. It is {arch}{_signature(builder)}."
+        ) from error
+    if not isinstance(network, nn.Module):
+        raise UsageError(f"model.arch {arch} gave a {type(network).__name__}, not a torch.nn.Module.")
+    return network
+
+
+def _find_builder(arch: str, options: Mapping[str, Any]) -> Callable[..., Any]:
+    if arch in MODELS:
+        return MODELS[arch]
+    if arch.startswith("torchvision:"):
+        from torchvision.models import get_model_builder, list_models
+
+        name = arch.removeprefix("torchvision:")
+        if name not in list_models():
+            raise UsageError(f"torchvision has no model {name!r}.{did_you_mean(name, list_models())}")
+        return get_model_builder(name)
+    if is_custom(arch):
+        return _import_builder(arch)
+    raise UsageError(
+        f"there is no model.arch {arch!r}.{did_you_mean(arch, list_models())} Built in are {', '.join(list_models())}; "
+        "others are torchvision:<name> and your own package.module:Class."
+    )
+
+
+def _import_builder(arch: str) -> Callable[..., Any]:
+    module_name, _, name = arch.partition(":")
+    if str(Path.cwd()) not in sys.path:  # the console script, unlike `python -m`, does not look there by itself
+        sys.path.append(str(Path.cwd()))
+    try:
+        builder = getattr(import_module(module_name), name)
+    except (ImportError, AttributeError) as error:
+        raise UsageError(
+            f"model.arch {arch} can't be imported: {error}. It must name a class in a module that is installed or in "
+            "the current folder."
+        ) from error
+    if not callable(builder):
+        raise UsageError(f"model.arch {arch} is a {type(builder).__name__}, not a class or function.")
+    return builder  # type: ignore[no-any-return]
+
+
+def _signature(builder: Callable[..., Any]) -> str:
+    try:
+        return str(inspect.signature(builder))
+    except ValueError:
+        return "(…)"

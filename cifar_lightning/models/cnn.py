@@ -1,0 +1,28 @@
+"""The small network of the Keras image classification tutorial (https://www.tensorflow.org/tutorials/images/cnn)."""
+
+from torch import nn
+
+
+def cnn(num_classes: int = 10) -> nn.Sequential:
+    """Builds three unpadded 3×3 convolutions with two max-pools and two linear layers; 122,570 parameters.
+
+    Shapes, for B pictures: (B, 3, 32, 32) → (B, 32, 15, 15) → (B, 64, 6, 6) → (B, 64, 4, 4) → (B, 1024) → (B, 64)
+    → logits (B, num_classes). Pictures must be 32 × 32.
+
+    Args:
+        num_classes: Number of classes K, >= 1.
+    """
+    return nn.Sequential(
+        nn.Conv2d(3, 32, 3),
+        nn.ReLU(),
+        nn.MaxPool2d(2),
+        nn.Conv2d(32, 64, 3),
+        nn.ReLU(),
+        nn.MaxPool2d(2),
+        nn.Conv2d(64, 64, 3),
+        nn.ReLU(),
+        nn.Flatten(),
+        nn.Linear(1024, 64),
+        nn.ReLU(),
+        nn.Linear(64, num_classes),
+    )
