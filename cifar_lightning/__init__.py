@@ -34,7 +34,7 @@ class UsageError(ValueError):
 
 def did_you_mean(word: str, known: Iterable[str]) -> str:
     """Returns " Did you mean …?" with the nearest of the known words, or nothing when none is near."""
-    near = get_close_matches(word, list(known), n=3)
+    near = get_close_matches(word, list(known), n=3, cutoff=0.75)
     return f" Did you mean {' or '.join(near)}?" if near else ""
 
 

@@ -12,6 +12,7 @@ import numpy as np
 import torch
 import torchvision
 from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.callbacks import RichProgressBar
 from lightning.pytorch.loggers import TensorBoardLogger
 from matplotlib.figure import Figure
 from torch import Tensor
@@ -22,6 +23,39 @@ from cifar_lightning.data.datamodule import ImageDataModule
 
 SAMPLES = 24
 """Pictures in a figure of sample predictions."""
+
+
+class ProgressBar(RichProgressBar):
+    """Lightning's progress bar for the running epoch, and a line for each one that is done."""
+
+    def get_metrics(self, trainer: Trainer, pl_module: LightningModule) -> dict[str, Any]:
+        return {}  # they stand in the lines
+
+    def _get_train_description(self, current_epoch: int) -> str:
+        return f"Epoch {current_epoch + 1}{self._total()}"
+
+    def _total(self) -> str:
+        return f"/{self.trainer.max_epochs}" if (self.trainer.max_epochs or -1) > 0 else ""
+
+    # the means over an epoch are logged after the callbacks' on_train_epoch_end, so its line is written a moment later
+    def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._write_line(trainer, trainer.current_epoch)
+        super().on_train_epoch_start(trainer, pl_module)
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._write_line(trainer, trainer.current_epoch)
+        super().on_train_end(trainer, pl_module)
+
+    def _write_line(self, trainer: Trainer, epochs: int) -> None:
+        means = trainer.callback_metrics
+        if self.is_disabled or self.progress is None or "train/loss" not in means:
+            return
+        line = f"epoch {epochs:>3}{self._total()}"
+        for stage in ("train", "val"):
+            if f"{stage}/loss" in means:
+                line += f"  {stage} loss {means[f'{stage}/loss']:.3f} acc {means[f'{stage}/acc']:6.2%}"
+        rate = means.get("throughput/pictures_per_second")
+        self.progress.console.print(line + (f"  {rate:,.0f} pictures/s" if rate is not None else ""), highlight=False)
 
 
 class Throughput(Callback):

@@ -46,7 +46,7 @@ def prediction_grid(
         if labels is not None and guess == labels[number]:
             text, colour, width = f"✓ {text}", RIGHT, 1.5
         elif labels is not None:
-            text, colour, width = f"✗ {text}\nis {classes[labels[number]]}", WRONG, 4.0
+            text, colour, width = f"✗ {text}\ntrue: {classes[labels[number]]}", WRONG, 4.0
         axis.set_axis_on()
         axis.set(xticks=[], yticks=[])
         axis.imshow(image, interpolation="nearest")

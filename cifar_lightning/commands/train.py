@@ -8,7 +8,7 @@ import time
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 import torch
 from lightning.pytorch import LightningModule, Trainer
@@ -23,19 +23,24 @@ from rich.markup import escape
 from rich.table import Table
 
 from cifar_lightning import UsageError
-from cifar_lightning.callbacks import Report, Throughput, TrainerSettings
+from cifar_lightning.callbacks import ProgressBar, Report, Throughput, TrainerSettings
 from cifar_lightning.checkpoint import check_architecture, read_checkpoint
 from cifar_lightning.classifier import ImageClassifier
 from cifar_lightning.data.datamodule import ImageDataModule
+from cifar_lightning.options import (
+    RESUMED,
+    Parser,
+    check_config,
+    check_devices,
+    checkpoint_settings,
+    choose_precision,
+    split_options,
+)
 from cifar_lightning.pictures import find_pictures
 from cifar_lightning.predictor import SHEET, Prediction, read_pictures, write_contact_sheet, write_predictions
 
-RESUMED = (
-    "max_epochs", "min_epochs", "max_steps", "limit_train_batches", "limit_val_batches", "check_val_every_n_epoch",
-    "val_check_interval", "log_every_n_steps", "accumulate_grad_batches", "gradient_clip_val",
-    "gradient_clip_algorithm", "deterministic", "precision", "devices", "num_nodes", "strategy",
-)  # fmt: skip
-"""Trainer settings that a checkpoint carries and resuming takes over."""
+SHOWN = 50
+"""The most pictures in a table on the screen."""
 
 
 def main(argv: Sequence[str]) -> int:
@@ -56,7 +61,8 @@ def main(argv: Sequence[str]) -> int:
         try:
             return CLI(list(argv)).status
         except MisconfigurationException as error:
-            raise UsageError(str(error)) from error
+            hint = " --trainer.accelerator auto takes what this machine has." if "backend" in str(error) else ""
+            raise UsageError(f"{error}{hint}") from error
         except torch.OutOfMemoryError as error:
             raise UsageError(
                 f"the device is out of memory ({str(error).splitlines()[0]}). Use smaller batches, such as "
@@ -74,17 +80,10 @@ def _quieten() -> None:
         ".*does not have many workers",  # one gather a batch leaves workers nothing to do
         ".*number of training batches .* is smaller than the logging interval",
         ".*Checkpoint directory .* exists and is not empty",  # resuming goes on in the run's folder
+        ".*callbacks used to create the checkpoint need to be provided",  # test needs no ModelCheckpoint
     ):
         warnings.filterwarnings("ignore", message)
     warnings.simplefilter("ignore", FutureWarning)
-
-
-class Parser(LightningArgumentParser):
-    """Says in one sentence what is wrong, instead of printing the usage."""
-
-    def error(self, message: str, ex: Exception | None = None) -> NoReturn:
-        """Raises what is wrong as a UsageError, with the nearest known options."""
-        raise UsageError(message.rstrip()) from ex
 
 
 class SaveConfig(SaveConfigCallback):
@@ -114,22 +113,29 @@ class CLI(LightningCLI):
     def __init__(self, argv: list[str]) -> None:
         self.status = 0
         self.verb = argv[0]
-        self.config_files, options = _split(argv[1:], ("-c", "--config"))
-        self.ckpt_path = next(iter(_split(options, ("--ckpt_path",))[0]), None)
+        self.config_files, options = split_options(argv[1:], ("-c", "--config"))
+        self.ckpt_path = next(iter(split_options(options, ("--ckpt_path",))[0]), None)
         self.checkpoint = read_checkpoint(Path(self.ckpt_path)) if self.ckpt_path else None
         self.folder = Path(self.ckpt_path or ".").parent
         self._claimed: Path | None = None
         configs = list(self.config_files)
+        for config in configs:
+            check_config(Path(config))
         if self.ckpt_path and self.checkpoint:
-            trusted = next(iter(_split(options, ("--model.arch",))[0]), None)
+            trusted = next(iter(split_options(options, ("--model.arch",))[0]), None)
             check_architecture(Path(self.ckpt_path), self.checkpoint, trusted)
-            configs.insert(0, json.dumps(_settings(self.checkpoint, resume=self.verb == "fit")))
+            configs.insert(0, json.dumps(checkpoint_settings(self.checkpoint, resume=self.verb == "fit")))
         try:
             super().__init__(
                 ImageClassifier,
                 ImageDataModule,
                 save_config_callback=None,
-                trainer_defaults={"devices": 1, "max_epochs": 10, "enable_model_summary": False},
+                trainer_defaults={
+                    "devices": 1,
+                    "max_epochs": 10,
+                    "enable_model_summary": False,
+                    "enable_autolog_hparams": False,
+                },
                 seed_everything_default=0,
                 parser_class=Parser,
                 # configs first, so that flags win wherever they stand
@@ -140,6 +146,8 @@ class CLI(LightningCLI):
         except BaseException:
             if self._claimed and not (self._claimed / "config.yaml").exists():
                 shutil.rmtree(self._claimed)  # nothing was trained: leave no empty run behind
+                if not any(self._claimed.parent.iterdir()):
+                    self._claimed.parent.rmdir()
             raise
 
     # -- what LightningCLI asks for ------------------------------------------------------------------------------
@@ -183,6 +191,7 @@ class CLI(LightningCLI):
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         """Builds the Trainer with the run's folder, logger, checkpoints and reports."""
         settings = self._get(self.config_init, "trainer")
+        check_devices(settings.accelerator, settings.devices)
         chosen: dict[str, Any] = {}
         why = "as asked"
         if settings.precision is None:
@@ -200,7 +209,7 @@ class CLI(LightningCLI):
         parameters = sum(p.numel() for p in self.model.parameters())
         _say(
             f"{self.model.hparams['arch']} ({parameters:,} parameters) on {self.datamodule.description}; "
-            f"{trainer.accelerator.name()}, {trainer.precision} ({why}), seed {self._get(self.config, 'seed_everything')}"
+            f"{trainer.accelerator.name()}, {trainer.precision} ({why})"
         )
         return trainer
 
@@ -228,6 +237,8 @@ class CLI(LightningCLI):
             Throughput(),
             Report(self.folder),
         ]
+        if settings.enable_progress_bar is not False:
+            callbacks.append(ProgressBar())
         if settings.enable_checkpointing is not False:
             kept = {name: settings[name] for name in RESUMED} | chosen
             callbacks.append(TrainerSettings({k: v for k, v in kept.items() if isinstance(v, str | int | float)}))
@@ -265,7 +276,8 @@ class CLI(LightningCLI):
         throughput = next(c for c in self.trainer.callbacks if isinstance(c, Throughput))
         rate = throughput.pictures / max(throughput.seconds, 1e-9)
         _say(
-            f"\ntrained {model.hparams['arch']} on {data.description}: {self.trainer.current_epoch} epochs in "
+            f"\ntrained {model.hparams['arch']} on {data.description}: "
+            f"{self.trainer.current_epoch} epoch{'s' * (self.trainer.current_epoch != 1)} in "
             f"{seconds:.0f} s, {rate:,.0f} pictures/s"
         )
         best, last = self.folder / "best.ckpt", self.folder / "last.ckpt"
@@ -340,64 +352,38 @@ class CLI(LightningCLI):
     def _say_predictions(
         self, predictions: Sequence[Prediction], classes: Sequence[str], top_k: int, output: Path
     ) -> None:
+        names = [p.picture.name for p in predictions]
+        if len(set(names)) < len(names):
+            names = [str(p.picture) for p in predictions]
         table = Table("picture", *(f"{n}." for n in range(1, top_k + 1)))
-        for p in predictions:
-            cells = [f"{name} {share:.1%}" for name, share in p.top(classes, top_k)]
-            table.add_row(escape(str(p.picture)), *(cells or [f"[red]unreadable: {escape(p.error)}[/]"]))
+        table.columns[0].overflow = "fold"
+        for name, p in list(zip(names, predictions, strict=True))[:SHOWN]:
+            cells = [f"{label} {share:.1%}" for label, share in p.top(classes, top_k)]
+            table.add_row(escape(name), *(cells or ["unreadable"]))
         Console().print(table)
+        if len(predictions) > SHOWN:
+            _say(f"… and {len(predictions) - SHOWN:,} more in {output}")
+        unreadable = [p for p in predictions if p.probabilities is None]
+        for p in unreadable[:SHOWN]:
+            _say(f"unreadable: {p.picture}: {p.error}")
         write_predictions(predictions, classes, top_k, output)
         written = [str(output)]
-        failed = sum(p.probabilities is None for p in predictions)
-        if failed < len(predictions):
+        readable = len(predictions) - len(unreadable)
+        if readable:
             sheet = output.with_suffix(".png")
-            more = f" (the first {SHEET})" if len(predictions) - failed > SHEET else ""
+            more = f" (the first {SHEET} pictures)" if readable > SHEET else ""
             write_contact_sheet(predictions, classes, f"{self.ckpt_path}{more}", sheet)
             written.append(str(sheet))
         _say(f"written: {', '.join(written)}")
-        if failed:
-            _say(f"{failed} of the {len(predictions)} pictures could not be read")
-            self.status = 3 if failed < len(predictions) else 2
-
-
-def choose_precision(accelerator: str | Any) -> tuple[str, str]:
-    """Chooses the Trainer's precision for this machine.
-
-    Args:
-        accelerator: The Trainer's accelerator, such as "auto", "cpu" or "gpu".
-
-    Returns:
-        "bf16-mixed" where the hardware computes in bfloat16 itself, else "32-true"; and why.
-    """
-    if accelerator in ("auto", "gpu", "cuda") and torch.cuda.is_available():
-        native = torch.cuda.is_bf16_supported(including_emulation=False)
-        device = torch.cuda.get_device_name()
-    elif accelerator in ("auto", "gpu", "mps") and torch.backends.mps.is_available():
-        native, device = torch.backends.mps.is_macos_or_newer(14, 0), "the Apple GPU"
-    else:
-        # get_capabilities is newer than the oldest torch allowed
-        capabilities = getattr(torch.cpu, "get_capabilities", dict)()
-        native, device = any(has for name, has in capabilities.items() if "bf16" in name), "the CPU"
-    if native:
-        return "bf16-mixed", f"{device} computes in bfloat16"
-    return "32-true", f"{device} has no bfloat16 of its own"
+        if unreadable:
+            _say(f"{len(unreadable):,} of the {len(predictions):,} pictures could not be read")
+            self.status = 3 if readable else 2
 
 
 def _checkpoint(folder: Path, name: str, **options: Any) -> ModelCheckpoint:
     return ModelCheckpoint(
         folder, filename=name, enable_version_counter=False, auto_insert_metric_name=False, **options
     )
-
-
-def _settings(checkpoint: dict[str, Any], *, resume: bool) -> dict[str, Any]:
-    """Returns a checkpoint's settings in the form of a config."""
-    model, data = (
-        {k: v for k, v in checkpoint[name].items() if not k.startswith("_")}
-        for name in ("hyper_parameters", "datamodule_hyper_parameters")
-    )
-    settings = {"seed_everything": data.pop("seed", 0), "model": model, "data": data}
-    if resume:
-        settings["trainer"] = {k: v for k, v in checkpoint.get("trainer_settings", {}).items() if k in RESUMED}
-    return settings
 
 
 def _check_resume(checkpoint: dict[str, Any], config: Any) -> None:
@@ -440,19 +426,6 @@ def _check_shapes(model: ImageClassifier, data: ImageDataModule) -> None:
         raise UsageError(
             f"{arch} turned one picture into {tuple(logits.shape)}; it must be (1, {classes}), a logit for each class."
         )
-
-
-def _split(arguments: Sequence[str], options: Sequence[str]) -> tuple[list[str], list[str]]:
-    """Returns the values of some options, and the arguments without these options."""
-    values, rest = [], []
-    words = iter(arguments)
-    for word in words:
-        option, equals, value = word.partition("=")
-        if option in options:
-            values.append(value if equals else next(words, ""))
-        else:
-            rest.append(word)
-    return values, rest
 
 
 @rank_zero_only

@@ -5,7 +5,7 @@ import sys
 from collections.abc import Callable, Mapping
 from importlib import import_module
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from torch import nn
 
@@ -44,7 +44,7 @@ def create_model(arch: str, num_classes: int, options: Mapping[str, Any] | None 
         UsageError: If the name is unknown or the options don't fit.
     """
     options = dict(options or {})
-    builder = _find_builder(arch, options)
+    builder = _find_builder(arch)
     try:
         network = builder(num_classes=num_classes, **options)
     except TypeError as error:
@@ -56,16 +56,16 @@ def create_model(arch: str, num_classes: int, options: Mapping[str, Any] | None 
     return network
 
 
-def _find_builder(arch: str, options: Mapping[str, Any]) -> Callable[..., Any]:
+def _find_builder(arch: str) -> Callable[..., Any]:
     if arch in MODELS:
         return MODELS[arch]
     if arch.startswith("torchvision:"):
-        from torchvision.models import get_model_builder, list_models
+        import torchvision.models
 
-        name = arch.removeprefix("torchvision:")
-        if name not in list_models():
-            raise UsageError(f"torchvision has no model {name!r}.{did_you_mean(name, list_models())}")
-        return get_model_builder(name)
+        name, known = arch.removeprefix("torchvision:"), torchvision.models.list_models(module=torchvision.models)
+        if name not in known:
+            raise UsageError(f"torchvision has no classifier {name!r}.{did_you_mean(name, known)}")
+        return cast("Callable[..., Any]", torchvision.models.get_model_builder(name))
     if is_custom(arch):
         return _import_builder(arch)
     raise UsageError(
@@ -87,7 +87,7 @@ def _import_builder(arch: str) -> Callable[..., Any]:
         ) from error
     if not callable(builder):
         raise UsageError(f"model.arch {arch} is a {type(builder).__name__}, not a class or function.")
-    return builder  # type: ignore[no-any-return]
+    return cast("Callable[..., Any]", builder)
 
 
 def _signature(builder: Callable[..., Any]) -> str:

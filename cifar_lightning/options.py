@@ -1,0 +1,143 @@
+"""Options: what users write, what a checkpoint holds, what the machine decides; and plain words for what is wrong."""
+
+import os
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NoReturn
+
+import torch
+import yaml
+from lightning.pytorch.cli import LightningArgumentParser
+
+from cifar_lightning import UsageError, did_you_mean
+
+RESUMED = (
+    "max_epochs", "min_epochs", "max_steps", "limit_train_batches", "limit_val_batches", "check_val_every_n_epoch",
+    "val_check_interval", "log_every_n_steps", "accumulate_grad_batches", "gradient_clip_val",
+    "gradient_clip_algorithm", "deterministic", "precision", "devices", "num_nodes", "strategy",
+)  # fmt: skip
+"""Trainer settings that a checkpoint carries and resuming takes over."""
+
+
+class Parser(LightningArgumentParser):
+    """Takes options by their full names only, and says in one sentence what is wrong instead of printing the usage."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, allow_abbrev=False, **kwargs)
+
+    def error(self, message: str, ex: Exception | None = None) -> NoReturn:
+        """Raises what is wrong as a UsageError."""
+        if unknown := re.search(r"unrecognized arguments: --([\w.]+)|does not accept option '([\w.]+)'", message):
+            name = unknown[1] or unknown[2]
+            parsers = [self, *(self._subcommands_action._name_parser_map.values() if self._subcommands_action else [])]
+            known = {option[2:] for p in parsers for option in p._option_string_actions if "." in option}
+            raise UsageError(f"there is no option {name}.{did_you_mean(name, sorted(known))}") from ex
+        if wrong := re.search(r'key "([\w.]+)":', message):
+            value = re.search(r"(?:Got|Given) value: (.*)", message)
+            wanted = [
+                _plain_type(t) for t in re.findall(r"Expected an? (.+?)(?:\. Got value|$)", message, re.MULTILINE)
+            ]
+            if value and wanted:
+                choices = " or ".join(dict.fromkeys(filter(None, wanted)))
+                raise UsageError(f"{wrong[1]} is {value[1]}; it must be {choices}.") from ex
+        raise UsageError(message.strip()) from ex
+
+
+def _plain_type(hint: str) -> str:
+    """Turns a type as Python writes it into words."""
+    if literal := re.fullmatch(r"typing\.Literal\[(.*)\]", hint):
+        return literal[1].replace("'", "")
+    names = {"float": "a number", "int": "a whole number", "bool": "true or false", "str": "a text", "NoneType": ""}
+    plain = re.fullmatch(r"<class '(\w+)'>", hint)
+    return names.get(plain[1], plain[1]) if plain else hint
+
+
+def split_options(arguments: Sequence[str], options: Sequence[str]) -> tuple[list[str], list[str]]:
+    """Splits a command line.
+
+    Args:
+        arguments: The command line's words.
+        options: The options to take out, such as ``--config``.
+
+    Returns:
+        The values of these options, and the words without them.
+    """
+    values, rest = [], []
+    words = iter(arguments)
+    for word in words:
+        option, equals, value = word.partition("=")
+        if option in options:
+            values.append(value if equals else next(words, ""))
+        else:
+            rest.append(word)
+    return values, rest
+
+
+def check_config(path: Path) -> None:
+    """Checks that a config is a YAML file that holds options.
+
+    Raises:
+        UsageError: If it does not.
+    """
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise UsageError(f"the config {path} is not valid YAML: {error}") from error
+    if not isinstance(content, dict):
+        raise UsageError(
+            f"the config {path} is {'empty' if content is None else 'no mapping'}; it must hold options by name, "
+            "such as model: {lr: 0.001}."
+        )
+
+
+def checkpoint_settings(checkpoint: dict[str, Any], *, resume: bool) -> dict[str, Any]:
+    """Returns a checkpoint's settings in the form of a config.
+
+    Args:
+        checkpoint: What ``read_checkpoint`` returned.
+        resume: Whether to take over the Trainer's settings too.
+    """
+    model, data = (
+        {k: v for k, v in checkpoint[name].items() if not k.startswith("_")}
+        for name in ("hyper_parameters", "datamodule_hyper_parameters")
+    )
+    settings = {"seed_everything": data.pop("seed", 0), "model": model, "data": data}
+    if resume:
+        settings["trainer"] = {k: v for k, v in checkpoint.get("trainer_settings", {}).items() if k in RESUMED}
+    return settings
+
+
+def check_devices(accelerator: str | Any, devices: int | str | list[int]) -> None:
+    """Refuses more processes than a CPU can run.
+
+    Raises:
+        UsageError: If the device is the CPU and it has far fewer cores than ``devices``.
+    """
+    on_cpu = accelerator == "cpu" or (accelerator == "auto" and not torch.accelerator.is_available())
+    cores = os.cpu_count() or 1
+    if on_cpu and str(devices).isdigit() and int(str(devices)) > max(8, cores):
+        raise UsageError(f"trainer.devices is {devices}: that many processes, but the CPU has {cores} cores.")
+
+
+def choose_precision(accelerator: str | Any) -> tuple[str, str]:
+    """Chooses the Trainer's precision for this machine.
+
+    Args:
+        accelerator: The Trainer's accelerator, such as "auto", "cpu" or "gpu".
+
+    Returns:
+        "bf16-mixed" where the hardware computes in bfloat16 itself, else "32-true"; and why.
+    """
+    if accelerator in ("auto", "gpu", "cuda") and torch.cuda.is_available():
+        native = torch.cuda.is_bf16_supported(including_emulation=False)
+        device = torch.cuda.get_device_name()
+    elif accelerator in ("auto", "gpu", "mps") and torch.backends.mps.is_available():
+        native, device = torch.backends.mps.is_macos_or_newer(14, 0), "the Apple GPU"
+    else:
+        # get_capabilities is newer than the oldest torch allowed
+        capabilities = getattr(torch.cpu, "get_capabilities", dict)()
+        native, device = any(has for name, has in capabilities.items() if "bf16" in name), "the CPU"
+    if native:
+        return "bf16-mixed", f"{device} computes in bfloat16"
+    return "32-true", f"{device} has no bfloat16 of its own"
