@@ -4,7 +4,7 @@ BIN    := $(VENV)/bin
 READY  := $(VENV)/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test check clean
+.PHONY: help install demo test lint check clean
 
 help: ## show this list
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-8s %s\n", $$1, $$2}'
@@ -27,11 +27,12 @@ demo: $(READY) ## train, test and predict on the built-in pictures, in about a m
 test: $(READY) ## run the tests
 	$(BIN)/python -m pytest
 
-check: $(READY) ## lint, format check, types and tests
+lint: $(READY) ## check style and types
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
-	$(BIN)/python -m pytest
+
+check: lint test ## lint, types and tests
 
 clean: ## remove .venv and caches (keeps data/ and runs/)
 	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache

@@ -50,12 +50,12 @@ class ProgressBar(RichProgressBar):
         means = trainer.callback_metrics
         if self.is_disabled or self.progress is None or "train/loss" not in means:
             return
-        line = f"epoch {epochs:>3}{self._total()}"
+        line = f"epoch {epochs:>{len(self._total()) - 1}}{self._total()}"
         for stage in ("train", "val"):
             if f"{stage}/loss" in means:
-                line += f"  {stage} loss {means[f'{stage}/loss']:.3f} acc {means[f'{stage}/acc']:6.2%}"
+                line += f"  {stage} loss {means[f'{stage}/loss']:.3f} acc {means[f'{stage}/acc']:5.1%}"
         rate = means.get("throughput/pictures_per_second")
-        self.progress.console.print(line + (f"  {rate:,.0f} pictures/s" if rate is not None else ""), highlight=False)
+        self.progress.console.print(line + (f"  {rate:,.0f} img/s" if rate is not None else ""), highlight=False)
 
 
 class Throughput(Callback):

@@ -61,8 +61,7 @@ def main(argv: Sequence[str]) -> int:
         try:
             return CLI(list(argv)).status
         except MisconfigurationException as error:
-            hint = " --trainer.accelerator auto takes what this machine has." if "backend" in str(error) else ""
-            raise UsageError(f"{error}{hint}") from error
+            raise UsageError(str(error)) from error
         except torch.OutOfMemoryError as error:
             raise UsageError(
                 f"the device is out of memory ({str(error).splitlines()[0]}). Use smaller batches, such as "
@@ -78,11 +77,13 @@ def _quieten() -> None:
         logging.getLogger(name).setLevel(logging.WARNING)  # advertising, and devices that are not there
     for message in (
         ".*does not have many workers",  # one gather a batch leaves workers nothing to do
+        ".*Total length of `list` across ranks is zero",  # validation is off
         ".*number of training batches .* is smaller than the logging interval",
         ".*Checkpoint directory .* exists and is not empty",  # resuming goes on in the run's folder
         ".*callbacks used to create the checkpoint need to be provided",  # test needs no ModelCheckpoint
     ):
         warnings.filterwarnings("ignore", message)
+    # https://github.com/Lightning-AI/pytorch-lightning/issues/21326
     warnings.simplefilter("ignore", FutureWarning)
 
 
@@ -96,7 +97,7 @@ class SaveConfig(SaveConfigCallback):
     def save_config(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Writes the file, over that of the run that is resumed."""
         self.folder.mkdir(parents=True, exist_ok=True)
-        self.parser.save(self.config, self.folder / "config.yaml", skip_none=False, overwrite=True)
+        self.parser.save(self.config, self.folder / "config.yaml", skip_unset=False, overwrite=True)
 
 
 class CLI(LightningCLI):
@@ -205,7 +206,14 @@ class CLI(LightningCLI):
             callbacks = [Report(self.folder, Path(self.ckpt_path or ""))] if self.verb == "test" else []
         if settings.logger in (None, True):
             chosen["logger"] = self._logger() if self.verb in ("fit", "test") else False
-        trainer = super().instantiate_trainer(**chosen, callbacks=[*(settings.callbacks or []), *callbacks])
+        try:
+            trainer = super().instantiate_trainer(**chosen, callbacks=[*(settings.callbacks or []), *callbacks])
+        except (MisconfigurationException, ImportError, RuntimeError, TypeError, ValueError) as error:
+            # the options are all that it depends on
+            raise UsageError(
+                f"the trainer options don't fit this machine or each other: {error} (--trainer.accelerator auto takes "
+                "what the machine has.)"
+            ) from error
         parameters = sum(p.numel() for p in self.model.parameters())
         _say(
             f"{self.model.hparams['arch']} ({parameters:,} parameters) on {self.datamodule.description}; "

@@ -9,6 +9,7 @@ import tarfile
 import warnings
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -361,7 +362,8 @@ def _cached(path: Path, fingerprint: str, build: Callable[[], tuple[Tensor, Tens
         torch.save({"fingerprint": fingerprint, "images": images, "labels": labels}, part)
         part.replace(path)
     except (OSError, RuntimeError) as error:
-        part.unlink(missing_ok=True)
+        with suppress(OSError):
+            part.unlink()
         print(f"The pictures could not be kept in {path} and will be made anew next time ({error}).")
     return images, labels
 

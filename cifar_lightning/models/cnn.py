@@ -1,10 +1,14 @@
 """The small network of the Keras image classification tutorial (https://www.tensorflow.org/tutorials/images/cnn)."""
 
-from torch import nn
+from typing import cast
+
+from torch import Tensor, nn
 
 
 def cnn(num_classes: int = 10) -> nn.Sequential:
     """Builds three unpadded 3×3 convolutions with two max-pools and two linear layers; 122,570 parameters.
+
+    Weights begin as in Keras (Glorot and Bengio 2010: uniform, biases 0), which learns faster here than torch's own.
 
     Shapes, for B pictures: (B, 3, 32, 32) → (B, 32, 15, 15) → (B, 64, 6, 6) → (B, 64, 4, 4) → (B, 1024) → (B, 64)
     → logits (B, num_classes). Pictures must be 32 × 32.
@@ -12,7 +16,7 @@ def cnn(num_classes: int = 10) -> nn.Sequential:
     Args:
         num_classes: Number of classes K, >= 1.
     """
-    return nn.Sequential(
+    network = nn.Sequential(
         nn.Conv2d(3, 32, 3),
         nn.ReLU(),
         nn.MaxPool2d(2),
@@ -26,3 +30,8 @@ def cnn(num_classes: int = 10) -> nn.Sequential:
         nn.ReLU(),
         nn.Linear(64, num_classes),
     )
+    for layer in network:
+        if isinstance(layer, nn.Conv2d | nn.Linear):
+            nn.init.xavier_uniform_(layer.weight)
+            nn.init.zeros_(cast(Tensor, layer.bias))
+    return network

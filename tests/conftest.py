@@ -1,0 +1,137 @@
+"""What several tests need: pictures, archives and a trained run."""
+
+import hashlib
+import io
+import pickle
+import struct
+import tarfile
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import torchvision
+from PIL import Image
+
+from cifar_lightning.cli import main
+
+FAST = [
+    "--trainer.max_epochs=2",
+    "--trainer.limit_train_batches=4",
+    "--trainer.limit_val_batches=1",
+    "--trainer.log_every_n_steps=1",
+    "--data.batch_size=32",
+    "--data.eval_batch_size=100",
+    "--data.val_size=100",
+]
+"""Makes any recipe a matter of a second."""
+
+
+@pytest.fixture(scope="session")
+def data_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder in which the synthetic pictures are drawn once."""
+    return tmp_path_factory.mktemp("data")
+
+
+@pytest.fixture(scope="session")
+def trained(data_root: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The run folder of a training of the demo recipe, cut short; not to be written to."""
+    config = Path(__file__).parent.parent / "configs" / "demo.yaml"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(tmp_path_factory.mktemp("trained"))
+        assert main(["fit", f"--config={config}", f"--data.root={data_root}", *FAST]) == 0
+        return (Path("runs") / "demo" / "version_0").absolute()
+
+
+@pytest.fixture
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty current folder."""
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+@pytest.fixture
+def picture_folder(tmp_path: Path) -> Path:
+    """A small data set of the user's own: three classes, plain colours with noise, 20 + 5 pictures each."""
+    root = tmp_path / "pictures"
+    rng = np.random.default_rng(0)
+    for split, count in [("train", 20), ("test", 5)]:
+        for number, name in enumerate(["blue", "green", "red"]):
+            folder = root / split / name
+            folder.mkdir(parents=True)
+            for i in range(count):
+                pixels = rng.integers(0, 80, (40, 48, 3), dtype=np.uint8)
+                pixels[..., 2 - number] += 150
+                Image.fromarray(pixels).save(folder / f"{i:02d}.png")
+    return root
+
+
+class _Python2Pickler(pickle._Pickler):
+    """Writes bytes as Python 2 wrote its strings, as in the official archives."""
+
+    dispatch = dict(pickle._Pickler.dispatch)  # type: ignore[attr-defined]
+
+    def save_string(self, value: bytes) -> None:
+        head = b"U" + bytes([len(value)]) if len(value) < 256 else b"T" + struct.pack("<i", len(value))
+        self.write(head + value)  # type: ignore[attr-defined]
+        self.memoize(value)  # type: ignore[attr-defined]
+
+    dispatch[bytes] = save_string
+
+
+def _pickled(content: dict[bytes, Any]) -> bytes:
+    file = io.BytesIO()
+    _Python2Pickler(file, protocol=2).dump(content)
+    return file.getvalue()
+
+
+@dataclass
+class Archive:
+    """A tiny CIFAR-10 archive, and torchvision made to believe in it."""
+
+    path: Path
+    images: np.ndarray[Any, Any]
+    labels: list[int]
+    expect: Callable[[Path], None]
+
+
+@pytest.fixture
+def archive(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Archive:
+    """CIFAR-10 in the official format with 20 pictures a batch; its checksums are made the official ones."""
+    rng = np.random.default_rng(0)
+    cifar = torchvision.datasets.CIFAR10
+    images = rng.integers(0, 256, (120, 3072), dtype=np.uint8)
+    labels = [i % 10 for i in range(120)]
+    names = [name for name, _ in cifar.train_list + cifar.test_list]
+    files = {
+        name: _pickled({b"data": images[20 * i : 20 * i + 20], b"labels": labels[20 * i : 20 * i + 20]})
+        for i, name in enumerate(names)
+    }
+    classes = b"airplane automobile bird cat deer dog frog horse ship truck".split()
+    files["batches.meta"] = _pickled({b"label_names": classes})
+    path = tmp_path / "mirror" / cifar.filename
+    path.parent.mkdir()
+    with tarfile.open(path, "w:gz") as tar:
+        for name, content in files.items():
+            member = tarfile.TarInfo(f"{cifar.base_folder}/{name}")
+            member.size = len(content)
+            tar.addfile(member, io.BytesIO(content))
+    sums = {name: hashlib.md5(content).hexdigest() for name, content in files.items()}
+    monkeypatch.setattr(cifar, "train_list", [[n, sums[n]] for n in names[:5]])
+    monkeypatch.setattr(cifar, "test_list", [[n, sums[n]] for n in names[5:]])
+    monkeypatch.setattr(cifar, "meta", {**cifar.meta, "md5": sums["batches.meta"]})
+
+    def expect(official: Path) -> None:
+        monkeypatch.setattr(cifar, "url", official.as_uri())
+        monkeypatch.setattr(cifar, "tgz_md5", hashlib.md5(official.read_bytes()).hexdigest())
+
+    expect(path)
+    return Archive(path, images.reshape(-1, 3, 32, 32).transpose(0, 2, 3, 1), labels, expect)
+
+
+@pytest.fixture(autouse=True)
+def _two_threads_at_most() -> None:
+    torch.set_num_threads(min(2, torch.get_num_threads()))

@@ -1,0 +1,146 @@
+"""What is answered before anything heavy is imported, and what users' mistakes are answered with."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from cifar_lightning import __version__
+from cifar_lightning.cli import COMMANDS, main
+from tests.conftest import FAST
+
+LIGHT = "import sys; from cifar_lightning.cli import main; status = main(sys.argv[1:]); print('torch' in sys.modules); sys.exit(status)"
+
+
+@pytest.mark.parametrize(
+    ("words", "status"),
+    [
+        ([], 2),
+        (["--help"], 0),
+        (["--version"], 0),
+        (["fitt"], 2),
+        (["fit", "--config", "nothing.yaml"], 2),
+        (["test"], 2),
+        (["test", "--ckpt_path", "nothing.ckpt"], 2),
+        (["test", "--ckpt_path=best.ckpt"], 2),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else "",
+)
+def test_answered_without_torch(words: list[str], status: int, here: Path) -> None:
+    done = subprocess.run([sys.executable, "-c", LIGHT, *words], capture_output=True, text=True, check=False)
+    assert done.returncode == status
+    assert done.stdout.endswith("False\n")
+    assert "Traceback" not in done.stderr
+
+
+def test_help_lists_every_verb(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--help"]) == 0
+    out = capsys.readouterr().out
+    assert all(f"  {verb}" in out for verb in COMMANDS)
+    assert main(["--version"]) == 0
+    assert capsys.readouterr().out == f"cifar-lightning {__version__}\n"
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["fitt"], "there is no verb 'fitt'. Did you mean fit?"),
+        (["fit", "--config"], "--config needs a value"),
+        (["fit", "--config", "configs/cn.yaml"], "Did you mean configs/cnn.yaml?"),
+        (["fit", "--config", "configs"], "is a folder"),
+        (["predict"], "predict needs a checkpoint"),
+        (["test", "--ckpt_path", "best.ckpt"], "no run under"),
+        (["test", "--ckpt_path", "runs"], "is a folder"),
+        (["test", "--ckpt_path", "https://x.org/best.ckpt"], "is a URL"),
+        (["fit", "--ckpt_path=s3://bucket/best.ckpt"], "is a URL"),
+        (["fit", "--model.lrr", "1"], "there is no option model.lrr. Did you mean model.lr?"),
+        (["fit", "--trainer.max_epoch", "1"], "Did you mean trainer.max_epochs"),
+        (["fit", "--model.lr", "abc"], "model.lr is abc; it must be a number."),
+        (["fit", "--model.optimizer", "adan"], "it must be adam, adamw, sgd."),
+        (["fit", "--trainer.max_epochs", "ten"], "it must be a whole number."),
+        (["fit", "--model.lr=-1"], "it must be above 0"),
+        (["fit", "--model.label_smoothing=1"], "below 1"),
+        (["fit", "--model.arch", "cnnn"], "Did you mean cnn?"),
+        (["fit", "--data.dataset", "cifr10"], "Did you mean cifar10"),
+        (["fit", "--data.dataset=folder", "--data.root=nowhere"], "there is no folder nowhere/train"),
+        (["fit", "--data.dataset=synthetic", "--data.image_size=64"], "can't take pictures of 64 × 64"),
+        (["fit", "--data.dataset=synthetic", "--trainer.accelerator=tpu"], "trainer"),
+        (["fit", "--trainer.devices=2000", "--trainer.accelerator=cpu"], "that many processes"),
+        (["fit", "--config", "broken.yaml"], "is not valid YAML"),
+        (["fit", "--config", "empty.yaml"], "is empty"),
+        (["fit", "--config", "list.yaml"], "is no mapping"),
+        (["fit", "--config", "key.yaml"], "there is no option model.lrr. Did you mean model.lr?"),
+        (["fit", "stray"], "stray"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else "",
+)
+def test_a_mistake_gets_one_message(
+    words: list[str], message: str, here: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (here / "configs").mkdir()
+    (here / "configs" / "cnn.yaml").touch()
+    (here / "broken.yaml").write_text("model: [")
+    (here / "empty.yaml").touch()
+    (here / "list.yaml").write_text("- 1")
+    (here / "key.yaml").write_text("model: {lrr: 1}")
+    (here / "runs").mkdir()
+    assert main(words) == 2
+    captured = capsys.readouterr()
+    assert message in captured.err
+    assert captured.err.startswith("cifar-lightning: ")
+    assert not list((here / "runs").iterdir()), "no run is left behind"
+
+
+def test_checkpoints_that_are_none(here: Path, trained: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    whole = (trained / "best.ckpt").read_bytes()
+    for content, message in [(b"", "cut short"), (b"hello", "no checkpoint"), (whole[: len(whole) // 2], "cut short")]:
+        (here / "bad.ckpt").write_bytes(content)
+        assert main(["test", "--ckpt_path", "bad.ckpt"]) == 2
+        assert message in capsys.readouterr().err
+    torch.save({"state_dict": {}}, here / "bad.ckpt")
+    assert main(["test", "--ckpt_path", "bad.ckpt"]) == 2
+    assert "not a checkpoint of cifar-lightning" in capsys.readouterr().err
+    torch.save(torch.nn.Linear(1, 1), here / "bad.ckpt")
+    assert main(["test", "--ckpt_path", "bad.ckpt"]) == 2
+    assert "holds code" in capsys.readouterr().err
+
+
+def test_a_checkpoint_names_no_code(here: Path, trained: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (here / "payload.py").write_text("open('executed', 'w')\nclass Net: pass\n")
+    checkpoint = torch.load(trained / "best.ckpt", weights_only=True)
+    checkpoint["hyper_parameters"]["arch"] = "payload:Net"
+    torch.save(checkpoint, here / "bad.ckpt")
+    assert main(["test", "--ckpt_path", "bad.ckpt"]) == 2
+    assert "--model.arch payload:Net" in capsys.readouterr().err
+    assert not (here / "executed").exists()
+
+
+def test_a_checkpoint_of_other_classes(
+    here: Path, trained: Path, picture_folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = [
+        "test",
+        "--ckpt_path",
+        str(trained / "best.ckpt"),
+        "--data.dataset=folder",
+        f"--data.root={picture_folder}",
+    ]
+    assert main(words) == 2
+    assert "3 classes, blue, green, red; the checkpoint was trained on 10, airplane" in capsys.readouterr().err
+
+
+def test_flags_win_over_configs_over_checkpoints_wherever_they_stand(
+    here: Path, trained: Path, data_root: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (here / "one.yaml").write_text("model: {lr: 0.25, momentum: 0.5}\ndata: {dataset: synthetic}")
+    (here / "two.yaml").write_text("model: {momentum: 0.75}")
+    words = ["--model.lr=0.125", "--config", "one.yaml", "-c", "two.yaml", f"--data.root={data_root}"]
+    assert main(["fit", *words, *FAST, "--trainer.max_epochs=1"]) == 0
+    checkpoint = torch.load(here / "runs" / "two" / "version_0" / "last.ckpt", weights_only=True)
+    assert checkpoint["hyper_parameters"]["lr"] == 0.125
+    assert checkpoint["hyper_parameters"]["momentum"] == 0.75
+    assert json.dumps(checkpoint["hyper_parameters"])  # flat primitives
+    assert json.dumps(checkpoint["datamodule_hyper_parameters"])

@@ -1,0 +1,32 @@
+"""Every recipe runs, on the built-in pictures, and says how it is used and measured."""
+
+from pathlib import Path
+
+import pytest
+import yaml
+
+from cifar_lightning.cli import main
+from tests.conftest import FAST
+
+CONFIGS = sorted((Path(__file__).parent.parent / "configs").glob("*.yaml"))
+
+
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
+def test_recipe_trains_and_tests(path: Path, here: Path, data_root: Path) -> None:
+    words = ["--data.dataset=synthetic", f"--data.root={data_root}", *FAST, "--trainer.max_epochs=1"]
+    assert main(["fit", f"--config={path}", *words]) == 0
+    assert main(["test", "--ckpt_path=best.ckpt", "--trainer.limit_test_batches=1"]) == 0
+
+
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
+def test_recipe_s_header_gives_its_command_and_says_what_was_measured(path: Path) -> None:
+    header = "".join(line for line in path.read_text().splitlines(keepends=True) if line.startswith("#"))
+    assert f"cifar-lightning fit --config configs/{path.name}" in header
+    assert "ccuracy" in header
+
+
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
+def test_recipe_is_flat_and_names_nothing_twice(path: Path) -> None:
+    sections = yaml.safe_load(path.read_text())
+    assert set(sections) <= {"seed_everything", "model", "data", "trainer"}
+    assert not [v for section in sections.values() if isinstance(section, dict) for v in section.values() if isinstance(v, dict)]

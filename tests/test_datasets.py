@@ -1,0 +1,227 @@
+import io
+import os
+import tarfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from cifar_lightning import UsageError
+from cifar_lightning.data.datasets import SOURCES, ImageSet, Source, open_source, stratified_split
+from tests.conftest import Archive
+
+
+def cifar(root: Path, url: str | None = None) -> Source:
+    return open_source("cifar10", str(root), url, 32)
+
+
+def test_the_official_archive_is_fetched_once_and_kept(archive: Archive, tmp_path: Path) -> None:
+    source = cifar(tmp_path / "data")
+    source.prepare(["train", "test"])
+    train, test = source.load("train"), source.load("test")
+    assert np.array_equal(train.images.numpy(), archive.images[:100])
+    assert np.array_equal(test.images.numpy(), archive.images[100:])
+    assert train.labels.tolist() == archive.labels[:100]
+    assert train.classes[:2] == ("airplane", "automobile")
+    archive.path.unlink()
+    cifar(tmp_path / "data").prepare(["train"])  # nothing is fetched again
+
+
+def test_a_mirror_must_have_the_official_checksum(archive: Archive, tmp_path: Path) -> None:
+    mirror = tmp_path / "copy.tar.gz"
+    mirror.write_bytes(archive.path.read_bytes())
+    archive.path.unlink()
+    cifar(tmp_path / "good", str(mirror)).prepare(["train"])
+    mirror.write_bytes(mirror.read_bytes() + b"x")
+    with pytest.raises(UsageError, match="checksum"):
+        cifar(tmp_path / "bad", str(mirror)).prepare(["train"])
+
+
+def test_a_broken_archive_is_noticed_and_fetched_again(
+    archive: Archive, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    held = tmp_path / "data" / archive.path.name
+    held.parent.mkdir()
+    held.write_bytes(archive.path.read_bytes()[:1000])
+    source = cifar(held.parent)
+    source.prepare(["train"])
+    assert "fetching it again" in capsys.readouterr().out
+    assert len(source.load("train")) == 100
+
+
+def test_a_broken_unpacked_file_is_unpacked_again(archive: Archive, tmp_path: Path) -> None:
+    source = cifar(tmp_path / "data")
+    source.prepare(["train"])
+    (tmp_path / "data" / "cifar-10-batches-py" / "data_batch_3").write_bytes(b"half")
+    source.prepare(["train"])
+    assert np.array_equal(source.load("train").images.numpy(), archive.images[:100])
+
+
+def test_no_network_names_the_ways_out(archive: Archive, tmp_path: Path) -> None:
+    with pytest.raises(UsageError) as error:
+        cifar(tmp_path / "data", "http://127.0.0.1:9/cifar.tar.gz").prepare(["train"])
+    for part in [str(tmp_path / "data"), "127.0.0.1:9", "no connection", "--data.url", "synthetic", "folder"]:
+        assert part in str(error.value)
+
+
+@pytest.mark.parametrize("name", ["../outside.txt", "/outside.txt"])
+def test_an_archive_can_write_nowhere_else(archive: Archive, tmp_path: Path, name: str) -> None:
+    evil = tmp_path / "mirror" / "evil.tar.gz"
+    with tarfile.open(evil, "w:gz") as tar:
+        member = tarfile.TarInfo(name)
+        member.size = 4
+        tar.addfile(member, io.BytesIO(b"evil"))
+    archive.expect(evil)
+    with pytest.raises(UsageError, match=r"could not be unpacked|checksums are wrong"):
+        cifar(tmp_path / "data").prepare(["train"])
+    assert not (tmp_path / "outside.txt").exists()
+    assert not Path("/outside.txt").exists()
+
+
+def test_an_archive_of_something_else(archive: Archive, tmp_path: Path) -> None:
+    other = tmp_path / "mirror" / "other.tar.gz"
+    with tarfile.open(other, "w:gz"):
+        pass
+    archive.expect(other)
+    with pytest.raises(UsageError, match="is not CIFAR10"):
+        cifar(tmp_path / "data").prepare(["train"])
+
+
+def folder(root: Path, size: int = 32) -> Source:
+    return open_source("folder", str(root), None, size)
+
+
+def test_folder(picture_folder: Path) -> None:
+    source = folder(picture_folder)
+    assert source.num_classes() == 3
+    assert [source.has(split) for split in ("train", "val", "test")] == [True, False, True]
+    source.prepare(["train", "test"])
+    train = source.load("train")
+    assert train.images.shape == (60, 32, 32, 3)
+    assert train.classes == ("blue", "green", "red")
+    assert train.labels.bincount().tolist() == [20, 20, 20]
+    assert train.images[train.labels == 2].float().mean((0, 1, 2)).argmax() == 0
+    assert len(source.load("test")) == 15
+
+
+def test_the_cache_is_used_and_made_anew_when_a_file_changes(
+    picture_folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def load() -> tuple[ImageSet, bool]:
+        held = folder(picture_folder).load("train")
+        return held, "Decoding" in capsys.readouterr().out
+
+    first, decoded = load()
+    assert decoded
+    again, decoded = load()
+    assert not decoded
+    assert torch.equal(first.images, again.images)
+    changed = picture_folder / "train" / "red" / "00.png"
+    Image.new("RGB", (32, 32), "white").save(changed)
+    os.utime(changed, ns=(1, 1))
+    other, decoded = load()
+    assert decoded
+    assert other.images[40].min() == 255
+    cache = picture_folder.with_name("pictures.cache") / "train-32.pt"
+    cache.write_bytes(cache.read_bytes()[:100])
+    held, decoded = load()
+    assert decoded
+    assert torch.equal(held.images, other.images)
+
+
+def test_a_folder_that_can_hold_no_cache_works_and_says_so(
+    picture_folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    picture_folder.with_name("pictures.cache").touch()  # a file where the cache's folder would be
+    assert len(folder(picture_folder).load("train")) == 60
+    assert "could not be kept" in capsys.readouterr().out
+
+
+def test_unreadable_pictures_are_named_all_at_once(picture_folder: Path) -> None:
+    for i in range(12):
+        (picture_folder / "train" / "red" / f"{i:02d}.png").write_bytes(b"no picture")
+    with pytest.raises(UsageError) as error:
+        folder(picture_folder).load("train")
+    message = str(error.value)
+    assert message.startswith("12 of the 60 pictures")
+    assert message.count("not a PNG") == 10
+    assert "(12 in all)" in message
+
+
+def test_other_files_are_left_out_and_named(picture_folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (picture_folder / "train" / "red" / "notes.txt").touch()
+    (picture_folder / "train" / "red" / ".DS_Store").touch()
+    assert len(folder(picture_folder).load("train")) == 60
+    out = capsys.readouterr().out
+    assert "red/notes.txt" in out
+    assert "DS_Store" not in out
+
+
+def test_folders_that_do_not_fit(picture_folder: Path, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="there is no folder"):
+        folder(tmp_path / "nowhere").num_classes()
+    (tmp_path / "flat" / "train").mkdir(parents=True)
+    with pytest.raises(UsageError, match="one for each class"):
+        folder(tmp_path / "flat").num_classes()
+    (picture_folder / "test" / "red").rename(picture_folder / "test" / "purple")
+    with pytest.raises(UsageError, match="purple, red"):
+        folder(picture_folder).prepare(["train"])
+    (picture_folder / "test" / "purple").rename(picture_folder / "test" / "red")
+    (picture_folder / "train" / "yellow").mkdir()
+    (picture_folder / "test" / "yellow").mkdir()
+    with pytest.raises(UsageError, match="yellow holds no pictures"):
+        folder(picture_folder).prepare(["train"])
+
+
+def test_synthetic_is_kept(data_root: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    first = open_source("synthetic", str(data_root), None, 32).load("test")
+    capsys.readouterr()
+    second = open_source("synthetic", str(data_root), None, 32).load("test")
+    assert "Drawing" not in capsys.readouterr().out
+    assert torch.equal(first.images, second.images)
+    assert first.labels.bincount().tolist() == [200] * 10
+
+
+def test_sources_that_do_not_exist() -> None:
+    with pytest.raises(UsageError, match="Did you mean cifar10"):
+        open_source("cifr10", "data", None, 32)
+    with pytest.raises(UsageError, match="mirror"):
+        open_source("synthetic", "data", "http://x", 32)
+    with pytest.raises(UsageError, match="32 × 32"):
+        open_source("cifar10", "data", None, 64)
+    assert {"cifar10", "cifar100", "folder", "synthetic"} <= set(SOURCES)
+
+
+def test_batches_come_in_the_order_asked_for() -> None:
+    images = torch.arange(10 * 2 * 2 * 3).view(10, 2, 2, 3).to(torch.uint8)
+    held = ImageSet.whole(images, torch.arange(10), [str(k) for k in range(10)]).subset(torch.tensor([7, 3, 5]))
+    batch, labels, numbers = held.__getitems__([2, 0])
+    assert numbers.tolist() == labels.tolist() == [5, 7]
+    assert torch.equal(batch, images[[5, 7]].permute(0, 3, 1, 2))
+    assert len(held) == 3
+    assert held[1][2].tolist() == [3]
+
+
+def test_normalisation_against_numpy() -> None:
+    pixels = np.random.default_rng(0).integers(0, 256, (2500, 4, 4, 3), dtype=np.uint8)
+    held = ImageSet.whole(torch.from_numpy(pixels), torch.zeros(2500, dtype=torch.int64), ["one"])
+    mean, std = held.subset(torch.arange(0, 2500, 2)).normalisation()
+    flat = pixels[::2].reshape(-1, 3) / 255
+    np.testing.assert_allclose(mean, flat.mean(0), atol=1e-9)
+    np.testing.assert_allclose(std, flat.std(0), atol=1e-9)
+
+
+@pytest.mark.parametrize("size", [0, 1, 9, 100, 500])
+def test_a_split_is_disjoint_stratified_and_repeatable(size: int) -> None:
+    labels = torch.tensor([0] * 600 + [1] * 300 + [2] * 100)[torch.randperm(1000)]
+    first, second = stratified_split(labels, size, seed=3)
+    assert len(second) == size
+    assert sorted([*first.tolist(), *second.tolist()]) == list(range(1000))
+    for k, count in enumerate([600, 300, 100]):
+        assert abs(int((labels[second] == k).sum()) - count * size / 1000) <= 1
+    torch.manual_seed(99)
+    assert torch.equal(second, stratified_split(labels, size, seed=3)[1])
+    if 1 < size:
+        assert not torch.equal(second, stratified_split(labels, size, seed=4)[1])

@@ -1,0 +1,96 @@
+"""Downloads over a real local server that behaves badly."""
+
+import hashlib
+import threading
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import pytest
+
+from cifar_lightning.data.download import DownloadError, fetch, matches
+
+CONTENT = bytes(range(256)) * 10_000
+MD5 = hashlib.md5(CONTENT).hexdigest()
+
+
+class Handler(BaseHTTPRequestHandler):
+    asked: list[str | None] = []  # noqa: RUF012
+
+    def do_GET(self) -> None:
+        wanted = self.headers.get("Range")
+        self.asked.append(wanted)
+        if self.path == "/missing":
+            self.send_error(404)
+            return
+        start = int(wanted.removeprefix("bytes=").rstrip("-")) if wanted and self.path != "/plain" else 0
+        if start >= len(CONTENT):
+            self.send_error(416)
+            return
+        self.send_response(206 if start else 200)
+        self.send_header("Content-Length", str(len(CONTENT) - start))
+        self.end_headers()
+        body = CONTENT[start:]
+        self.wfile.write(body[: len(body) // 2] if self.path == "/cuts" and not start else body)
+
+    def log_message(self, *args: object) -> None:
+        """Says nothing."""
+
+
+@pytest.fixture
+def server() -> Iterator[str]:
+    Handler.asked = []
+    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as http:
+        thread = threading.Thread(target=http.serve_forever)
+        thread.start()
+        yield f"http://127.0.0.1:{http.server_port}"
+        http.shutdown()
+        thread.join()
+
+
+def test_fetches(server: str, tmp_path: Path) -> None:
+    target = tmp_path / "new" / "file"
+    fetch(f"{server}/file", target, MD5)
+    assert target.read_bytes() == CONTENT
+    assert [p.name for p in target.parent.iterdir()] == ["file"]
+
+
+def test_goes_on_after_a_connection_that_broke_off(server: str, tmp_path: Path) -> None:
+    target = tmp_path / "file"
+    with pytest.raises(DownloadError, match="broke off"):
+        fetch(f"{server}/cuts", target, MD5)
+    assert not target.exists()
+    fetch(f"{server}/cuts", target, MD5)
+    assert target.read_bytes() == CONTENT
+    assert Handler.asked == [None, f"bytes={len(CONTENT) // 2}-"]
+
+
+@pytest.mark.parametrize("path", ["plain", "file"])
+def test_a_server_that_cannot_resume_or_a_part_that_is_too_long(server: str, tmp_path: Path, path: str) -> None:
+    (tmp_path / "file.part").write_bytes(CONTENT[:100] if path == "plain" else CONTENT + b"x")
+    fetch(f"{server}/{path}", tmp_path / "file", MD5)
+    assert (tmp_path / "file").read_bytes() == CONTENT
+
+
+@pytest.mark.parametrize(("path", "message"), [("missing", "404"), ("file", "checksum")])
+def test_what_goes_wrong_is_said_and_leaves_nothing(server: str, tmp_path: Path, path: str, message: str) -> None:
+    with pytest.raises(DownloadError, match=message):
+        fetch(f"{server}/{path}", tmp_path / "file", "0" * 32)
+    assert not (tmp_path / "file").exists()
+
+
+def test_nobody_answers(tmp_path: Path) -> None:
+    with pytest.raises(DownloadError, match="no connection"):
+        fetch("http://127.0.0.1:9/file", tmp_path / "file", MD5)
+
+
+def test_local_files(tmp_path: Path) -> None:
+    source = tmp_path / "source"
+    source.write_bytes(CONTENT)
+    for url in (str(source), source.as_uri()):
+        target = tmp_path / "target"
+        fetch(url, target, MD5)
+        assert matches(target, MD5)
+        target.unlink()
+    with pytest.raises(DownloadError, match="No such file"):
+        fetch(str(tmp_path / "nothing"), tmp_path / "target", MD5)

@@ -1,0 +1,57 @@
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+from cifar_lightning import UsageError, create_model, list_models
+
+
+def test_cnn_is_the_tutorials() -> None:
+    network = create_model("cnn", 10)
+    assert sum(p.numel() for p in network.parameters()) == 122_570
+    kinds = [type(layer).__name__ for layer in network.children()]
+    block = ["Conv2d", "ReLU", "MaxPool2d"]
+    assert kinds == [*block, *block, "Conv2d", "ReLU", "Flatten", "Linear", "ReLU", "Linear"]
+
+
+@pytest.mark.parametrize("arch", [*list_models(), "torchvision:squeezenet1_1"])
+def test_turns_pictures_into_logits(arch: str) -> None:
+    logits = create_model(arch, 7).eval()(torch.rand(2, 3, 32, 32))
+    assert logits.shape == (2, 7)
+
+
+def test_ones_own_network_from_the_current_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "my_nets.py").write_text(
+        "from torch import nn\n"
+        "class Wide(nn.Sequential):\n"
+        "    def __init__(self, num_classes, width=8):\n"
+        "        super().__init__(nn.Flatten(), nn.Linear(3072, width), nn.Linear(width, num_classes))\n"
+        "number = 3\n"
+    )
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    network = create_model("my_nets:Wide", 5, {"width": 16})
+    assert isinstance(network, nn.Sequential)
+    assert network(torch.rand(1, 3, 32, 32)).shape == (1, 5)
+    with pytest.raises(UsageError, match=r"does not take .*depth.*width"):
+        create_model("my_nets:Wide", 5, {"depth": 3})
+    with pytest.raises(UsageError, match="not a class"):
+        create_model("my_nets:number", 5)
+    with pytest.raises(UsageError, match="can't be imported"):
+        create_model("my_nets:Narrow", 5)
+
+
+@pytest.mark.parametrize(
+    ("arch", "message"),
+    [
+        ("cnnn", "Did you mean cnn"),
+        ("torchvision:resnet81", "Did you mean resnet18"),
+        ("nowhere.nets:Net", "can't be imported"),
+        ("collections:OrderedDict", "not a torch.nn.Module"),
+    ],
+)
+def test_an_unknown_network_is_explained(arch: str, message: str) -> None:
+    with pytest.raises(UsageError, match=message):
+        create_model(arch, 10)

@@ -1,0 +1,115 @@
+import io
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from cifar_lightning import UsageError, pictures
+from cifar_lightning.pictures import PictureError, decode_picture, find_pictures
+
+
+def encoded(picture: Image.Image, kind: str = "PNG", **options: object) -> bytes:
+    file = io.BytesIO()
+    picture.save(file, kind, **options)
+    return file.getvalue()
+
+
+def halves(left: object, right: object, mode: str = "RGB", size: tuple[int, int] = (40, 20)) -> Image.Image:
+    picture = Image.new(mode, size, right)  # type: ignore[arg-type]
+    picture.paste(left, (0, 0, size[0] // 2, size[1]))  # type: ignore[call-overload]
+    return picture
+
+
+@pytest.mark.parametrize("kind", ["PNG", "JPEG", "WEBP", "BMP", "GIF"])
+def test_formats(kind: str) -> None:
+    made = decode_picture(encoded(Image.new("RGB", (40, 40), (200, 30, 30)), kind), 32)
+    assert made.shape == (32, 32, 3)
+    assert made.dtype == np.uint8
+    assert np.abs(made.astype(int) - (200, 30, 30)).max() <= 4
+
+
+def test_a_picture_of_the_right_size_is_left_alone() -> None:
+    pixels = np.random.default_rng(0).integers(0, 256, (32, 32, 3), dtype=np.uint8)
+    assert np.array_equal(decode_picture(encoded(Image.fromarray(pixels)), 32), pixels)
+
+
+def test_shorter_side_then_centre() -> None:
+    made = decode_picture(encoded(halves("red", "blue", size=(100, 20))), 10)
+    assert made.shape == (10, 10, 3)
+    assert tuple(made[5, 1]) == (255, 0, 0)
+    assert tuple(made[5, 8]) == (0, 0, 255)
+
+
+@pytest.mark.parametrize(
+    ("picture", "expected"),
+    [
+        (Image.new("L", (8, 8), 100), (100, 100, 100)),
+        (Image.new("LA", (8, 8), (0, 0)), (255, 255, 255)),
+        (Image.new("RGBA", (8, 8), (255, 0, 0, 0)), (255, 255, 255)),
+        (Image.new("RGBA", (8, 8), (255, 0, 0, 255)), (255, 0, 0)),
+        (Image.new("1", (8, 8), 1), (255, 255, 255)),
+        (Image.new("P", (8, 8), 0), (0, 0, 0)),
+        (Image.fromarray(np.full((8, 8), 40_000, np.uint16)), (155, 155, 155)),
+    ],
+    ids=["grey", "clear grey", "clear", "opaque", "bit", "palette", "16 bits"],
+)
+def test_modes(picture: Image.Image, expected: tuple[int, int, int]) -> None:
+    made = decode_picture(encoded(picture), 8)
+    assert np.abs(made.astype(int) - expected).max() <= 1
+
+
+def test_cmyk() -> None:
+    made = decode_picture(encoded(Image.new("CMYK", (8, 8), (0, 255, 255, 0)), "JPEG"), 8)
+    assert made[4, 4, 0] > 200
+    assert made[4, 4, 1] < 60
+
+
+def test_exif_orientation() -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 3  # upside down
+    made = decode_picture(encoded(halves("red", "blue", size=(20, 20)), "JPEG", exif=exif), 10)
+    assert made[5, 1, 2] > 200
+    assert made[5, 8, 0] > 200
+
+
+def test_first_frame() -> None:
+    frames = [Image.new("RGB", (8, 8), colour) for colour in ("red", "blue")]
+    made = decode_picture(encoded(frames[0], "GIF", save_all=True, append_images=frames[1:]), 8)
+    assert tuple(made[4, 4]) == (255, 0, 0)
+
+
+def test_extreme_shapes() -> None:
+    assert decode_picture(encoded(Image.new("RGB", (1, 1), "red")), 32).shape == (32, 32, 3)
+    assert decode_picture(encoded(Image.new("RGB", (5000, 1), "red")), 32).shape == (32, 32, 3)
+
+
+def test_what_is_no_picture(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = encoded(Image.fromarray(np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8)))
+    for content, message in [
+        (b"", "not a PNG"),
+        (b"hello", "not a PNG"),
+        (whole[: len(whole) // 2], "broken"),
+        (encoded(Image.new("RGB", (8, 8)), "TIFF"), "not a PNG"),
+    ]:
+        with pytest.raises(PictureError, match=message):
+            decode_picture(content, 32)
+    with pytest.raises(PictureError, match="no such file"):
+        decode_picture(tmp_path / "nothing.png", 32)
+    with pytest.raises(PictureError, match="broken"):
+        decode_picture(tmp_path, 32)
+    monkeypatch.setattr(pictures, "MAX_PIXELS", 4095)
+    with pytest.raises(PictureError, match="64 × 64 pixels are too many"):
+        decode_picture(whole, 32)
+
+
+def test_finding_pictures(tmp_path: Path) -> None:
+    for name in ["b.PNG", "a.jpg", ".hidden.png", "notes.txt", "deep/c.webp"]:
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).touch()
+    inside = [tmp_path / n for n in ("a.jpg", "b.PNG", "deep/c.webp")]
+    assert find_pictures([str(tmp_path)]) == inside
+    assert find_pictures([str(tmp_path / "notes.txt"), "missing.png"]) == [tmp_path / "notes.txt", Path("missing.png")]
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(UsageError, match="holds no pictures"):
+        find_pictures([str(tmp_path / "empty")])

@@ -1,0 +1,73 @@
+"""Every command in the README is run, on the built-in pictures and cut short."""
+
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from cifar_lightning.cli import main
+from cifar_lightning.data.synthetic import draw_pictures
+from tests.conftest import FAST
+
+ROOT = Path(__file__).parent.parent
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+COMMANDS = [
+    line.split("  #")[0].strip()
+    for block in re.findall(r"```bash\n(.*?)```", README, re.DOTALL)
+    for line in block.splitlines()
+    if line.strip() and not line.startswith("#")
+]
+
+
+def test_there_are_commands() -> None:
+    assert {shlex.split(command)[0] for command in COMMANDS} <= {"make", "cifar-lightning", "tensorboard", "."}
+    for verb in ("fit", "validate", "test", "predict"):
+        assert [command for command in COMMANDS if command.startswith(f"cifar-lightning {verb}")]
+
+
+@pytest.mark.parametrize("command", [c for c in COMMANDS if c.startswith("make")])
+def test_make_knows_the_target(command: str) -> None:
+    done = subprocess.run(["make", "-n", *shlex.split(command)[1:]], cwd=ROOT, capture_output=True, check=False)
+    assert done.returncode == 0
+
+
+@pytest.mark.parametrize("command", [c for c in COMMANDS if c.startswith("cifar-lightning")])
+def test_command_does_what_it_says(command: str, here: Path, trained: Path, data_root: Path) -> None:
+    shutil.copytree(ROOT / "configs", "configs")
+    shutil.copytree(ROOT / "docs" / "pictures", "docs/pictures")
+    shutil.copytree(trained, "runs/demo/version_0")
+    shutil.copytree(trained, "runs/cnn/version_0")
+    Path("my_nets.py").write_text("\n".join(re.findall(r"```python\n# my_nets.py\n(.*?)```", README, re.DOTALL)))
+    for picture in ("cat.jpg", "holiday/1.png"):
+        Path(picture).parent.mkdir(exist_ok=True)
+        Image.fromarray(draw_pictures(1, 0, 50)[0][0].numpy()).save(picture)
+    words = shlex.split(command)[1:]
+    if words[0] == "fit":
+        words += ["--data.dataset=synthetic", f"--data.root={data_root}", "--data.url=null", *FAST]
+        words += ["--trainer.max_epochs=4", "--trainer.accelerator=cpu", "--trainer.devices=1"]
+    assert main(words) == 0
+
+
+def test_python_example_runs(here: Path, data_root: Path) -> None:
+    (code,) = re.findall(r"```python\n(from lightning.*?)```", README, re.DOTALL)
+    code = code.replace("ImageDataModule(", f"ImageDataModule(root={str(data_root)!r}, ")
+    code = code.replace("Trainer(", "Trainer(limit_train_batches=2, logger=False, enable_checkpointing=False, ")
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, timeout=200)
+    assert done.returncode == 0, done.stderr
+
+
+def test_tensorboard_reads_a_run(trained: Path) -> None:
+    words = [str(Path(sys.executable).with_name("tensorboard")), "--inspect", "--logdir", str(trained.parent.parent)]
+    done = subprocess.run(words, capture_output=True, text=True, check=False, timeout=100)
+    assert done.returncode == 0, done.stderr
+    assert "val/acc" in done.stdout
+
+
+def test_every_file_that_is_named_exists() -> None:
+    for name in re.findall(r"\]\(((?!http|#)[^)]+)\)", README):
+        assert (ROOT / name).exists(), name

@@ -1,0 +1,61 @@
+import pytest
+import torch
+from torch import Tensor
+
+from cifar_lightning.data.synthetic import CLASSES, draw_pictures
+
+
+@pytest.mark.parametrize(("count", "size"), [(1, 32), (7, 32), (103, 32), (40, 8), (30, 64), (12, 96), (11, 1)])
+def test_shapes_dtypes_and_balance(count: int, size: int) -> None:
+    images, labels = draw_pictures(count, seed=0, image_size=size)
+    assert images.shape == (count, size, size, 3)
+    assert images.dtype == torch.uint8
+    assert images.is_contiguous()
+    assert labels.shape == (count,)
+    assert labels.dtype == torch.int64
+    counts = labels.bincount(minlength=10)
+    assert len(counts) == len(CLASSES) == 10
+    assert counts.max() - counts.min() <= 1
+
+
+def test_pictures_come_in_shuffled_order() -> None:
+    first, second = (draw_pictures(100, seed)[1] for seed in (0, 1))
+    assert not first.equal(second)
+    assert not first.equal(first.sort().values)
+
+
+def test_only_the_seed_decides() -> None:
+    images, labels = draw_pictures(50, seed=3)
+    torch.manual_seed(123)
+    state = torch.get_rng_state()
+    again, labels_again = draw_pictures(50, seed=3)
+    assert torch.get_rng_state().equal(state)
+    assert images.equal(again)
+    assert labels.equal(labels_again)
+    assert not images.equal(draw_pictures(50, seed=4)[0])
+
+
+def test_no_two_pictures_are_alike_or_flat() -> None:
+    images, _ = draw_pictures(200, seed=0)
+    assert len({image.numpy().tobytes() for image in images}) == 200
+    assert images.flatten(1).float().std(1).min() > 2
+
+
+def linear_accuracy(train: Tensor, labels: Tensor, test: Tensor, test_labels: Tensor) -> float:
+    """Fits the classes by ridge regression."""
+    x, z = (torch.nn.functional.pad(part.flatten(1) / 255, (0, 1), value=1) for part in (train, test))
+    weights = torch.linalg.solve(x.T @ x + 10 * torch.eye(x.shape[1]), x.T @ torch.eye(10)[labels])
+    return float(((z @ weights).argmax(1) == test_labels).double().mean())
+
+
+def test_classes_differ_but_hardly_in_their_backgrounds() -> None:
+    (x, labels), (z, test_labels) = (draw_pictures(count, seed, 16) for count, seed in ((2000, 0), (1000, 1)))
+    corners = x[:, ::15, ::15], labels, z[:, ::15, ::15], test_labels
+    assert linear_accuracy(x, labels, z, test_labels) > 0.3  # chance is 0.1
+    assert linear_accuracy(*corners) < 0.33
+
+
+@pytest.mark.parametrize(("count", "size"), [(0, 32), (-1, 32), (10, 0)])
+def test_refuses_nothing_to_draw(count: int, size: int) -> None:
+    with pytest.raises(ValueError, match=f"at least 1, got {count} and {size}"):
+        draw_pictures(count, seed=0, image_size=size)

@@ -1,0 +1,288 @@
+"""fit, validate, test and predict through the real command line."""
+
+import csv
+import json
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import warnings
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+from PIL import Image
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from cifar_lightning import ImageClassifier, ImageDataModule
+from cifar_lightning.cli import main
+from cifar_lightning.data.synthetic import draw_pictures
+from tests.conftest import FAST
+
+
+@pytest.fixture
+def run(trained: Path, here: Path) -> Path:
+    """A copy of the trained run in the current folder, to be written to."""
+    folder = Path("runs") / "demo" / "version_0"
+    shutil.copytree(trained, folder)
+    return folder
+
+
+def events(folder: Path) -> EventAccumulator:
+    return EventAccumulator(str(folder), size_guidance={"images": 0, "scalars": 0}).Reload()
+
+
+def test_a_run_is_one_folder(trained: Path) -> None:
+    names = {p.name for p in trained.iterdir() if not p.name.startswith("events")}
+    assert names == {"best.ckpt", "last.ckpt", "config.yaml", "figures", "hparams.yaml"}
+    assert {p.name for p in (trained / "figures").iterdir()} == {"val_predictions.png", "val_confusion.png"}
+    config = yaml.safe_load((trained / "config.yaml").read_text())
+    assert config["model"]["arch"] == "cnn"
+    assert config["data"]["dataset"] == "synthetic"
+
+
+def test_tensorboard_holds_curves_images_and_hyperparameters(trained: Path) -> None:
+    log = events(trained)
+    scalars = set(log.Tags()["scalars"])
+    stages = {f"{stage}/{name}" for stage in ("train", "val") for name in ("loss", "acc")}
+    assert stages | {"train/loss_step", "lr-Adam/pg1", "throughput/pictures_per_second"} <= scalars
+    assert {"val/predictions", "val/confusion"} <= set(log.Tags()["images"])
+    assert {"_hparams_/experiment", "_hparams_/session_start_info"} <= set(log.summary_metadata)
+    assert len(log.Scalars("val/acc")) >= 2
+    assert len(log.Scalars("train/loss_step")) == 8
+    assert "hp_metric" not in scalars
+
+
+def test_the_checkpoint_is_complete(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["test", "--ckpt_path", "best.ckpt"]) == 0
+    out = capsys.readouterr().out
+    assert "checkpoint: runs/demo/version_0/best.ckpt" in out
+    assert "2,000 pictures" in out
+    assert "synthetic" in out
+    result = json.loads((run / "test.json").read_text())
+    assert result["pictures"] == 2000
+    assert (run / "figures" / "test_predictions.png").stat().st_size > 10_000
+    assert "test/predictions" in events(run).Tags()["images"]
+
+
+def test_results_against_a_plain_loop(run: Path) -> None:
+    assert main(["test", "--ckpt_path", "last.ckpt", "--trainer.precision", "32-true"]) == 0
+    result = json.loads((run / "test.json").read_text())
+    checkpoint = torch.load(run / "last.ckpt", weights_only=True)
+    model = ImageClassifier(**checkpoint["hyper_parameters"]).eval()
+    model.load_state_dict(checkpoint["state_dict"])
+    images, labels = draw_pictures(2000, 1)
+    mean, std = (torch.tensor(checkpoint["ImageDataModule"][name]) for name in ("mean", "std"))
+    with torch.no_grad():
+        logits = model(((images / 255 - mean) / std).permute(0, 3, 1, 2))
+    right = logits.argmax(1) == labels
+    assert result["accuracy"] == pytest.approx(right.double().mean().item(), abs=1e-3)
+    assert result["loss"] == pytest.approx(torch.nn.functional.cross_entropy(logits, labels).item(), abs=1e-4)
+    for k, entry in enumerate(result["classes"].values()):
+        assert entry["pictures"] == 200
+        assert entry["accuracy"] == pytest.approx(right[labels == k].double().mean().item(), abs=0.011)
+
+
+def test_validate(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["validate", "--ckpt_path", "best.ckpt"]) == 0
+    assert "val/acc" in capsys.readouterr().out
+    assert main(["validate", "--ckpt_path", "best.ckpt", "--data.val_size=0"]) == 2
+    assert "validation is off" in capsys.readouterr().err
+
+
+@pytest.fixture
+def pictures(here: Path) -> Path:
+    folder = here / "my pictures"
+    folder.mkdir()
+    for number, image in enumerate(draw_pictures(3, 5, 64)[0]):
+        Image.fromarray(image.numpy()).save(folder / f"{number}.png")
+    return folder
+
+
+def test_predict(run: Path, pictures: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["predict", "--ckpt_path", "best.ckpt", str(pictures)]) == 0
+    with open("predictions.csv", encoding="utf-8") as file:
+        rows = list(csv.DictReader(file))
+    assert [Path(row["picture"]).name for row in rows] == ["0.png", "1.png", "2.png"]
+    for row in rows:
+        shares = [float(row[f"probability_{n}"]) for n in (1, 2, 3)]
+        assert 1 >= shares[0] >= shares[1] >= shares[2] >= 0
+        assert row["error"] == ""
+    with Image.open("predictions.png") as sheet:
+        assert sheet.width > 300
+    assert "0.png" in capsys.readouterr().out
+
+
+def test_predict_needs_no_data_set(run: Path, pictures: Path) -> None:
+    checkpoint = torch.load(run / "best.ckpt", weights_only=True)
+    checkpoint["datamodule_hyper_parameters"] |= {"dataset": "folder", "root": "gone"}
+    torch.save(checkpoint, run / "best.ckpt")
+    assert main(["predict", "--ckpt_path", "best.ckpt", str(pictures / "0.png"), "--output", "out/p.json"]) == 0
+    (row,) = json.loads(Path("out/p.json").read_text())
+    assert len(row["top"]) == 3
+
+
+def test_predict_goes_on_past_unreadable_files(run: Path, pictures: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (pictures / "bad.jpg").write_bytes(b"no picture")
+    assert main(["predict", "--ckpt_path=best.ckpt", str(pictures), "missing.png", "--output=p.json", "--top_k=1"]) == 3
+    rows = json.loads(Path("p.json").read_text())
+    assert [len(row["top"]) for row in rows] == [1, 1, 1, 0, 0]
+    assert "not a PNG" in rows[3]["error"]
+    assert "no such file" in rows[4]["error"]
+    assert "2 of the 5 pictures" in capsys.readouterr().out
+    assert main(["predict", "--ckpt_path=best.ckpt", "missing.png"]) == 2
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ([], "pictures"),
+        (["x.png", "--top_k=11"], "from 1 to 10"),
+        (["x.png", "--output=x.txt"], ".csv or .json"),
+    ],
+)
+def test_predict_mistakes(run: Path, words: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["predict", "--ckpt_path=best.ckpt", *words]) == 2
+    assert message in capsys.readouterr().err
+
+
+def test_resuming_goes_on_as_if_nothing_had_happened(
+    trained: Path, data_root: Path, here: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    # constant rates, since a schedule depends on the length of the training
+    words = [
+        f"--data.root={data_root}",
+        "--data.dataset=synthetic",
+        "--model.schedule=constant",
+        "--model.warmup=0",
+        *FAST,
+    ]
+    assert main(["fit", *words, "--trainer.max_epochs=3"]) == 0
+    assert main(["fit", *words, "--trainer.max_epochs=2"]) == 0
+    halted = Path("runs/cnn/version_1/last.ckpt")
+    assert main(["fit", "--ckpt_path", str(halted), "--trainer.max_epochs=3"]) == 0
+    assert [p.name for p in Path("runs/cnn").iterdir() if p.is_dir()].count("version_2") == 0
+    whole, resumed = (torch.load(p, weights_only=True) for p in (Path("runs/cnn/version_0/last.ckpt"), halted))
+    assert resumed["epoch"] == whole["epoch"] == 2
+    assert resumed["global_step"] == whole["global_step"] == 12
+    for name, value in whole["state_dict"].items():
+        assert torch.equal(value, resumed["state_dict"][name]), name
+    capsys.readouterr()
+    assert main(["fit", "--ckpt_path", str(halted)]) == 2
+    assert "already been trained for its 3 epochs" in capsys.readouterr().err
+    assert main(["fit", "--ckpt_path", str(halted), "--trainer.max_epochs=4", "--model.lr=0.5"]) == 0
+    assert "model.lr 0.5 is not used" in capsys.readouterr().out
+    assert main(["fit", "--ckpt_path", str(halted), "--trainer.max_epochs=5", "--model.optimizer=sgd"]) == 2
+    assert "can't change" in capsys.readouterr().err
+
+
+def test_the_same_seed_gives_the_same_weights(data_root: Path, here: Path) -> None:
+    words = ["fit", f"--data.root={data_root}", "--data.dataset=synthetic", *FAST, "--trainer.max_epochs=1"]
+    for seed in (1, 1, 2):
+        assert main([*words, f"--seed_everything={seed}"]) == 0
+    first, second, third = (
+        torch.load(f"runs/cnn/version_{n}/last.ckpt", weights_only=True)["state_dict"]["net.0.weight"] for n in range(3)
+    )
+    assert torch.equal(first, second)
+    assert not torch.equal(first, third)
+
+
+def test_without_validation_there_is_no_best(data_root: Path, here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    words = [f"--data.root={data_root}", "--data.dataset=synthetic", *FAST, "--data.val_size=0"]
+    assert main(["fit", *words, "--trainer.max_epochs=1"]) == 0
+    folder = Path("runs/cnn/version_0")
+    assert not (folder / "best.ckpt").exists()
+    out = capsys.readouterr().out
+    assert "validation is off" in out
+    assert f"test --ckpt_path {folder / 'last.ckpt'}" in out
+
+
+def test_a_fit_that_cannot_begin_leaves_no_run(here: Path, data_root: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["fit", "--data.dataset=synthetic", f"--data.root={data_root}", "--data.val_size=10000"]) == 2
+    assert "but there are 10,000 training pictures" in capsys.readouterr().err
+    assert not list(Path().glob("runs/*"))
+
+
+def test_saved_config_can_be_used_as_it_is(run: Path) -> None:
+    assert main(["fit", "--config", str(run / "config.yaml"), "--trainer.max_epochs=1"]) == 0
+    assert Path("runs/config/version_0/best.ckpt").exists()
+
+
+def test_ones_own_pictures(picture_folder: Path, here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    words = ["--data.dataset=folder", f"--data.root={picture_folder}", "--data.batch_size=8", "--data.val_size=12"]
+    assert main(["fit", *words, "--trainer.max_epochs=8", "--model.lr=0.002"]) == 0
+    assert main(["test", "--ckpt_path=best.ckpt"]) == 0
+    assert "100.00% of 15 pictures" in capsys.readouterr().out
+    picture = str(next((picture_folder / "test" / "red").iterdir()))
+    shutil.rmtree(picture_folder / "train")
+    assert main(["predict", "--ckpt_path=best.ckpt", picture]) == 0
+    assert main(["test", "--ckpt_path=best.ckpt"]) == 2
+
+
+def test_in_python(data_root: Path, here: Path) -> None:
+    from lightning.pytorch import Trainer
+
+    data = ImageDataModule("synthetic", str(data_root), val_size=100, batch_size=32)
+    trainer = Trainer(
+        max_steps=3,
+        accelerator="cpu",
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        num_sanity_val_steps=0,
+    )
+    model = ImageClassifier()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # what Lightning says of loaders without workers
+        trainer.fit(model, data)
+        (result,) = trainer.test(model, data, verbose=False)
+    assert 0 < result["test/acc"] < 1
+
+
+def test_ctrl_c_saves_and_says_how_to_go_on(here: Path, data_root: Path) -> None:
+    words = ["fit", "--data.dataset=synthetic", f"--data.root={data_root}", "--trainer.max_epochs=100"]
+    words += ["--data.val_size=100", "--trainer.limit_train_batches=20", "--trainer.limit_val_batches=1"]
+    process = subprocess.Popen(
+        [sys.executable, "-m", "cifar_lightning", *words], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+        env={**os.environ, "PYTHONUNBUFFERED": "1"},
+    )  # fmt: skip
+    assert process.stdout
+    out = ""
+    for line in process.stdout:
+        out += line
+        if re.search(r"epoch +2/100", line):
+            process.send_signal(signal.SIGINT)
+            break
+    out += process.communicate(timeout=60)[0]
+    assert process.returncode == 130, out
+    assert "cifar-lightning fit --ckpt_path runs/cnn/version_0/last.ckpt" in out
+    assert "Traceback" not in out
+    assert torch.load("runs/cnn/version_0/last.ckpt", weights_only=True)["epoch"] >= 1
+
+
+def test_as_a_process(run: Path) -> None:
+    words = [sys.executable, "-m", "cifar_lightning", "test", "--ckpt_path", "best.ckpt"]
+    done = subprocess.run(words, capture_output=True, text=True, check=False, timeout=100)
+    assert done.returncode == 0, done.stderr
+    assert done.stderr == ""
+    assert "test/acc" in done.stdout
+
+
+def test_two_processes_measure_what_one_does(data_root: Path, here: Path) -> None:
+    words = ["fit", "--data.dataset=synthetic", f"--data.root={data_root}", *FAST, "--trainer.max_epochs=1"]
+    words += ["--trainer.accelerator=cpu", "--trainer.precision=32-true"]
+    assert main([*words, "--data.batch_size=64"]) == 0
+    script = [sys.executable, "-m", "cifar_lightning", *words, "--data.batch_size=32", "--trainer.devices=2"]
+    done = subprocess.run(
+        [*script, "--trainer.strategy=ddp"], capture_output=True, text=True, check=False, timeout=100,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert sorted(p.name for p in Path("runs/cnn").iterdir()) == ["version_0", "version_1"]
+    one, two = (torch.load(f"runs/cnn/version_{n}/last.ckpt", weights_only=True) for n in range(2))
+    for name, value in one["state_dict"].items():
+        torch.testing.assert_close(value, two["state_dict"][name], atol=1e-4, rtol=1e-3)
