@@ -8,13 +8,11 @@ from pathlib import Path
 from typing import Any
 
 import lightning
-import numpy as np
 import torch
 import torchvision
 from lightning.pytorch import Callback, LightningModule, Trainer
-from lightning.pytorch.callbacks import RichProgressBar
+from lightning.pytorch.callbacks import ModelCheckpoint, RichProgressBar
 from lightning.pytorch.loggers import TensorBoardLogger
-from matplotlib.figure import Figure
 from torch import Tensor
 
 from cifar_lightning import __version__, figures
@@ -87,6 +85,34 @@ class Throughput(Callback):
         pl_module.log("throughput/pictures_per_second", self._epoch_pictures / seconds)
 
 
+class RunCheckpoint(ModelCheckpoint):
+    """Writes ``<name>.ckpt`` to a run's folder, also when the folder was moved since the checkpoint that is resumed.
+
+    Args:
+        folder: The run's folder.
+        name: "best" or "last".
+        monitor: The metric whose highest value is the best; None keeps the newest checkpoint.
+    """
+
+    def __init__(self, folder: Path, name: str, monitor: str | None = None) -> None:
+        super().__init__(
+            folder,
+            filename=name,
+            monitor=monitor,
+            mode="max",
+            enable_version_counter=False,
+            auto_insert_metric_name=False,
+            save_on_exception=monitor is None,
+        )
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        # with another folder's paths Lightning would forget the best score, and delete that folder's best.ckpt
+        here = Path(str(self.dirpath))
+        moved = {k: str(here / Path(v).name) if v else v for k, v in state_dict.items() if k.endswith("_model_path")}
+        best = {str(here / Path(path).name): score for path, score in state_dict["best_k_models"].items()}
+        super().load_state_dict({**state_dict, **moved, "best_k_models": best, "dirpath": self.dirpath})
+
+
 class TrainerSettings(Callback):
     """Keeps the Trainer's plain settings in each checkpoint, so that resuming needs no config.
 
@@ -122,7 +148,7 @@ class Report(Callback):
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         model, data = _ours(trainer, pl_module)
-        if not trainer.is_global_zero or trainer.fast_dev_run:
+        if not trainer.is_global_zero or _is_trial(trainer):
             return
         metrics = {}
         if "val" in data.sets and model.confusion is not None:
@@ -134,7 +160,7 @@ class Report(Callback):
 
     def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         model, data = _ours(trainer, pl_module)
-        if not trainer.is_global_zero or trainer.fast_dev_run or model.confusion is None:
+        if not trainer.is_global_zero or _is_trial(trainer) or model.confusion is None:
             return
         self._draw(trainer, model, data, "test", str(self.checkpoint or ""))
         result = self.result(trainer, model, data)
@@ -189,7 +215,7 @@ class Report(Callback):
         for name, figure in drawn.items():
             figure.savefig(self.folder / "figures" / f"{split}_{name}.png")
             for writer in _writers(trainer):
-                writer.add_image(f"{split}/{name}", _pixels(figure), trainer.global_step, dataformats="HWC")
+                writer.add_image(f"{split}/{name}", figures.to_pixels(figure), trainer.global_step, dataformats="HWC")
 
 
 def _ours(trainer: Trainer, pl_module: LightningModule) -> tuple[ImageClassifier, ImageDataModule]:
@@ -197,6 +223,10 @@ def _ours(trainer: Trainer, pl_module: LightningModule) -> tuple[ImageClassifier
     assert isinstance(pl_module, ImageClassifier)
     assert isinstance(data, ImageDataModule)
     return pl_module, data
+
+
+def _is_trial(trainer: Trainer) -> bool:
+    return bool(trainer.fast_dev_run)  # type: ignore[attr-defined]
 
 
 def _writers(trainer: Trainer) -> list[Any]:
@@ -211,12 +241,3 @@ def _probabilities(trainer: Trainer, model: ImageClassifier, data: ImageDataModu
         probabilities = model(batch).float().softmax(1)
     model.train(training)
     return probabilities.cpu().numpy()
-
-
-def _pixels(figure: Figure) -> Any:
-    """Returns a drawn figure as (H, W, 3) uint8."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-
-    canvas = FigureCanvasAgg(figure)
-    canvas.draw()
-    return np.asarray(canvas.buffer_rgba())[..., :3]

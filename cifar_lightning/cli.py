@@ -52,7 +52,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         if not {"-h", "--help"} & set(args):
             args = _check_files(args)
         return int(import_module(f"cifar_lightning.commands.{module}").main(args))
-    except UsageError as error:
+    except (UsageError, PermissionError, FileExistsError, IsADirectoryError, NotADirectoryError) as error:
         print(f"cifar-lightning: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:

@@ -6,6 +6,7 @@ n pictures, H height, W width, K classes.
 from collections.abc import Sequence
 
 import numpy as np
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
@@ -93,3 +94,10 @@ def confusion_matrix(counts: NDArray[np.integer], classes: Sequence[str], title:
             colour = "white" if shares[row, column] > 0.5 else "black"
             axis.text(column, row, f"{count:,}", ha="center", va="center", fontsize=8, color=colour)
     return figure
+
+
+def to_pixels(figure: Figure) -> NDArray[np.uint8]:
+    """Renders a figure: (H, W, 3)."""
+    canvas = FigureCanvasAgg(figure)
+    canvas.draw()  # type: ignore[no-untyped-call]
+    return np.asarray(canvas.buffer_rgba())[..., :3]  # type: ignore[no-untyped-call]

@@ -136,7 +136,7 @@ def choose_precision(accelerator: str | Any) -> tuple[str, str]:
         native, device = torch.backends.mps.is_macos_or_newer(14, 0), "the Apple GPU"
     else:
         # get_capabilities is newer than the oldest torch allowed
-        capabilities = getattr(torch.cpu, "get_capabilities", dict)()
+        capabilities: dict[str, Any] = getattr(torch.cpu, "get_capabilities", dict)()
         native, device = any(has for name, has in capabilities.items() if "bf16" in name), "the CPU"
     if native:
         return "bf16-mixed", f"{device} computes in bfloat16"

@@ -12,7 +12,10 @@ from cifar_lightning import __version__
 from cifar_lightning.cli import COMMANDS, main
 from tests.conftest import FAST
 
-LIGHT = "import sys; from cifar_lightning.cli import main; status = main(sys.argv[1:]); print('torch' in sys.modules); sys.exit(status)"
+LIGHT = (
+    "import sys; from cifar_lightning.cli import main; "
+    "status = main(sys.argv[1:]); print('torch' in sys.modules); sys.exit(status)"
+)
 
 
 @pytest.mark.parametrize(

@@ -29,4 +29,6 @@ def test_recipe_s_header_gives_its_command_and_says_what_was_measured(path: Path
 def test_recipe_is_flat_and_names_nothing_twice(path: Path) -> None:
     sections = yaml.safe_load(path.read_text())
     assert set(sections) <= {"seed_everything", "model", "data", "trainer"}
-    assert not [v for section in sections.values() if isinstance(section, dict) for v in section.values() if isinstance(v, dict)]
+    assert not [
+        v for section in sections.values() if isinstance(section, dict) for v in section.values() if isinstance(v, dict)
+    ]

@@ -223,5 +223,5 @@ def test_a_split_is_disjoint_stratified_and_repeatable(size: int) -> None:
         assert abs(int((labels[second] == k).sum()) - count * size / 1000) <= 1
     torch.manual_seed(99)
     assert torch.equal(second, stratified_split(labels, size, seed=3)[1])
-    if 1 < size:
+    if size > 1:
         assert not torch.equal(second, stratified_split(labels, size, seed=4)[1])

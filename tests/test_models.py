@@ -23,7 +23,7 @@ def test_turns_pictures_into_logits(arch: str) -> None:
 
 
 def test_ones_own_network_from_the_current_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (tmp_path / "my_nets.py").write_text(
+    (tmp_path / "own_nets.py").write_text(
         "from torch import nn\n"
         "class Wide(nn.Sequential):\n"
         "    def __init__(self, num_classes, width=8):\n"
@@ -32,15 +32,15 @@ def test_ones_own_network_from_the_current_folder(tmp_path: Path, monkeypatch: p
     )
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "path", list(sys.path))
-    network = create_model("my_nets:Wide", 5, {"width": 16})
+    network = create_model("own_nets:Wide", 5, {"width": 16})
     assert isinstance(network, nn.Sequential)
     assert network(torch.rand(1, 3, 32, 32)).shape == (1, 5)
     with pytest.raises(UsageError, match=r"does not take .*depth.*width"):
-        create_model("my_nets:Wide", 5, {"depth": 3})
+        create_model("own_nets:Wide", 5, {"depth": 3})
     with pytest.raises(UsageError, match="not a class"):
-        create_model("my_nets:number", 5)
+        create_model("own_nets:number", 5)
     with pytest.raises(UsageError, match="can't be imported"):
-        create_model("my_nets:Narrow", 5)
+        create_model("own_nets:Narrow", 5)
 
 
 @pytest.mark.parametrize(

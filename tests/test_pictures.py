@@ -15,9 +15,9 @@ def encoded(picture: Image.Image, kind: str = "PNG", **options: object) -> bytes
     return file.getvalue()
 
 
-def halves(left: object, right: object, mode: str = "RGB", size: tuple[int, int] = (40, 20)) -> Image.Image:
-    picture = Image.new(mode, size, right)  # type: ignore[arg-type]
-    picture.paste(left, (0, 0, size[0] // 2, size[1]))  # type: ignore[call-overload]
+def halves(left: str, right: str, size: tuple[int, int] = (40, 20)) -> Image.Image:
+    picture = Image.new("RGB", size, right)
+    picture.paste(left, (0, 0, size[0] // 2, size[1]))
     return picture
 
 

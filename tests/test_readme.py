@@ -49,7 +49,12 @@ def test_command_does_what_it_says(command: str, here: Path, trained: Path, data
     words = shlex.split(command)[1:]
     if words[0] == "fit":
         words += ["--data.dataset=synthetic", f"--data.root={data_root}", "--data.url=null", *FAST]
-        words += ["--trainer.max_epochs=4", "--trainer.accelerator=cpu", "--trainer.devices=1"]
+        words += [
+            "--trainer.max_epochs=4",
+            "--trainer.accelerator=cpu",
+            "--trainer.devices=1",
+            "--trainer.strategy=auto",
+        ]
     assert main(words) == 0
 
 

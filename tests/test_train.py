@@ -142,6 +142,7 @@ def test_predict_goes_on_past_unreadable_files(run: Path, pictures: Path, capsys
         ([], "pictures"),
         (["x.png", "--top_k=11"], "from 1 to 10"),
         (["x.png", "--output=x.txt"], ".csv or .json"),
+        (["x.png", "--output=runs/demo/version_0/best.ckpt/p.csv"], "best.ckpt"),
     ],
 )
 def test_predict_mistakes(run: Path, words: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:
@@ -179,6 +180,23 @@ def test_resuming_goes_on_as_if_nothing_had_happened(
     assert "can't change" in capsys.readouterr().err
 
 
+def test_a_moved_run_keeps_its_best(run: Path) -> None:
+    moved = Path("elsewhere")
+    shutil.copytree(run, moved)
+    best = torch.load(run / "best.ckpt", weights_only=True)["epoch"]
+    # a rate of nothing: no later epoch can be better than the best one
+    for path in (moved / "best.ckpt", moved / "last.ckpt"):
+        checkpoint = torch.load(path, weights_only=True)
+        for group in checkpoint["optimizer_states"][0]["param_groups"]:
+            group["initial_lr"] = group["lr"] = 0.0
+        checkpoint["lr_schedulers"][0]["base_lrs"] = [0.0, 0.0]
+        torch.save(checkpoint, path)
+    assert main(["fit", "--ckpt_path", str(moved / "last.ckpt"), "--trainer.max_epochs=4"]) == 0
+    assert torch.load(moved / "best.ckpt", weights_only=True)["epoch"] == best
+    assert (run / "best.ckpt").exists(), "the run it was copied from is left alone"
+    assert torch.load(moved / "last.ckpt", weights_only=True)["epoch"] == 3
+
+
 def test_the_same_seed_gives_the_same_weights(data_root: Path, here: Path) -> None:
     words = ["fit", f"--data.root={data_root}", "--data.dataset=synthetic", *FAST, "--trainer.max_epochs=1"]
     for seed in (1, 1, 2):
@@ -203,6 +221,12 @@ def test_without_validation_there_is_no_best(data_root: Path, here: Path, capsys
 def test_a_fit_that_cannot_begin_leaves_no_run(here: Path, data_root: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["fit", "--data.dataset=synthetic", f"--data.root={data_root}", "--data.val_size=10000"]) == 2
     assert "but there are 10,000 training pictures" in capsys.readouterr().err
+    assert not list(Path().glob("runs/*"))
+
+
+def test_a_trial_of_one_step_leaves_no_run(here: Path, data_root: Path) -> None:
+    words = ["fit", "--data.dataset=synthetic", f"--data.root={data_root}", "--trainer.fast_dev_run=true"]
+    assert main(words) == 0
     assert not list(Path().glob("runs/*"))
 
 

@@ -8,22 +8,22 @@ import time
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
+from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import LightningModule, Trainer
-from lightning.pytorch.callbacks import Callback, LearningRateMonitor, ModelCheckpoint
+from lightning.pytorch.callbacks import Callback, LearningRateMonitor
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
 from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.trainer.states import TrainerStatus
-from lightning.pytorch.utilities.exceptions import MisconfigurationException
-from lightning.pytorch.utilities.rank_zero import rank_zero_only
+from lightning_utilities.core.rank_zero import rank_zero_only
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
 from cifar_lightning import UsageError
-from cifar_lightning.callbacks import ProgressBar, Report, Throughput, TrainerSettings
+from cifar_lightning.callbacks import ProgressBar, Report, RunCheckpoint, Throughput, TrainerSettings
 from cifar_lightning.checkpoint import check_architecture, read_checkpoint
 from cifar_lightning.classifier import ImageClassifier
 from cifar_lightning.data.datamodule import ImageDataModule
@@ -80,6 +80,7 @@ def _quieten() -> None:
         ".*Total length of `list` across ranks is zero",  # validation is off
         ".*number of training batches .* is smaller than the logging interval",
         ".*Checkpoint directory .* exists and is not empty",  # resuming goes on in the run's folder
+        ".*sync_dist=True",  # torchmetrics has summed over the processes already
         ".*callbacks used to create the checkpoint need to be provided",  # test needs no ModelCheckpoint
     ):
         warnings.filterwarnings("ignore", message)
@@ -144,12 +145,11 @@ class CLI(LightningCLI):
                 auto_configure_optimizers=False,
                 load_from_checkpoint_support=False,
             )
-        except BaseException:
+        finally:
             if self._claimed and not (self._claimed / "config.yaml").exists():
                 shutil.rmtree(self._claimed)  # nothing was trained: leave no empty run behind
                 if not any(self._claimed.parent.iterdir()):
                     self._claimed.parent.rmdir()
-            raise
 
     # -- what LightningCLI asks for ------------------------------------------------------------------------------
 
@@ -227,7 +227,7 @@ class CLI(LightningCLI):
         existing = [int(p.name[8:]) for p in (root / name).glob("version_*") if p.name[8:].isdigit()]
         number = max(existing, default=-1) + 1
         self.folder = root / name / f"version_{number}"
-        while rank_zero_only.rank == 0 and self._claimed is None:  # the other ranks are told by rank 0
+        while _is_rank_zero() and self._claimed is None:  # the other ranks are told by rank 0
             try:
                 self.folder.mkdir(parents=True)
                 self._claimed = self.folder
@@ -240,19 +240,17 @@ class CLI(LightningCLI):
         return TensorBoardLogger(place.parent, name="", version=place.name, default_hp_metric=False)
 
     def _fit_callbacks(self, settings: Any, chosen: dict[str, Any]) -> list[Callback]:
-        callbacks: list[Callback] = [
-            SaveConfig(self._parser(self.verb), self.config[self.verb], self.folder),
-            Throughput(),
-            Report(self.folder),
-        ]
+        callbacks: list[Callback] = [Throughput(), Report(self.folder)]
+        if not settings.fast_dev_run:
+            callbacks.append(SaveConfig(self._parser(self.verb), self.config[self.verb], self.folder))
         if settings.enable_progress_bar is not False:
             callbacks.append(ProgressBar())
         if settings.enable_checkpointing is not False:
             kept = {name: settings[name] for name in RESUMED} | chosen
             callbacks.append(TrainerSettings({k: v for k, v in kept.items() if isinstance(v, str | int | float)}))
             if self._get(self.config_init, "data").hparams["val_size"]:
-                callbacks.append(_checkpoint(self.folder, "best", monitor="val/acc", mode="max"))
-            callbacks.append(_checkpoint(self.folder, "last", save_on_exception=True))
+                callbacks.append(RunCheckpoint(self.folder, "best", monitor="val/acc"))
+            callbacks.append(RunCheckpoint(self.folder, "last"))
         if settings.logger is not False and not settings.fast_dev_run:
             callbacks.append(LearningRateMonitor("step"))
         return callbacks
@@ -281,7 +279,8 @@ class CLI(LightningCLI):
             _say("\ninterrupted before anything was trained.")
 
     def _say_trained(self, model: ImageClassifier, data: ImageDataModule, seconds: float) -> None:
-        throughput = next(c for c in self.trainer.callbacks if isinstance(c, Throughput))
+        callbacks: list[Callback] = self.trainer.callbacks  # type: ignore[attr-defined]
+        throughput = next(c for c in callbacks if isinstance(c, Throughput))
         rate = throughput.pictures / max(throughput.seconds, 1e-9)
         _say(
             f"\ntrained {model.hparams['arch']} on {data.description}: "
@@ -291,7 +290,7 @@ class CLI(LightningCLI):
         best, last = self.folder / "best.ckpt", self.folder / "last.ckpt"
         if best.exists():
             epoch = read_checkpoint(best)["epoch"] + 1
-            kept = next(c for c in self.trainer.checkpoint_callbacks if isinstance(c, ModelCheckpoint) and c.monitor)
+            kept = next(c for c in callbacks if isinstance(c, RunCheckpoint) and c.monitor)
             _say(f"best: epoch {epoch}, val/acc {kept.best_model_score:.2%} of {len(data.sets['val']):,} pictures")
         elif last.exists():
             _say("no best.ckpt: validation is off (data.val_size 0), so no epoch can be told to be the best")
@@ -319,7 +318,8 @@ class CLI(LightningCLI):
         _check_shapes(model, data)
         run = self.trainer.test if split == "test" else self.trainer.validate
         run(model, datamodule=data, ckpt_path=ckpt_path, weights_only=True, verbose=False)
-        assert model.confusion is not None
+        if model.confusion is None:
+            raise UsageError(f"no pictures were measured: trainer.limit_{split}_batches is 0.")
         right, total = model.confusion.diagonal().tolist(), model.confusion.sum(1).tolist()
         table = Table("class", "right", "pictures", "accuracy", title=f"{data.description}, {split}")
         for column in table.columns[1:]:
@@ -327,7 +327,7 @@ class CLI(LightningCLI):
         for name, r, n in zip(data.classes, right, total, strict=True):
             table.add_row(name, f"{r:,}", f"{n:,}", f"{r / n:.1%}" if n else "–")
         loss = float(self.trainer.callback_metrics[f"{split}/loss"])
-        if rank_zero_only.rank == 0:
+        if _is_rank_zero():
             Console().print(table)
         _say(
             f"{split}/acc {sum(right) / sum(total):.2%} of {sum(total):,} pictures, {split}/loss {loss:.4f} "
@@ -337,6 +337,7 @@ class CLI(LightningCLI):
     def predict(self, model: ImageClassifier, datamodule: ImageDataModule, ckpt_path: str) -> None:
         """Classifies the user's own pictures."""
         options = self.config[self.verb]
+        assert self.checkpoint is not None
         datamodule.load_state_dict(self.checkpoint["ImageDataModule"])
         if not 1 <= options.top_k <= datamodule.num_classes:
             raise UsageError(f"--top_k is {options.top_k}; it must be from 1 to {datamodule.num_classes}.")
@@ -350,7 +351,7 @@ class CLI(LightningCLI):
         if len(images):
             datamodule.predict_on(torch.from_numpy(images))
             batches = self.trainer.predict(model, datamodule=datamodule, ckpt_path=ckpt_path, weights_only=True)
-            probabilities = iter(torch.cat(batches).numpy())
+            probabilities = iter(torch.cat(cast(list[torch.Tensor], batches)).numpy())
         predictions = [
             Prediction(path, error=errors[path]) if path in errors else Prediction(path, next(probabilities))
             for path in paths
@@ -386,12 +387,6 @@ class CLI(LightningCLI):
         if unreadable:
             _say(f"{len(unreadable):,} of the {len(predictions):,} pictures could not be read")
             self.status = 3 if readable else 2
-
-
-def _checkpoint(folder: Path, name: str, **options: Any) -> ModelCheckpoint:
-    return ModelCheckpoint(
-        folder, filename=name, enable_version_counter=False, auto_insert_metric_name=False, **options
-    )
 
 
 def _check_resume(checkpoint: dict[str, Any], config: Any) -> None:
@@ -436,6 +431,10 @@ def _check_shapes(model: ImageClassifier, data: ImageDataModule) -> None:
         )
 
 
-@rank_zero_only
+def _is_rank_zero() -> bool:
+    return getattr(rank_zero_only, "rank", 0) == 0
+
+
 def _say(text: str) -> None:
-    print(text, flush=True)
+    if _is_rank_zero():
+        print(text, flush=True)

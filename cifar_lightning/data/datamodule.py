@@ -215,6 +215,6 @@ class ImageDataModule(LightningDataModule):
         return self.sets["train"].normalisation()
 
 
-def _identity(batch: Batch) -> Batch:
+def _identity(batch: Any) -> Any:
     """Collates nothing: the set has fetched a whole batch."""
     return batch

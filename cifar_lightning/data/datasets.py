@@ -71,7 +71,7 @@ class ImageSet(Dataset[Batch]):
     def normalisation(self) -> Normalisation:
         """Computes the mean and standard deviation of each channel over the set."""
         total = square = torch.zeros(self.images.shape[-1], dtype=torch.float64)
-        for numbers in self.numbers.split(1000):
+        for numbers in torch.split(self.numbers, 1000):
             pixels = self.images[numbers].flatten(0, 2).to(torch.float64) / 255
             total = total + pixels.sum(0)
             square = square + pixels.square().sum(0)
@@ -285,8 +285,8 @@ class Folder:
         if ignored:
             print(f"{self.root / split}: ignoring what is not a picture: {_first_ten(ignored)}")
         cache = self.root.with_name(f"{self.root.resolve().name}.cache") / f"{split}-{self.image_size}.pt"
-        images, label = _cached(cache, digest.hexdigest(), lambda: (self._decode(split, files), torch.tensor(labels)))
-        return ImageSet.whole(images, label, classes)
+        images, targets = _cached(cache, digest.hexdigest(), lambda: (self._decode(split, files), torch.tensor(labels)))
+        return ImageSet.whole(images, targets, classes)
 
     def _decode(self, split: str, files: Sequence[Path]) -> Tensor:
         images = np.empty((len(files), self.image_size, self.image_size, 3), np.uint8)
