@@ -13,7 +13,9 @@ import torchvision
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint, RichProgressBar
 from lightning.pytorch.loggers import TensorBoardLogger
+from matplotlib.figure import Figure
 from torch import Tensor
+from torch.utils.tensorboard import SummaryWriter
 
 from cifar_lightning import __version__, figures
 from cifar_lightning.classifier import ImageClassifier
@@ -136,14 +138,15 @@ class Report(Callback):
     Args:
         folder: The run's folder.
         checkpoint: The checkpoint that is tested.
+        step: The training step it was written at.
     """
 
-    def __init__(self, folder: Path, checkpoint: Path | None = None) -> None:
-        self.folder, self.checkpoint = folder, checkpoint
+    def __init__(self, folder: Path, checkpoint: Path | None = None, step: int = 0) -> None:
+        self.folder, self.checkpoint, self.step = folder, checkpoint, step
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         for writer in _writers(trainer):
-            curves = {name: ["Multiline", [f"train/{name}", f"val/{name}"]] for name in ("loss", "acc")}
+            curves = {name: ["Multiline", [f"^train/{name}$", f"^val/{name}$"]] for name in ("loss", "acc")}
             writer.add_custom_scalars({"training and validation": curves})
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -153,16 +156,26 @@ class Report(Callback):
         metrics = {}
         if "val" in data.sets and model.confusion is not None:
             metrics = {"val/acc": float(trainer.callback_metrics["val/acc"])}
-            self._draw(trainer, model, data, "val", f"after epoch {trainer.current_epoch}")
+            drawn = self._draw(trainer, model, data, "val", f"after epoch {trainer.current_epoch}")
+            for writer in _writers(trainer):
+                _add_images(writer, drawn, trainer.global_step)
+        settings = {**model.hparams, **data.hparams}
         for logger in trainer.loggers:
-            settings = {"seed": data.hparams["seed"], **model.hparams, **data.hparams}
-            logger.log_hyperparams(settings, *([metrics] if isinstance(logger, TensorBoardLogger) else []))
+            if isinstance(logger, TensorBoardLogger):
+                logger.log_hyperparams(settings, metrics, trainer.global_step)
+            else:
+                logger.log_hyperparams(settings)
 
     def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         model, data = _ours(trainer, pl_module)
         if not trainer.is_global_zero or _is_trial(trainer) or model.confusion is None:
             return
-        self._draw(trainer, model, data, "test", str(self.checkpoint or ""))
+        drawn = self._draw(trainer, model, data, "test", str(self.checkpoint or ""))
+        # not the Trainer's logger, which would put the results of a test at step 0 of the curves
+        with SummaryWriter(str(self.folder)) as writer:
+            _add_images(writer, drawn, self.step)
+            for name in ("test/loss", "test/acc"):
+                writer.add_scalar(name, trainer.callback_metrics[name], self.step)
         result = self.result(trainer, model, data)
         (self.folder / "test.json").write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
 
@@ -193,7 +206,9 @@ class Report(Callback):
             },
         }
 
-    def _draw(self, trainer: Trainer, model: ImageClassifier, data: ImageDataModule, split: str, when: str) -> None:
+    def _draw(
+        self, trainer: Trainer, model: ImageClassifier, data: ImageDataModule, split: str, when: str
+    ) -> dict[str, Figure]:
         assert model.confusion is not None
         held = data.sets[split]
         # the same pictures each time, so that runs can be compared, and in no order that could flatter
@@ -202,20 +217,19 @@ class Report(Callback):
         accuracy = float(trainer.callback_metrics[f"{split}/acc"])
         title = f"{data.description}, {split}: {accuracy:.2%} of {len(held):,} pictures right"
         drawn = {
-            "predictions": figures.prediction_grid(
+            f"{split}/predictions": figures.prediction_grid(
                 images.permute(0, 2, 3, 1).cpu().numpy(),
                 _probabilities(trainer, model, data, images),
                 data.classes,
                 labels.cpu().numpy(),
                 title=f"{title}\n{when}: {len(images)} of them, drawn at random",
             ),
-            "confusion": figures.confusion_matrix(model.confusion.cpu().numpy(), data.classes, title),
+            f"{split}/confusion": figures.confusion_matrix(model.confusion.cpu().numpy(), data.classes, title),
         }
         (self.folder / "figures").mkdir(parents=True, exist_ok=True)
         for name, figure in drawn.items():
-            figure.savefig(self.folder / "figures" / f"{split}_{name}.png")
-            for writer in _writers(trainer):
-                writer.add_image(f"{split}/{name}", figures.to_pixels(figure), trainer.global_step, dataformats="HWC")
+            figure.savefig(self.folder / "figures" / f"{name.replace('/', '_')}.png")
+        return drawn
 
 
 def _ours(trainer: Trainer, pl_module: LightningModule) -> tuple[ImageClassifier, ImageDataModule]:
@@ -231,6 +245,11 @@ def _is_trial(trainer: Trainer) -> bool:
 
 def _writers(trainer: Trainer) -> list[Any]:
     return [logger.experiment for logger in trainer.loggers if isinstance(logger, TensorBoardLogger)]
+
+
+def _add_images(writer: SummaryWriter, drawn: Mapping[str, Figure], step: int) -> None:
+    for name, figure in drawn.items():
+        writer.add_image(name, figures.to_pixels(figure), step, dataformats="HWC")
 
 
 def _probabilities(trainer: Trainer, model: ImageClassifier, data: ImageDataModule, images: Tensor) -> Any:

@@ -51,7 +51,8 @@ def test_tensorboard_holds_curves_images_and_hyperparameters(trained: Path) -> N
     assert stages | {"train/loss_step", "lr-Adam/pg1", "throughput/pictures_per_second"} <= scalars
     assert {"val/predictions", "val/confusion"} <= set(log.Tags()["images"])
     assert {"_hparams_/experiment", "_hparams_/session_start_info"} <= set(log.summary_metadata)
-    assert len(log.Scalars("val/acc")) >= 2
+    steps = [entry.step for entry in log.Scalars("val/acc")]
+    assert steps == sorted(steps)
     assert len(log.Scalars("train/loss_step")) == 8
     assert "hp_metric" not in scalars
 
@@ -65,7 +66,10 @@ def test_the_checkpoint_is_complete(run: Path, capsys: pytest.CaptureFixture[str
     result = json.loads((run / "test.json").read_text())
     assert result["pictures"] == 2000
     assert (run / "figures" / "test_predictions.png").stat().st_size > 10_000
-    assert "test/predictions" in events(run).Tags()["images"]
+    log = events(run)
+    assert "test/predictions" in log.Tags()["images"]
+    step = torch.load(run / "best.ckpt", weights_only=True)["global_step"]
+    assert [entry.step for entry in log.Scalars("test/acc")] == [step]
 
 
 def test_results_against_a_plain_loop(run: Path) -> None:

@@ -203,9 +203,10 @@ class CLI(LightningCLI):
             callbacks = self._fit_callbacks(settings, chosen)
         else:
             chosen |= {"enable_checkpointing": False}
-            callbacks = [Report(self.folder, Path(self.ckpt_path or ""))] if self.verb == "test" else []
+            step = (self.checkpoint or {}).get("global_step", 0)
+            callbacks = [Report(self.folder, Path(self.ckpt_path or ""), step)] if self.verb == "test" else []
         if settings.logger in (None, True):
-            chosen["logger"] = self._logger() if self.verb in ("fit", "test") else False
+            chosen["logger"] = self._logger() if self.verb == "fit" else False
         try:
             trainer = super().instantiate_trainer(**chosen, callbacks=[*(settings.callbacks or []), *callbacks])
         except (MisconfigurationException, ImportError, RuntimeError, TypeError, ValueError) as error:
