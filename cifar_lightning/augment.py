@@ -5,8 +5,12 @@ on the seed, the epoch and the picture's number alone, so a run resumes exactly 
 do what one does.
 """
 
+from typing import TypeVar
+
 import torch
 from torch import Tensor
+
+Integers = TypeVar("Integers", int, Tensor)
 
 _MASK = 0xFFFFFFFF
 _STREAMS = {"mirror": 1, "shift_x": 2, "shift_y": 3}
@@ -29,11 +33,11 @@ def random_integers(indices: Tensor, high: int, seed: int, epoch: int, stream: s
     """
     key = 0
     for part in (seed, epoch, _STREAMS[stream]):
-        key = int(_mix(torch.tensor((key + part + 0x9E3779B9) & _MASK)))
+        key = _mix((key + part + 0x9E3779B9) & _MASK)
     return (_mix(_mix(indices & _MASK) ^ key) * high) >> 32
 
 
-def _mix(x: Tensor) -> Tensor:
+def _mix(x: Integers) -> Integers:
     """Maps 32-bit integers held in int64 one to one onto well mixed ones."""
     x = ((x ^ (x >> 16)) * 0x7FEB352D) & _MASK
     x = ((x ^ (x >> 15)) * 0x846CA68B) & _MASK

@@ -139,10 +139,14 @@ class Report(Callback):
         folder: The run's folder.
         checkpoint: The checkpoint that is tested.
         step: The training step it was written at.
+
+    Attributes:
+        error: Why the results of a test could not be written.
     """
 
     def __init__(self, folder: Path, checkpoint: Path | None = None, step: int = 0) -> None:
         self.folder, self.checkpoint, self.step = folder, checkpoint, step
+        self.error: OSError | None = None
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         for writer in _writers(trainer):
@@ -170,14 +174,20 @@ class Report(Callback):
         model, data = _ours(trainer, pl_module)
         if not trainer.is_global_zero or _is_trial(trainer) or model.confusion is None:
             return
+        try:
+            self._write_test(trainer, model, data)
+        except OSError as error:  # the result can still be printed
+            self.error = error
+
+    def _write_test(self, trainer: Trainer, model: ImageClassifier, data: ImageDataModule) -> None:
+        result = self.result(trainer, model, data)
+        (self.folder / "test.json").write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
         drawn = self._draw(trainer, model, data, "test", str(self.checkpoint or ""))
         # not the Trainer's logger, which would put the results of a test at step 0 of the curves
         with SummaryWriter(str(self.folder)) as writer:
             _add_images(writer, drawn, self.step)
             for name in ("test/loss", "test/acc"):
                 writer.add_scalar(name, trainer.callback_metrics[name], self.step)
-        result = self.result(trainer, model, data)
-        (self.folder / "test.json").write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
 
     def result(self, trainer: Trainer, model: ImageClassifier, data: ImageDataModule) -> dict[str, Any]:
         """Returns what ``test.json`` holds: the same to the last bit for the same weights on the same machine."""

@@ -1,5 +1,6 @@
 """The LightningModule: a network, its loss, its metrics and how it is optimised."""
 
+import math
 from typing import Any, Literal
 
 import torch
@@ -146,17 +147,25 @@ class ImageClassifier(LightningModule):
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
         options = self.hparams
+        steps = self.trainer.estimated_stepping_batches
+        if math.isinf(steps) and options["schedule"] != "constant":
+            raise UsageError(
+                f"model.schedule {options['schedule']} needs a training of known length: set trainer.max_epochs or "
+                "trainer.max_steps, or --model.schedule constant."
+            )
         optimizer = build_optimizer(
             self.net,
             options["optimizer"],
             lr=options["lr"],
             weight_decay=options["weight_decay"],
             momentum=options["momentum"],
+            # Lightning clips no gradients that a fused optimiser may have to unscale
+            fused=self.trainer.gradient_clip_val is None,
         )
         schedule = build_schedule(
             optimizer,
             options["schedule"],
-            total_steps=int(self.trainer.estimated_stepping_batches),
-            warmup=options["warmup"],
+            total_steps=1 if math.isinf(steps) else int(steps),
+            warmup=0.0 if math.isinf(steps) else options["warmup"],
         )
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}

@@ -49,8 +49,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 0
     try:
         module = _check_verb(args[0])
-        if not {"-h", "--help"} & set(args):
-            args = _check_files(args)
+        args = [args[0], "--help"] if {"-h", "--help"} & set(args) else _check_files(args)
         return int(import_module(f"cifar_lightning.commands.{module}").main(args))
     except (UsageError, PermissionError, FileExistsError, IsADirectoryError, NotADirectoryError) as error:
         print(f"cifar-lightning: {error}", file=sys.stderr)
@@ -136,10 +135,13 @@ def find_checkpoint(value: str) -> Path:
     if path.is_dir():
         raise UsageError(f"the checkpoint {value} is a folder; name the file, such as {path / 'best.ckpt'}.")
     if value in ("best.ckpt", "last.ckpt"):
-        runs = sorted(Path("runs").glob(f"*/version_*/{value}"), key=lambda p: p.stat().st_mtime)
-        if runs:
-            print(f"checkpoint: {runs[-1]}")
-            return runs[-1]
+        written = sorted(Path("runs").glob("*/version_*/*.ckpt"), key=lambda p: p.stat().st_mtime)
+        if written:
+            path = written[-1].with_name(value)
+            if not path.is_file():
+                raise UsageError(f"the newest run, {path.parent}, has no {value}; it has {written[-1].name}.")
+            print(f"checkpoint: {path}")
+            return path
         raise UsageError(
             f"there is no {value} in {Path.cwd()}, and no run under {Path('runs').absolute()} has one. "
             "Train one with: cifar-lightning fit --config configs/demo.yaml"

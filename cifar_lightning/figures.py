@@ -37,7 +37,7 @@ def prediction_grid(
     columns = max(1, min(8, len(images)))
     rows = max(1, -(-len(images) // columns))
     figure = Figure(figsize=(max(1.5 * columns, 4.5), 2.0 * rows + 0.5), dpi=120, layout="constrained")
-    figure.suptitle(title, fontsize=11)
+    figure.suptitle(title, fontsize=11, parse_math=False)
     axes = figure.subplots(rows, columns, squeeze=False)
     for axis in axes.flat:
         axis.set_axis_off()
@@ -52,9 +52,9 @@ def prediction_grid(
         axis.set(xticks=[], yticks=[])
         axis.imshow(image, interpolation="nearest")
         axis.spines[:].set(color=colour, linewidth=width)
-        axis.set_xlabel(text, fontsize=9, color=colour)
+        axis.set_xlabel(text, fontsize=9, color=colour, parse_math=False)
         if captions is not None:
-            axis.set_title(_shorten(captions[number]), fontsize=8)
+            axis.set_title(_shorten(captions[number]), fontsize=8, parse_math=False)
     return figure
 
 
@@ -85,10 +85,11 @@ def confusion_matrix(counts: NDArray[np.integer], classes: Sequence[str], title:
         rotation=90 if not written else 45,
         ha="right" if written else "center",
         fontsize=size,
+        parse_math=False,
     )
-    axis.set_yticks(range(len(classes)), classes, fontsize=size)
+    axis.set_yticks(range(len(classes)), classes, fontsize=size, parse_math=False)
     axis.set(xlabel="predicted", ylabel="true")
-    axis.set_title(title, fontsize=11)
+    axis.set_title(title, fontsize=11, parse_math=False)
     if written:
         for (row, column), count in np.ndenumerate(counts):
             colour = "white" if shares[row, column] > 0.5 else "black"

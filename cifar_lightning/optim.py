@@ -10,7 +10,9 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR, LRScheduler
 
 
-def build_optimizer(model: nn.Module, name: str, *, lr: float, weight_decay: float, momentum: float) -> Optimizer:
+def build_optimizer(
+    model: nn.Module, name: str, *, lr: float, weight_decay: float, momentum: float, fused: bool = True
+) -> Optimizer:
     """Builds an optimiser whose weight decay spares biases and the scales of normalisation layers.
 
     Args:
@@ -19,6 +21,7 @@ def build_optimizer(model: nn.Module, name: str, *, lr: float, weight_decay: flo
         lr: Peak learning rate, > 0.
         weight_decay: Decay of the weights, >= 0: decoupled for adamw, part of the gradient for the others.
         momentum: Momentum of sgd, in [0, 1); ignored by the others.
+        fused: Whether one kernel does a whole step.
 
     Raises:
         KeyError: If the name is unknown.
@@ -29,9 +32,9 @@ def build_optimizer(model: nn.Module, name: str, *, lr: float, weight_decay: flo
         {"params": [p for p in parameters if p.ndim <= 1], "weight_decay": 0.0},
     ]
     builders: dict[str, Callable[[Iterable[dict[str, Any]]], Optimizer]] = {
-        "adam": lambda params: torch.optim.Adam(params, lr=lr, fused=True),
-        "adamw": lambda params: torch.optim.AdamW(params, lr=lr, fused=True),
-        "sgd": lambda params: torch.optim.SGD(params, lr=lr, momentum=momentum, nesterov=momentum > 0, fused=True),
+        "adam": lambda params: torch.optim.Adam(params, lr=lr, fused=fused),
+        "adamw": lambda params: torch.optim.AdamW(params, lr=lr, fused=fused),
+        "sgd": lambda params: torch.optim.SGD(params, lr=lr, momentum=momentum, nesterov=momentum > 0, fused=fused),
     }
     return builders[name]([group for group in groups if group["params"]])
 

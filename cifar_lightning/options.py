@@ -28,11 +28,15 @@ class Parser(LightningArgumentParser):
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
         """Raises what is wrong as a UsageError."""
-        if unknown := re.search(r"unrecognized arguments: --([\w.]+)|does not accept option '([\w.]+)'", message):
+        if unknown := re.search(r"unrecognized arguments: --([\w.-]+)|does not accept option '([\w.-]+)'", message):
             name = unknown[1] or unknown[2]
             parsers = [self, *(self._subcommands_action._name_parser_map.values() if self._subcommands_action else [])]
             known = {option[2:] for p in parsers for option in p._option_string_actions if "." in option}
-            raise UsageError(f"there is no option {name}.{did_you_mean(name, sorted(known))}") from ex
+            short = {option.split(".")[-1]: option for option in sorted(known)}
+            hint = did_you_mean(name, sorted(known))
+            if not hint and (near := did_you_mean(name.replace("-", "_"), short)):
+                hint = re.sub(r"\b(" + "|".join(short) + r")\b", lambda m: short[m[0]], near)
+            raise UsageError(f"there is no option {name}.{hint}") from ex
         if wrong := re.search(r'key "([\w.]+)":', message):
             value = re.search(r"(?:Got|Given) value: (.*)", message)
             wanted = [
@@ -41,13 +45,15 @@ class Parser(LightningArgumentParser):
             if value and wanted:
                 choices = " or ".join(dict.fromkeys(filter(None, wanted)))
                 raise UsageError(f"{wrong[1]} is {value[1]}; it must be {choices}.") from ex
+        if "predict.pictures" in message:
+            message = "name at least one picture or folder: cifar-lightning predict --ckpt_path best.ckpt cat.jpg"
         raise UsageError(message.strip()) from ex
 
 
 def _plain_type(hint: str) -> str:
     """Turns a type as Python writes it into words."""
     if literal := re.fullmatch(r"typing\.Literal\[(.*)\]", hint):
-        return literal[1].replace("'", "")
+        return "one of " + literal[1].replace("'", "")
     names = {"float": "a number", "int": "a whole number", "bool": "true or false", "str": "a text", "NoneType": ""}
     plain = re.fullmatch(r"<class '(\w+)'>", hint)
     return names.get(plain[1], plain[1]) if plain else hint
@@ -89,6 +95,8 @@ def check_config(path: Path) -> None:
             f"the config {path} is {'empty' if content is None else 'no mapping'}; it must hold options by name, "
             "such as model: {lr: 0.001}."
         )
+    if content.get("ckpt_path"):
+        raise UsageError(f"the config {path} holds ckpt_path; name it on the command line: --ckpt_path FILE.")
 
 
 def checkpoint_settings(checkpoint: dict[str, Any], *, resume: bool) -> dict[str, Any]:
@@ -104,8 +112,15 @@ def checkpoint_settings(checkpoint: dict[str, Any], *, resume: bool) -> dict[str
     )
     settings = {"seed_everything": data.pop("seed", 0), "model": model, "data": data}
     if resume:
-        settings["trainer"] = {k: v for k, v in checkpoint.get("trainer_settings", {}).items() if k in RESUMED}
+        kept = checkpoint.get("trainer_settings", {})
+        # a dict could name a class, which would be imported
+        settings["trainer"] = {k: v for k, v in kept.items() if k in RESUMED and is_plain(v)}
     return settings
+
+
+def is_plain(value: object) -> bool:
+    """Tells whether a Trainer setting may stand in a checkpoint."""
+    return value is None or isinstance(value, str | int | float)
 
 
 def check_devices(accelerator: str | Any, devices: int | str | list[int]) -> None:

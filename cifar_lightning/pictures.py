@@ -77,7 +77,7 @@ def find_pictures(names: Iterable[str]) -> list[Path]:
     for name in names:
         path = Path(name)
         if path.is_dir():
-            inside = sorted(p for p in path.rglob("*") if is_picture(p))
+            inside = sorted(p for p in path.rglob("*") if is_picture(p) and p.is_file())
             if not inside:
                 raise UsageError(f"the folder {name} holds no pictures ({', '.join(sorted(SUFFIXES))}).")
             found += inside

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -36,6 +37,11 @@ class Prediction:
             return []
         best = self.probabilities.argsort()[::-1][:count]
         return [(classes[k], float(self.probabilities[k])) for k in best]
+
+
+def printable(path: str | Path) -> str:
+    """Returns a file's name with what is not text in it, as some systems allow, written as ``\\x..``."""
+    return os.fsencode(path).decode(errors="backslashreplace")
 
 
 def read_pictures(paths: Sequence[Path], size: int) -> tuple[NDArray[np.uint8], dict[Path, str]]:
@@ -76,9 +82,11 @@ def write_predictions(predictions: Sequence[Prediction], classes: Sequence[str],
             }
             for p in predictions
         ]
-        output.write_text(json.dumps(rows, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+        output.write_text(
+            json.dumps(rows, indent=2, ensure_ascii=False) + "\n", encoding="utf-8", errors="surrogateescape"
+        )
         return
-    with output.open("w", newline="", encoding="utf-8") as file:
+    with output.open("w", newline="", encoding="utf-8", errors="surrogateescape") as file:
         writer = csv.writer(file)
         pairs = [(f"class_{n}", f"probability_{n}") for n in range(1, top_k + 1)]
         writer.writerow(["picture", *(column for pair in pairs for column in pair), "error"])
@@ -94,7 +102,7 @@ def write_contact_sheet(predictions: Sequence[Prediction], classes: Sequence[str
         np.stack([decode_picture(path, 128) for path, _ in drawn]),  # people look at more than the network's 32 × 32
         np.stack([probabilities for _, probabilities in drawn]),
         classes,
-        captions=[path.name for path, _ in drawn],
+        captions=[printable(path.name) for path, _ in drawn],
         title=title,
     )
     figure.savefig(output)

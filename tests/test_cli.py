@@ -1,6 +1,7 @@
 """What is answered before anything heavy is imported, and what users' mistakes are answered with."""
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -61,8 +62,12 @@ def test_help_lists_every_verb(capsys: pytest.CaptureFixture[str]) -> None:
         (["fit", "--ckpt_path=s3://bucket/best.ckpt"], "is a URL"),
         (["fit", "--model.lrr", "1"], "there is no option model.lrr. Did you mean model.lr?"),
         (["fit", "--trainer.max_epoch", "1"], "Did you mean trainer.max_epochs"),
+        (["fit", "--max_epochs", "3"], "Did you mean trainer.max_epochs"),
+        (["fit", "--batch-size", "3"], "Did you mean data.batch_size"),
+        (["fit", "--config", "ckpt.yaml"], "name it on the command line"),
+        (["fit", "--model.arch=torchvision:vit_b_16", "--data.dataset=synthetic"], "can't take pictures of 32 × 32"),
         (["fit", "--model.lr", "abc"], "model.lr is abc; it must be a number."),
-        (["fit", "--model.optimizer", "adan"], "it must be adam, adamw, sgd."),
+        (["fit", "--model.optimizer", "adan"], "it must be one of adam, adamw, sgd."),
         (["fit", "--trainer.max_epochs", "ten"], "it must be a whole number."),
         (["fit", "--model.lr=-1"], "it must be above 0"),
         (["fit", "--model.label_smoothing=1"], "below 1"),
@@ -89,6 +94,7 @@ def test_a_mistake_gets_one_message(
     (here / "empty.yaml").touch()
     (here / "list.yaml").write_text("- 1")
     (here / "key.yaml").write_text("model: {lrr: 1}")
+    (here / "ckpt.yaml").write_text("ckpt_path: http://x.org/best.ckpt")
     (here / "runs").mkdir()
     assert main(words) == 2
     captured = capsys.readouterr()
@@ -119,6 +125,35 @@ def test_a_checkpoint_names_no_code(here: Path, trained: Path, capsys: pytest.Ca
     assert main(["test", "--ckpt_path", "bad.ckpt"]) == 2
     assert "--model.arch payload:Net" in capsys.readouterr().err
     assert not (here / "executed").exists()
+
+
+def test_a_checkpoint_s_trainer_settings_name_no_code(
+    here: Path, trained: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (here / "payload2.py").write_text("open('executed', 'w')\nclass Strategy: pass\n")
+    monkeypatch.syspath_prepend(str(here))
+    checkpoint = torch.load(trained / "last.ckpt", weights_only=True)
+    checkpoint["trainer_settings"] = {"strategy": {"class_path": "payload2.Strategy"}, "max_epochs": 1}
+    torch.save(checkpoint, here / "bad.ckpt")
+    assert main(["fit", "--ckpt_path", "bad.ckpt"]) == 2
+    assert not (here / "executed").exists()
+
+
+@pytest.mark.parametrize("verb", ["fit", "test"])
+def test_help_needs_no_files(verb: str, here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit, match="0"):
+        main([verb, "--config", "nothing.yaml", "--ckpt_path", "nothing.ckpt", "--help"])
+    assert "--model.arch" in capsys.readouterr().out
+
+
+def test_the_newest_run_s_checkpoint(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for number, name in enumerate(["best.ckpt", "last.ckpt"]):
+        path = here / "runs" / "cnn" / f"version_{number}" / name
+        path.parent.mkdir(parents=True)
+        path.touch()
+        os.utime(path, (number, number))
+    assert main(["test", "--ckpt_path", "best.ckpt"]) == 2
+    assert "version_1, has no best.ckpt; it has last.ckpt" in capsys.readouterr().err
 
 
 def test_a_checkpoint_of_other_classes(

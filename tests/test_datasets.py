@@ -171,7 +171,7 @@ def test_folders_that_do_not_fit(picture_folder: Path, tmp_path: Path) -> None:
     (picture_folder / "test" / "purple").rename(picture_folder / "test" / "red")
     (picture_folder / "train" / "yellow").mkdir()
     (picture_folder / "test" / "yellow").mkdir()
-    with pytest.raises(UsageError, match="yellow holds no pictures"):
+    with pytest.raises(UsageError, match="hold no pictures: yellow"):
         folder(picture_folder).prepare(["train"])
 
 

@@ -143,7 +143,7 @@ def test_predict_goes_on_past_unreadable_files(run: Path, pictures: Path, capsys
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        ([], "pictures"),
+        ([], "name at least one picture"),
         (["x.png", "--top_k=11"], "from 1 to 10"),
         (["x.png", "--output=x.txt"], ".csv or .json"),
         (["x.png", "--output=runs/demo/version_0/best.ckpt/p.csv"], "best.ckpt"),
@@ -247,7 +247,59 @@ def test_ones_own_pictures(picture_folder: Path, here: Path, capsys: pytest.Capt
     picture = str(next((picture_folder / "test" / "red").iterdir()))
     shutil.rmtree(picture_folder / "train")
     assert main(["predict", "--ckpt_path=best.ckpt", picture]) == 0
+    assert main(["test", "--ckpt_path=best.ckpt"]) == 0, "the test pictures are enough"
+
+
+def test_two_classes_and_odd_names(picture_folder: Path, here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for split in ("train", "test"):
+        shutil.rmtree(picture_folder / split / "blue")
+        (picture_folder / split / "red").rename(picture_folder / split / "r_$5_$d")
+    words = ["--data.dataset=folder", f"--data.root={picture_folder}", "--data.batch_size=13", "--data.val_size=13"]
+    assert main(["fit", *words, "--trainer.max_epochs=1"]) == 0
+    odd = Path(os.fsdecode(b"caf\xe9 a_$5_$b.png"))
+    shutil.copy(next((picture_folder / "test" / "green").iterdir()), odd)
+    assert main(["predict", "--ckpt_path=best.ckpt", str(odd)]) == 0
+    assert main(["test", "--ckpt_path=best.ckpt"]) == 0
+
+
+def test_predict_writes_over_no_picture(run: Path, pictures: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    before = (pictures / "0.png").read_bytes()
+    assert main(["predict", "--ckpt_path=best.ckpt", str(pictures), f"--output={pictures / '0.csv'}"]) == 2
+    assert "Name another --output" in capsys.readouterr().err
+    assert (pictures / "0.png").read_bytes() == before
+
+
+def test_a_result_that_cannot_be_written_is_printed(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (run / "test.json").mkdir()
     assert main(["test", "--ckpt_path=best.ckpt"]) == 2
+    captured = capsys.readouterr()
+    assert "of 2,000 pictures" in captured.out
+    assert "could not be written" in captured.err
+
+
+def test_clipping_works_with_the_chosen_precision(here: Path, data_root: Path) -> None:
+    words = ["fit", "--data.dataset=synthetic", f"--data.root={data_root}", *FAST, "--trainer.max_epochs=1"]
+    assert main([*words, "--trainer.gradient_clip_val=1.0", "--trainer.precision=bf16-mixed"]) == 0
+
+
+def test_a_training_without_end_needs_a_constant_rate(
+    here: Path, data_root: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["fit", "--data.dataset=synthetic", f"--data.root={data_root}", *FAST, "--trainer.max_epochs=-1"]
+    assert main(words) == 2
+    assert "needs a training of known length" in capsys.readouterr().err
+    assert main([*words, "--model.schedule=constant", "--trainer.max_time=00:00:00:01"]) == 0
+
+
+@pytest.mark.parametrize("option", ["--data.split_seed=7", "--data.val_size=50", "--data.dataset=cifar10"])
+def test_resuming_keeps_the_split(run: Path, option: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["fit", "--ckpt_path=last.ckpt", "--trainer.max_epochs=4", option]) == 2
+    assert "when a run is resumed" in capsys.readouterr().err
+
+
+def test_weights_of_another_network(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["test", "--ckpt_path=best.ckpt", "--model.arch=torchvision:squeezenet1_1"]) == 2
+    assert "weights are not those of the network" in capsys.readouterr().err
 
 
 def test_in_python(data_root: Path, here: Path) -> None:

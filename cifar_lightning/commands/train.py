@@ -2,6 +2,7 @@
 
 import json
 import logging
+import shlex
 import shutil
 import signal
 import time
@@ -27,6 +28,7 @@ from cifar_lightning.callbacks import ProgressBar, Report, RunCheckpoint, Throug
 from cifar_lightning.checkpoint import check_architecture, read_checkpoint
 from cifar_lightning.classifier import ImageClassifier
 from cifar_lightning.data.datamodule import ImageDataModule
+from cifar_lightning.models import is_custom
 from cifar_lightning.options import (
     RESUMED,
     Parser,
@@ -34,10 +36,18 @@ from cifar_lightning.options import (
     check_devices,
     checkpoint_settings,
     choose_precision,
+    is_plain,
     split_options,
 )
 from cifar_lightning.pictures import find_pictures
-from cifar_lightning.predictor import SHEET, Prediction, read_pictures, write_contact_sheet, write_predictions
+from cifar_lightning.predictor import (
+    SHEET,
+    Prediction,
+    printable,
+    read_pictures,
+    write_contact_sheet,
+    write_predictions,
+)
 
 SHOWN = 50
 """The most pictures in a table on the screen."""
@@ -67,6 +77,17 @@ def main(argv: Sequence[str]) -> int:
                 f"the device is out of memory ({str(error).splitlines()[0]}). Use smaller batches, such as "
                 "--data.batch_size 64 --data.eval_batch_size 200, or another device: --trainer.accelerator cpu."
             ) from error
+        except RuntimeError as error:
+            if not str(error).startswith("Error(s) in loading state_dict"):
+                raise
+            raise UsageError(
+                "the checkpoint's weights are not those of the network: was model.arch, model.arch_options or its code "
+                f"changed since? {' '.join(str(error).split())[:300]}"
+            ) from error
+        except SystemExit as error:
+            if error.code != 1:
+                raise
+            raise KeyboardInterrupt from error  # what Lightning makes of Ctrl+C
         finally:
             signal.signal(signal.SIGINT, handler)  # Lightning leaves it ignored after Ctrl+C
 
@@ -92,6 +113,8 @@ class SaveConfig(SaveConfigCallback):
     """Writes ``config.yaml`` of a training to its run folder, which ``fit --config`` takes as it is."""
 
     def __init__(self, parser: LightningArgumentParser, config: Any, folder: Path) -> None:
+        config = config.clone()
+        config.ckpt_path = None  # what was resumed is no setting of the run
         super().__init__(parser, config, save_to_log_dir=False)
         self.folder = folder
 
@@ -116,7 +139,7 @@ class CLI(LightningCLI):
         self.status = 0
         self.verb = argv[0]
         self.config_files, options = split_options(argv[1:], ("-c", "--config"))
-        self.ckpt_path = next(iter(split_options(options, ("--ckpt_path",))[0]), None)
+        self.ckpt_path = next(reversed(split_options(options, ("--ckpt_path",))[0]), None)
         self.checkpoint = read_checkpoint(Path(self.ckpt_path)) if self.ckpt_path else None
         self.folder = Path(self.ckpt_path or ".").parent
         self._claimed: Path | None = None
@@ -124,7 +147,7 @@ class CLI(LightningCLI):
         for config in configs:
             check_config(Path(config))
         if self.ckpt_path and self.checkpoint:
-            trusted = next(iter(split_options(options, ("--model.arch",))[0]), None)
+            trusted = next(reversed(split_options(options, ("--model.arch",))[0]), None)
             check_architecture(Path(self.ckpt_path), self.checkpoint, trusted)
             configs.insert(0, json.dumps(checkpoint_settings(self.checkpoint, resume=self.verb == "fit")))
         try:
@@ -170,7 +193,9 @@ class CLI(LightningCLI):
             parser.add_argument(
                 "--output", type=str, default="predictions.csv", help="The table's file: .csv or .json."
             )
-            parser.add_argument("--top_k", type=int, default=3, help="How many classes to name for each picture.")
+            parser.add_argument(
+                "--top_k", type=int | None, default=None, help="How many classes to name for each picture; 3, or all."
+            )
         return parser
 
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
@@ -203,6 +228,8 @@ class CLI(LightningCLI):
             callbacks = self._fit_callbacks(settings, chosen)
         else:
             chosen |= {"enable_checkpointing": False}
+            if self.verb == "predict":  # each picture once and in order
+                chosen |= {"devices": 1, "num_nodes": 1, "limit_predict_batches": None}
             step = (self.checkpoint or {}).get("global_step", 0)
             callbacks = [Report(self.folder, Path(self.ckpt_path or ""), step)] if self.verb == "test" else []
         if settings.logger in (None, True):
@@ -248,7 +275,7 @@ class CLI(LightningCLI):
             callbacks.append(ProgressBar())
         if settings.enable_checkpointing is not False:
             kept = {name: settings[name] for name in RESUMED} | chosen
-            callbacks.append(TrainerSettings({k: v for k, v in kept.items() if isinstance(v, str | int | float)}))
+            callbacks.append(TrainerSettings({k: v for k, v in kept.items() if is_plain(v)}))
             if self._get(self.config_init, "data").hparams["val_size"]:
                 callbacks.append(RunCheckpoint(self.folder, "best", monitor="val/acc"))
             callbacks.append(RunCheckpoint(self.folder, "last"))
@@ -275,7 +302,7 @@ class CLI(LightningCLI):
         self.status = 130
         last = self.folder / "last.ckpt"
         if last.exists():
-            _say(f"\ninterrupted. To go on from here:\n  cifar-lightning fit --ckpt_path {last}")
+            _say(f"\ninterrupted. To go on from here:\n  {self._next('fit', last)}")
         else:
             _say("\ninterrupted before anything was trained.")
 
@@ -291,18 +318,24 @@ class CLI(LightningCLI):
         best, last = self.folder / "best.ckpt", self.folder / "last.ckpt"
         if best.exists():
             epoch = read_checkpoint(best)["epoch"] + 1
-            kept = next(c for c in callbacks if isinstance(c, RunCheckpoint) and c.monitor)
-            _say(f"best: epoch {epoch}, val/acc {kept.best_model_score:.2%} of {len(data.sets['val']):,} pictures")
+            kept = next((c for c in callbacks if isinstance(c, RunCheckpoint) and c.monitor), None)
+            if kept and kept.best_model_score is not None:
+                _say(f"best: epoch {epoch}, val/acc {kept.best_model_score:.2%} of {len(data.sets['val']):,} pictures")
         elif last.exists():
             _say("no best.ckpt: validation is off (data.val_size 0), so no epoch can be told to be the best")
         if last.exists():
             path = best if best.exists() else last
             _say(
                 f"run:  {self.folder}\nnext:\n"
-                f"  cifar-lightning test --ckpt_path {path}\n"
-                f"  cifar-lightning predict --ckpt_path {path} YOUR_PICTURES\n"
-                f"  tensorboard --logdir {self.folder.parent.parent}"
+                f"  {self._next('test', path)}\n"
+                f"  {self._next('predict', path)} YOUR_PICTURES\n"
+                f"  tensorboard --logdir {shlex.quote(str(self.folder.parent.parent))}"
             )
+
+    def _next(self, verb: str, path: Path) -> str:
+        arch = self.model.hparams["arch"]
+        trust = ["--model.arch", arch] if is_custom(arch) else []
+        return shlex.join(["cifar-lightning", verb, "--ckpt_path", str(path), *trust])
 
     def validate(self, model: ImageClassifier, datamodule: ImageDataModule, ckpt_path: str) -> None:
         """Measures the validation pictures and prints the result."""
@@ -313,6 +346,9 @@ class CLI(LightningCLI):
     def test(self, model: ImageClassifier, datamodule: ImageDataModule, ckpt_path: str) -> None:
         """Measures the test pictures, prints the result, and says where the figures are."""
         self._evaluate("test", model, datamodule, ckpt_path)
+        callbacks: list[Callback] = self.trainer.callbacks  # type: ignore[attr-defined]
+        if error := next((c.error for c in callbacks if isinstance(c, Report)), None):
+            raise UsageError(f"the result above could not be written to {self.folder}: {error}")
         _say(f"written: {self.folder / 'test.json'}, {self.folder / 'figures'}/test_*.png")
 
     def _evaluate(self, split: str, model: ImageClassifier, data: ImageDataModule, ckpt_path: str) -> None:
@@ -340,13 +376,17 @@ class CLI(LightningCLI):
         options = self.config[self.verb]
         assert self.checkpoint is not None
         datamodule.load_state_dict(self.checkpoint["ImageDataModule"])
-        if not 1 <= options.top_k <= datamodule.num_classes:
-            raise UsageError(f"--top_k is {options.top_k}; it must be from 1 to {datamodule.num_classes}.")
+        top_k = min(3, datamodule.num_classes) if options.top_k is None else options.top_k
+        if not 1 <= top_k <= datamodule.num_classes:
+            raise UsageError(f"--top_k is {top_k}; it must be from 1 to {datamodule.num_classes}.")
         output = Path(options.output)
         if output.suffix not in (".csv", ".json"):
             raise UsageError(f"--output is {output}; its name must end in .csv or .json.")
         _check_shapes(model, datamodule)
         paths = find_pictures(options.pictures)
+        for written in (output, output.with_suffix(".png")):
+            if written.resolve() in {path.resolve() for path in paths}:
+                raise UsageError(f"{written} would be written over, but is one of the pictures. Name another --output.")
         images, errors = read_pictures(paths, datamodule.hparams["image_size"])
         probabilities = iter(())
         if len(images):
@@ -357,14 +397,14 @@ class CLI(LightningCLI):
             Prediction(path, error=errors[path]) if path in errors else Prediction(path, next(probabilities))
             for path in paths
         ]
-        self._say_predictions(predictions, datamodule.classes, options.top_k, output)
+        self._say_predictions(predictions, datamodule.classes, top_k, output)
 
     def _say_predictions(
         self, predictions: Sequence[Prediction], classes: Sequence[str], top_k: int, output: Path
     ) -> None:
-        names = [p.picture.name for p in predictions]
+        names = [printable(p.picture.name) for p in predictions]
         if len(set(names)) < len(names):
-            names = [str(p.picture) for p in predictions]
+            names = [printable(p.picture) for p in predictions]
         table = Table("picture", *(f"{n}." for n in range(1, top_k + 1)))
         table.columns[0].overflow = "fold"
         for name, p in list(zip(names, predictions, strict=True))[:SHOWN]:
@@ -375,7 +415,7 @@ class CLI(LightningCLI):
             _say(f"… and {len(predictions) - SHOWN:,} more in {output}")
         unreadable = [p for p in predictions if p.probabilities is None]
         for p in unreadable[:SHOWN]:
-            _say(f"unreadable: {p.picture}: {p.error}")
+            _say(f"unreadable: {printable(p.picture)}: {p.error}")
         write_predictions(predictions, classes, top_k, output)
         written = [str(output)]
         readable = len(predictions) - len(unreadable)
@@ -399,6 +439,14 @@ def _check_resume(checkpoint: dict[str, Any], config: Any) -> None:
                 f"model.{name} can't change from {before.get(name)} to {config.model[name]} when a run is resumed. "
                 "Leave out --ckpt_path to begin a new run."
             )
+    data = checkpoint["datamodule_hyper_parameters"]
+    for name in ("dataset", "val_size", "split_seed"):
+        if config.data[name] != data.get(name):
+            raise UsageError(
+                f"data.{name} can't change from {data.get(name)} to {config.data[name]} when a run is resumed: "
+                "pictures it was trained on would be among the validation pictures. Leave out --ckpt_path to begin "
+                "a new run."
+            )
     for name in ("lr", "weight_decay", "momentum"):
         if config.model[name] != before.get(name):
             _say(
@@ -406,7 +454,7 @@ def _check_resume(checkpoint: dict[str, Any], config: Any) -> None:
                 f"with {before.get(name)}"
             )
     done = checkpoint["loops"]["fit_loop"]["epoch_progress"]["current"]["processed"]
-    if (config.trainer.max_epochs or 0) <= done and config.trainer.max_epochs != -1:
+    if config.trainer.max_epochs is not None and -1 < config.trainer.max_epochs <= done:
         raise UsageError(
             f"this run has already been trained for its {done} epochs. To go on, name a larger number: "
             f"--trainer.max_epochs {2 * done}"
@@ -421,9 +469,9 @@ def _check_shapes(model: ImageClassifier, data: ImageDataModule) -> None:
     try:
         with torch.no_grad():
             logits = model.eval()(torch.zeros(1, 3, size, size))
-    except RuntimeError as error:
+    except Exception as error:  # networks raise whatever they like
         raise UsageError(
-            f"{arch} can't take pictures of {size} × {size} (data.image_size): {str(error).splitlines()[0]}"
+            f"{arch} can't take pictures of {size} × {size} (data.image_size): {str(error).split(chr(10))[0]}"
         ) from error
     model.train(training)
     if logits.shape != (1, classes):

@@ -181,7 +181,11 @@ class ImageDataModule(LightningDataModule):
         return (self.trainer.world_size, self.trainer.global_rank) if self.trainer else (1, 0)
 
     def _loader(self, held: ImageSet, batch_size: int, sampler: DistributedSampler[Batch]) -> DataLoader[Batch]:
-        return DataLoader(held, batch_size=batch_size, sampler=sampler, collate_fn=_identity)
+        # batch normalisation can't be trained on a last batch of one picture
+        single = held is self.sets.get("train") and batch_size > 1 and len(sampler) % batch_size == 1
+        return DataLoader(
+            held, batch_size=batch_size, sampler=sampler, collate_fn=_identity, drop_last=single and len(sampler) > 1
+        )
 
     def on_after_batch_transfer(self, batch: Batch, dataloader_idx: int) -> Batch:
         """Augments training pictures and normalises all, on the device.

@@ -198,21 +198,18 @@ class Cifar:
             ) from error
 
     def _unpacked(self) -> bool:
-        try:
-            self._open("test")  # torchvision checks the checksums of all files, whichever split is asked for
-        except RuntimeError:
-            return False
-        return True
+        from torchvision.datasets.utils import check_integrity
 
-    def _open(self, split: str) -> Any:
+        cifar = self._torchvision
+        files = [*cifar.train_list, *cifar.test_list, (cifar.meta["filename"], cifar.meta["md5"])]
+        return all(check_integrity(self.root / cifar.base_folder / name, md5) for name, md5 in files)
+
+    def load(self, split: str) -> ImageSet:
         with (
             warnings.catch_warnings()
         ):  # the official pickles are from Python 2: https://github.com/pytorch/vision/issues/9317
             warnings.simplefilter("ignore")
-            return self._torchvision(self.root, train=split == "train")
-
-    def load(self, split: str) -> ImageSet:
-        pictures = self._open(split)
+            pictures = self._torchvision(self.root, train=split == "train")
         images = torch.from_numpy(pictures.data).contiguous()
         return ImageSet.whole(images, torch.tensor(pictures.targets), pictures.classes)
 
@@ -252,7 +249,7 @@ class Folder:
         return names
 
     def prepare(self, splits: Sequence[str]) -> None:
-        classes = self._classes("train")
+        classes = self._classes("train" if self.has("train") or "train" in splits else "test")
         for split in ("val", "test"):
             if self.has(split) and (differing := set(self._classes(split)) ^ set(classes)):
                 raise UsageError(
@@ -270,21 +267,25 @@ class Folder:
         files: list[Path] = []
         labels: list[int] = []
         ignored: list[str] = []
+        empty: list[str] = []
         digest = hashlib.sha256(f"{self.image_size} {classes}".encode())
         for label, name in enumerate(classes):
             entries = sorted(os.scandir(self.root / split / name), key=lambda entry: entry.name)
             pictures = [entry for entry in entries if is_picture(Path(entry.name)) and entry.is_file()]
             if not pictures:
-                raise UsageError(f"the class folder {self.root / split / name} holds no pictures.")
+                empty.append(name)
             ignored += [f"{name}/{e.name}" for e in entries if e not in pictures and not e.name.startswith(".")]
             for entry in pictures:
                 stat = entry.stat()
                 digest.update(f"{name}/{entry.name} {stat.st_size} {stat.st_mtime_ns}\n".encode())
                 files.append(Path(entry.path))
                 labels.append(label)
+        if empty:
+            raise UsageError(f"these class folders in {self.root / split} hold no pictures: {_first_ten(empty)}.")
         if ignored:
             print(f"{self.root / split}: ignoring what is not a picture: {_first_ten(ignored)}")
-        cache = self.root.with_name(f"{self.root.resolve().name}.cache") / f"{split}-{self.image_size}.pt"
+        root = self.root.resolve()
+        cache = root.with_name(f"{root.name}.cache") / f"{split}-{self.image_size}.pt"
         images, targets = _cached(cache, digest.hexdigest(), lambda: (self._decode(split, files), torch.tensor(labels)))
         return ImageSet.whole(images, targets, classes)
 

@@ -53,6 +53,7 @@ def fetch(url: str, path: Path, md5: str) -> None:
     """
     part = path.with_name(path.name + ".part")
     path.parent.mkdir(parents=True, exist_ok=True)
+    begun = part.exists()
     try:
         if url.startswith(("http://", "https://")):
             _download(url, part)
@@ -66,6 +67,8 @@ def fetch(url: str, path: Path, md5: str) -> None:
         raise DownloadError(f"{error or type(error).__name__}") from error
     if not matches(part, md5):
         part.unlink()
+        if begun and url.startswith("http"):  # what was there already may be what is wrong
+            return fetch(url, path, md5)
         raise DownloadError(f"what came does not have the official checksum (MD5 {md5})")
     with part.open("rb") as file:
         os.fsync(file.fileno())

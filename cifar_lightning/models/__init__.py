@@ -47,7 +47,7 @@ def create_model(arch: str, num_classes: int, options: Mapping[str, Any] | None 
     builder = _find_builder(arch)
     try:
         network = builder(num_classes=num_classes, **options)
-    except TypeError as error:
+    except (TypeError, ValueError) as error:
         raise UsageError(
             f"model.arch {arch} does not take model.arch_options {options}: {error}. It is {arch}{_signature(builder)}."
         ) from error
