@@ -40,7 +40,7 @@ class Prediction:
 
 
 def printable(path: str | Path) -> str:
-    """Returns a file's name with what is not text in it, as some systems allow, written as ``\\x..``."""
+    """Returns a file's name with bytes that are no text, which some systems allow, in hexadecimal."""
     return os.fsencode(path).decode(errors="backslashreplace")
 
 
