@@ -9,12 +9,18 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
 
 from cifar_lightning import figures
 from cifar_lightning.pictures import PictureError, decode_picture
 
 SHEET = 64
 """The most pictures on a contact sheet."""
+
+SHOWN = 50
+"""The most pictures in a table on the screen."""
 
 
 @dataclass(frozen=True)
@@ -106,3 +112,47 @@ def write_contact_sheet(predictions: Sequence[Prediction], classes: Sequence[str
         title=title,
     )
     figure.savefig(output)
+
+
+def report_predictions(
+    predictions: Sequence[Prediction], classes: Sequence[str], top_k: int, output: Path, title: str
+) -> int:
+    """Shows predictions on the screen, and writes the table and, beside it, the contact sheet.
+
+    Args:
+        predictions: One for each picture.
+        classes: The classes' names.
+        top_k: How many classes to name.
+        output: The table's file; the contact sheet's is the same with .png.
+        title: Stands above the contact sheet.
+
+    Returns:
+        The exit status: 0 if all pictures were read, 3 if some were not, 2 if none was.
+    """
+    names = [printable(p.picture.name) for p in predictions]
+    if len(set(names)) < len(names):
+        names = [printable(p.picture) for p in predictions]
+    table = Table("picture", *(f"{n}." for n in range(1, top_k + 1)))
+    table.columns[0].overflow = "fold"
+    for name, p in list(zip(names, predictions, strict=True))[:SHOWN]:
+        cells = [escape(f"{label} {share:.1%}") for label, share in p.top(classes, top_k)]
+        table.add_row(escape(name), *(cells or ["unreadable"]))
+    Console().print(table)
+    if len(predictions) > SHOWN:
+        print(f"… and {len(predictions) - SHOWN:,} more in {output}")
+    unreadable = [p for p in predictions if p.probabilities is None]
+    for p in unreadable[:SHOWN]:
+        print(f"unreadable: {printable(p.picture)}: {p.error}")
+    write_predictions(predictions, classes, top_k, output)
+    written = str(output)
+    readable = len(predictions) - len(unreadable)
+    if readable:
+        sheet = output.with_suffix(".png")
+        more = f" (the first {SHEET} pictures)" if readable > SHEET else ""
+        write_contact_sheet(predictions, classes, f"{title}{more}", sheet)
+        written += f", {sheet}"
+    print(f"written: {written}")
+    if not unreadable:
+        return 0
+    print(f"{len(unreadable):,} of the {len(predictions):,} pictures could not be read")
+    return 3 if readable else 2

@@ -20,7 +20,6 @@ from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.trainer.states import TrainerStatus
 from lightning_utilities.core.rank_zero import rank_zero_only
 from rich.console import Console
-from rich.markup import escape
 from rich.table import Table
 
 from cifar_lightning import UsageError
@@ -40,17 +39,7 @@ from cifar_lightning.options import (
     split_options,
 )
 from cifar_lightning.pictures import find_pictures
-from cifar_lightning.predictor import (
-    SHEET,
-    Prediction,
-    printable,
-    read_pictures,
-    write_contact_sheet,
-    write_predictions,
-)
-
-SHOWN = 50
-"""The most pictures in a table on the screen."""
+from cifar_lightning.predictor import Prediction, read_pictures, report_predictions
 
 
 def main(argv: Sequence[str]) -> int:
@@ -397,37 +386,7 @@ class CLI(LightningCLI):
             Prediction(path, error=errors[path]) if path in errors else Prediction(path, next(probabilities))
             for path in paths
         ]
-        self._say_predictions(predictions, datamodule.classes, top_k, output)
-
-    def _say_predictions(
-        self, predictions: Sequence[Prediction], classes: Sequence[str], top_k: int, output: Path
-    ) -> None:
-        names = [printable(p.picture.name) for p in predictions]
-        if len(set(names)) < len(names):
-            names = [printable(p.picture) for p in predictions]
-        table = Table("picture", *(f"{n}." for n in range(1, top_k + 1)))
-        table.columns[0].overflow = "fold"
-        for name, p in list(zip(names, predictions, strict=True))[:SHOWN]:
-            cells = [f"{label} {share:.1%}" for label, share in p.top(classes, top_k)]
-            table.add_row(escape(name), *(cells or ["unreadable"]))
-        Console().print(table)
-        if len(predictions) > SHOWN:
-            _say(f"… and {len(predictions) - SHOWN:,} more in {output}")
-        unreadable = [p for p in predictions if p.probabilities is None]
-        for p in unreadable[:SHOWN]:
-            _say(f"unreadable: {printable(p.picture)}: {p.error}")
-        write_predictions(predictions, classes, top_k, output)
-        written = [str(output)]
-        readable = len(predictions) - len(unreadable)
-        if readable:
-            sheet = output.with_suffix(".png")
-            more = f" (the first {SHEET} pictures)" if readable > SHEET else ""
-            write_contact_sheet(predictions, classes, f"{self.ckpt_path}{more}", sheet)
-            written.append(str(sheet))
-        _say(f"written: {', '.join(written)}")
-        if unreadable:
-            _say(f"{len(unreadable):,} of the {len(predictions):,} pictures could not be read")
-            self.status = 3 if readable else 2
+        self.status = report_predictions(predictions, datamodule.classes, top_k, output, str(self.ckpt_path))
 
 
 def _check_resume(checkpoint: dict[str, Any], config: Any) -> None:
