@@ -71,8 +71,9 @@ class Throughput(Callback):
         self._started = self._ended = 0.0
         self._epoch_pictures = 0
 
-    def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self._epoch_pictures, self._started = 0, time.perf_counter()
+    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
+        if self._epoch_pictures == 0:  # not on_train_epoch_start: inside an epoch, resuming does not call it
+            self._started = time.perf_counter()
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
@@ -85,6 +86,7 @@ class Throughput(Callback):
         self.pictures += self._epoch_pictures
         self.seconds += seconds
         pl_module.log("throughput/pictures_per_second", self._epoch_pictures / seconds)
+        self._epoch_pictures = 0
 
 
 class RunCheckpoint(ModelCheckpoint):

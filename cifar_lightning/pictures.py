@@ -12,8 +12,8 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 from cifar_lightning import UsageError
 
 SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif"})
-MAX_PIXELS = 100_000_000
-"""A larger picture is refused before it is decoded: it would need more than 300 MB of memory."""
+MAX_PIXELS = 120_000_000
+"""A larger picture is refused before it is decoded: it would need more than 360 MB of memory."""
 
 _FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "GIF")
 

@@ -66,6 +66,7 @@ def test_help_lists_every_verb(capsys: pytest.CaptureFixture[str]) -> None:
         (["fit", "--batch-size", "3"], "Did you mean data.batch_size"),
         (["fit", "--config", "ckpt.yaml"], "name it on the command line"),
         (["fit", "--model.arch=torchvision:vit_b_16", "--data.dataset=synthetic"], "can't take pictures of 32 × 32"),
+        (["fit", "--seed_everything=-3"], "seed_everything is -3"),
         (["fit", "--model.lr", "abc"], "model.lr is abc; it must be a number."),
         (["fit", "--model.optimizer", "adan"], "it must be one of adam, adamw, sgd."),
         (["fit", "--trainer.max_epochs", "ten"], "it must be a whole number."),

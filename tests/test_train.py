@@ -342,6 +342,15 @@ def test_ctrl_c_saves_and_says_how_to_go_on(here: Path, data_root: Path) -> None
     assert "cifar-lightning fit --ckpt_path runs/cnn/version_0/last.ckpt" in out
     assert "Traceback" not in out
     assert torch.load("runs/cnn/version_0/last.ckpt", weights_only=True)["epoch"] >= 1
+    done = subprocess.run(
+        [sys.executable, "-m", "cifar_lightning", "fit", "--ckpt_path=last.ckpt", "--trainer.max_epochs=3"],
+        capture_output=True, text=True, check=False, timeout=100,
+    )  # fmt: skip
+    # it may have been saved between two epochs, or when the third was done
+    assert done.returncode == 0 or "already been trained" in done.stderr, done.stdout + done.stderr
+    assert "Traceback" not in done.stderr
+    assert " 0 img/s" not in done.stdout
+    assert " 1 img/s" not in done.stdout
 
 
 def test_as_a_process(run: Path) -> None:

@@ -89,6 +89,7 @@ def _quieten() -> None:
         ".*does not have many workers",  # one gather a batch leaves workers nothing to do
         ".*Total length of `list` across ranks is zero",  # validation is off
         ".*number of training batches .* is smaller than the logging interval",
+        ".*ended before the epoch ended",  # _check_resume says so
         ".*Checkpoint directory .* exists and is not empty",  # resuming goes on in the run's folder
         ".*sync_dist=True",  # torchmetrics has summed over the processes already
         ".*callbacks used to create the checkpoint need to be provided",  # test needs no ModelCheckpoint
@@ -190,6 +191,9 @@ class CLI(LightningCLI):
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
         """Parses without LightningCLI's warning that there are arguments in ``sys.argv`` too."""
         self.config = parser.parse_args(args)
+        seed = self.config[self.verb].seed_everything
+        if not 0 <= int(seed) < 2**32:
+            raise UsageError(f"seed_everything is {seed}; it must be from 0 to {2**32 - 1}.")
 
     def _parse_ckpt_path(self) -> None:
         """Does nothing: the checkpoint's settings came in as the first config, where configs and flags win."""
@@ -412,7 +416,13 @@ def _check_resume(checkpoint: dict[str, Any], config: Any) -> None:
                 f"note: model.{name} {config.model[name]} is not used: resuming restores the optimiser as it was, "
                 f"with {before.get(name)}"
             )
-    done = checkpoint["loops"]["fit_loop"]["epoch_progress"]["current"]["processed"]
+    loops = checkpoint["loops"]["fit_loop"]
+    if not loops["epoch_loop.batch_progress"].get("is_last_batch", True):
+        _say(
+            "note: this checkpoint was saved inside an epoch; its remaining steps are done, but not with exactly the "
+            "pictures not seen yet"
+        )
+    done = loops["epoch_progress"]["current"]["processed"]
     if config.trainer.max_epochs is not None and -1 < config.trainer.max_epochs <= done:
         raise UsageError(
             f"this run has already been trained for its {done} epochs. To go on, name a larger number: "
