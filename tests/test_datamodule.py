@@ -4,7 +4,6 @@ import pytest
 import torch
 
 from cifar_lightning import ImageDataModule, UsageError
-from cifar_lightning.data.datamodule import SPLITS
 from tests.conftest import Archive
 
 
@@ -30,11 +29,15 @@ def test_splits_are_disjoint_stratified_and_the_same_in_every_stage(data: ImageD
     assert not torch.equal(third.sets["val"].numbers, val)
 
 
-def test_the_test_pictures_are_read_by_test_alone(data: ImageDataModule, archive: Archive, tmp_path: Path) -> None:
-    assert "test" not in data.sets
-    assert [stage for stage, splits in SPLITS.items() if "test" in splits] == ["test"]
-    data.setup("test")
-    assert len(data.sets["test"]) == 2000
+def test_the_test_pictures_are_read_by_test_alone(picture_folder: Path) -> None:
+    (picture_folder / "test" / "red" / "00.png").write_bytes(b"no picture: reading the test pictures fails")
+    for stage in ("fit", "validate"):
+        data = ImageDataModule("folder", str(picture_folder), val_size=12)
+        data.prepare_data()
+        data.setup(stage)
+        assert set(data.sets) == {"train", "val"}
+    with pytest.raises(UsageError, match="1 of the 15 pictures"):
+        data.setup("test")
 
 
 def test_an_epoch_is_a_function_of_seed_and_epoch(data: ImageDataModule, data_root: Path) -> None:
