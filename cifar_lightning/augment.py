@@ -1,19 +1,22 @@
 """Augmentation of whole batches on their device, as pure functions of (seed, epoch, picture).
 
-B batch, C channels, H height, W width. Nothing here keeps a generator: what happens to a picture in an epoch depends
-on the seed, the epoch and the picture's number alone, so a run resumes exactly and any number of processes together
-do what one does.
+B batch, C channels, H height, W width, K classes. Nothing here keeps a generator: what happens to a picture in an
+epoch depends on the seed, the epoch and the picture's number alone, so a run resumes exactly and any number of
+processes together do what one does. (What mixup and cutmix mix a picture with depends on its batch, too.)
 """
 
+from collections.abc import Iterator
+from functools import cache
 from typing import TypeVar
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 Integers = TypeVar("Integers", int, Tensor)
 
 _MASK = 0xFFFFFFFF
-_STREAMS = {"mirror": 1, "shift_x": 2, "shift_y": 3}
+_STREAMS = {"mirror": 1, "shift_x": 2, "shift_y": 3, "cut_x": 4, "cut_y": 5, "mix": 6, "which": 7}
 
 
 def random_integers(indices: Tensor, high: int, seed: int, epoch: int, stream: str) -> Tensor:
@@ -82,14 +85,15 @@ def _reflect(positions: Tensor, size: int) -> Tensor:
 
 
 def augment(images: Tensor, indices: Tensor, *, seed: int, epoch: int, flip: str, translate: int) -> Tensor:
-    """Augments a training batch.
+    """Mirrors and shifts a training batch.
 
     Args:
         images: (B, C, H, W) uint8.
         indices: (B,) int64, the pictures' numbers.
         seed: The run's seed.
         epoch: The epoch, from 0.
-        flip: "none", or "random" to mirror each picture in half of the epochs.
+        flip: "none"; "random" to mirror each picture in half of the epochs; or "alternating" to mirror each in every
+            other epoch, beginning with a random half (https://arxiv.org/abs/2404.00498, section 3.6).
         translate: The most pixels to move a picture by in each direction, below H and W; 0 moves none.
 
     Returns:
@@ -100,7 +104,117 @@ def augment(images: Tensor, indices: Tensor, *, seed: int, epoch: int, flip: str
     mirror = dy = dx = None
     if flip == "random":
         mirror = random_integers(indices, 2, seed, epoch, "mirror").bool()
+    elif flip == "alternating":
+        mirror = (random_integers(indices, 2, seed, 0, "mirror") + epoch).remainder(2).bool()
     if translate:
         dy = random_integers(indices, 2 * translate + 1, seed, epoch, "shift_y") - translate
         dx = random_integers(indices, 2 * translate + 1, seed, epoch, "shift_x") - translate
     return flip_translate(images, mirror, dy, dx)
+
+
+def cutout(images: Tensor, indices: Tensor, *, seed: int, epoch: int, size: int) -> Tensor:
+    """Blanks a square of each picture, cut off where it reaches over the border (https://arxiv.org/abs/1708.04552).
+
+    Args:
+        images: (B, C, H, W) float, normalised.
+        indices: (B,) int64, the pictures' numbers.
+        seed: The run's seed.
+        epoch: The epoch, from 0.
+        size: Side of the square, in pixels.
+
+    Returns:
+        (B, C, H, W) float, with 0 in the square: the mean of the training pictures.
+    """
+    side = torch.full_like(indices, size)
+    return images.masked_fill(_boxes(images, indices, seed, epoch, side, side), 0.0)
+
+
+def mix(
+    images: Tensor,
+    labels: Tensor,
+    indices: Tensor,
+    *,
+    num_classes: int,
+    seed: int,
+    epoch: int,
+    mixup: float,
+    cutmix: float,
+) -> tuple[Tensor, Tensor]:
+    """Mixes each picture and its label with the one before it in the batch.
+
+    Mixup blends the two (https://arxiv.org/abs/1710.09412); cutmix pastes a rectangle of the other one
+    (https://arxiv.org/abs/1905.04899). With both on, a coin decides for each picture.
+
+    Args:
+        images: (B, C, H, W) float.
+        labels: (B,) int64.
+        indices: (B,) int64, the pictures' numbers.
+        num_classes: Number of classes K.
+        seed: The run's seed.
+        epoch: The epoch, from 0.
+        mixup: alpha of mixup: a picture's own share is drawn from Beta(alpha, alpha); 0 turns mixup off.
+        cutmix: The same for cutmix, where it is the share of the area.
+
+    Returns:
+        Images (B, C, H, W), and the shares of the classes (B, K) float32, which sum to 1.
+    """
+    draw = random_integers(indices, 2 * _SHARES, seed, epoch, "mix")
+    own = images.new_ones(len(images), 1, 1, 1)
+    if mixup:
+        own = _beta(mixup, images.device)[draw][:, None, None, None].to(images.dtype)
+    if cutmix:
+        side = (1 - _beta(cutmix, images.device)[draw]).sqrt()
+        height, width = images.shape[2:]
+        boxes = _boxes(images, indices, seed, epoch, (side * height).round().long(), (side * width).round().long())
+        pasted = random_integers(indices, 2, seed, epoch, "which").bool() if mixup else torch.ones_like(draw).bool()
+        own = torch.where(pasted[:, None, None, None], (~boxes).to(images.dtype), own)
+    share = own.float().mean((1, 2, 3))[:, None]
+    targets = F.one_hot(labels, num_classes).float()
+    return images.roll(1, 0).lerp(images, own), targets.roll(1, 0).lerp(targets, share)
+
+
+_SHARES = 2048
+
+
+@cache
+def _beta(alpha: float, device: torch.device) -> Tensor:
+    """Returns (4096,) float32 shares that are distributed as Beta(alpha, alpha), with a mean of exactly 1/2."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        shares = torch.distributions.Beta(alpha, alpha).sample((_SHARES,))
+    return torch.cat([shares, 1 - shares]).to(device)
+
+
+def _boxes(images: Tensor, indices: Tensor, seed: int, epoch: int, heights: Tensor, widths: Tensor) -> Tensor:
+    """Returns (B, 1, H, W) bool: rectangles of the sizes (B,) around random pixels, cut off at the border."""
+    masks = []
+    for length, size, stream in zip(images.shape[2:], (heights, widths), ("cut_y", "cut_x"), strict=True):
+        start = random_integers(indices, length, seed, epoch, stream) - size // 2
+        offset = torch.arange(length, device=images.device) - start[:, None]
+        masks.append((offset >= 0) & (offset < size[:, None]))
+    rows, columns = masks
+    return (rows[:, :, None] & columns[:, None, :])[:, None]
+
+
+def tta_views(images: Tensor, tta: str) -> Iterator[tuple[float, Tensor]]:
+    """Makes the views of test-time augmentation (https://arxiv.org/abs/2404.00498, section 3.5).
+
+    Args:
+        images: (B, C, H, W) float.
+        tta: "none"; "flip" for the pictures and their mirror images; or "flip_translate" for these also moved by one
+            pixel, up and to the left and down and to the right.
+
+    Yields:
+        Each view's weight (they sum to 1) and the view, (B, C, H, W).
+    """
+    if tta == "none":
+        yield 1.0, images
+        return
+    moved = []
+    if tta == "flip_translate":
+        height, width = images.shape[2:]
+        padded = F.pad(images, (1, 1, 1, 1), "reflect")
+        moved = [padded[:, :, :height, :width], padded[:, :, 2:, 2:]]
+    for weight, view in [(0.5 if moved else 1.0, images), *((0.25, view) for view in moved)]:
+        yield weight / 2, view
+        yield weight / 2, view.flip(-1)

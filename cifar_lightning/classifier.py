@@ -1,7 +1,7 @@
 """The LightningModule: a network, its loss, its metrics and how it is optimised."""
 
 import math
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import torch
 from lightning.pytorch import LightningModule
@@ -12,6 +12,7 @@ from torchmetrics import MeanMetric
 from torchmetrics.classification import MulticlassAccuracy, MulticlassConfusionMatrix
 
 from cifar_lightning import UsageError
+from cifar_lightning.augment import tta_views
 from cifar_lightning.models import create_model
 from cifar_lightning.optim import build_optimizer, build_schedule
 
@@ -58,13 +59,19 @@ class ImageClassifier(LightningModule):
         arch: The network: one of ``list_models()``, "torchvision:<name>", or your own "package.module:Class".
         num_classes: Number of classes K; the command line takes it from the data.
         arch_options: The network's own options, by name.
-        optimizer: "adam", "adamw" or "sgd" (with Nesterov momentum).
+        optimizer: "adam", "adamw", "sgd" (with Nesterov momentum) or "muon" (for convolutions, beside sgd for all
+            else).
         lr: Peak learning rate, > 0.
-        weight_decay: Decay of the weights, >= 0; biases and normalisation layers are spared.
-        momentum: Momentum of sgd, in [0, 1).
+        weight_decay: Decay of the weights, >= 0; biases and normalisation layers are spared, and muon's convolutions.
+        momentum: Momentum of sgd and muon, in [0, 1).
+        sgd_lr: Peak learning rate of the sgd beside muon, > 0.
+        sgd_momentum: Momentum of the sgd beside muon, in [0, 1).
         schedule: "constant", "linear" or "cosine" (to 0, after a linear warm-up), or "onecycle".
         warmup: The part of the training during which the learning rate rises, in [0, 1).
         label_smoothing: Part of the target that is spread over all classes in training, in [0, 1).
+        tta: Test-time augmentation, in validate, test and predict: "flip" averages the logits of a picture and its
+            mirror image, "flip_translate" those of both moved by a pixel too; "none" is fastest.
+        compile: Whether torch.compile makes the network faster in fit; it needs a C++ compiler, and some minutes.
 
     Raises:
         UsageError: If a value is out of its range, or the network is unknown.
@@ -75,21 +82,31 @@ class ImageClassifier(LightningModule):
         arch: str = "cnn",
         num_classes: int = 10,
         arch_options: dict[str, Any] | None = None,
-        optimizer: Literal["adam", "adamw", "sgd"] = "adam",
+        optimizer: Literal["adam", "adamw", "sgd", "muon"] = "adam",
         lr: float = 1e-3,
         weight_decay: float = 0.0,
         momentum: float = 0.9,
+        sgd_lr: float = 0.1,
+        sgd_momentum: float = 0.9,
         schedule: Literal["constant", "linear", "cosine", "onecycle"] = "onecycle",
         warmup: float = 0.3,
         label_smoothing: float = 0.0,
+        tta: Literal["none", "flip", "flip_translate"] = "none",
+        compile: bool = False,
     ) -> None:
         super().__init__()
         self.save_hyperparameters()
-        if lr <= 0:
-            raise UsageError(f"model.lr is {lr}; it must be above 0.")
+        for name, value in [("lr", lr), ("sgd_lr", sgd_lr)]:
+            if value <= 0:
+                raise UsageError(f"model.{name} is {value}; it must be above 0.")
         if weight_decay < 0:
             raise UsageError(f"model.weight_decay is {weight_decay}; it must be at least 0.")
-        for name, value in [("momentum", momentum), ("warmup", warmup), ("label_smoothing", label_smoothing)]:
+        for name, value in [
+            ("momentum", momentum),
+            ("sgd_momentum", sgd_momentum),
+            ("warmup", warmup),
+            ("label_smoothing", label_smoothing),
+        ]:
             if not 0 <= value < 1:
                 raise UsageError(f"model.{name} is {value}; it must be at least 0 and below 1.")
         self.net: nn.Module = create_model(arch, num_classes, arch_options)
@@ -105,11 +122,28 @@ class ImageClassifier(LightningModule):
         """Computes logits (B, K) of normalised pictures (B, C, H, W)."""
         return self.net(images)  # type: ignore[no-any-return]
 
+    def setup(self, stage: str) -> None:
+        if self.hparams["compile"] and stage == "fit":
+            on_gpu = self.trainer.strategy.root_device.type == "cuda"
+            # tuning ends in CUDA graphs, which spare a GPU the launches of a small network's many kernels
+            self.net.compile(mode="max-autotune" if on_gpu else "default", dynamic=False)
+
+    def on_train_batch_start(self, batch: tuple[Tensor, Tensor, Tensor], batch_idx: int) -> None:
+        if self.global_step == 0 and batch_idx == 0 and hasattr(self.net, "init_from_data"):
+            images = cast(Tensor, self.all_gather(batch[0]))  # (processes, B, C, H, W), or (B, C, H, W) in one process
+            self.net.init_from_data(images.reshape(-1, *images.shape[-3:]))  # type: ignore[operator]
+        if self.trainer.world_size == 1:  # DDP waits for the gradient of each parameter
+            for group in self.optimizers(use_pl_optimizer=False).param_groups:  # type: ignore[union-attr]
+                if group.get("lr_ends", 1.0) < 1:
+                    for parameter in group["params"]:
+                        parameter.requires_grad_(group["lr"] > 0)
+
     def training_step(self, batch: tuple[Tensor, Tensor, Tensor], batch_idx: int) -> Tensor:
         images, labels, _ = batch
         logits = self(images)
         loss = F.cross_entropy(logits, labels, label_smoothing=self.hparams["label_smoothing"])
-        self.train_metrics.update(logits.detach(), labels, loss.detach())
+        with torch.no_grad():  # of a mixed picture, the class of the larger part counts
+            self.train_metrics.update(logits, labels if labels.ndim == 1 else labels.argmax(1), loss)
         every = self.trainer.log_every_n_steps  # type: ignore[attr-defined]
         if every and (self.global_step + 1) % every == 0:
             self.log("train/loss_step", loss)
@@ -123,11 +157,16 @@ class ImageClassifier(LightningModule):
 
     def predict_step(self, batch: tuple[Tensor, Tensor, Tensor], batch_idx: int) -> Tensor:
         """Returns the classes' probabilities, (B, K) float32."""
-        return self(batch[0]).float().softmax(1)  # type: ignore[no-any-return]
+        return self._logits(batch[0]).softmax(1)
+
+    def _logits(self, images: Tensor) -> Tensor:
+        """Computes logits (B, K) with test-time augmentation, though not between the epochs of a training."""
+        tta = "none" if self.trainer.state.fn == "fit" else self.hparams["tta"]
+        return torch.stack([weight * self(view).float() for weight, view in tta_views(images, tta)]).sum(0)
 
     def _evaluate(self, batch: tuple[Tensor, Tensor, Tensor], metrics: EpochMetrics) -> None:
         images, labels, _ = batch
-        logits = self(images)
+        logits = self._logits(images)
         metrics.update(logits, labels, F.cross_entropy(logits, labels))
 
     def on_train_epoch_end(self) -> None:
@@ -159,6 +198,8 @@ class ImageClassifier(LightningModule):
             lr=options["lr"],
             weight_decay=options["weight_decay"],
             momentum=options["momentum"],
+            sgd_lr=options["sgd_lr"],
+            sgd_momentum=options["sgd_momentum"],
             # Lightning clips no gradients that a fused optimiser may have to unscale
             fused=self.trainer.gradient_clip_val is None,
         )

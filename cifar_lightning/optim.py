@@ -2,48 +2,134 @@
 
 import math
 from collections.abc import Callable, Iterable
-from typing import Any
+from typing import Any, cast
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR, LRScheduler
+from torch.optim.sgd import sgd
+
+
+class Muon(Optimizer):
+    """Momentum with orthogonalised updates for filters; Nesterov SGD for what is no filter.
+
+    Each step a filter bank, seen as a matrix (out, in · height · width), is scaled to a norm of √out, and moves by
+    lr times its momentum with all singular values brought near to 1. Sources: Keller Jordan et al.,
+    https://kellerjordan.github.io/posts/muon/ and, for the scaling, https://github.com/KellerJordan/cifar10-airbench.
+
+    Args:
+        params: Parameter groups with the keys ``orthogonal`` (bool), ``lr``, ``momentum`` and ``weight_decay``; the
+            last is for the groups that are not orthogonal.
+        fused: Whether one kernel does a whole step of SGD.
+    """
+
+    def __init__(self, params: Iterable[dict[str, Any]], *, fused: bool = True) -> None:
+        super().__init__(params, {"fused": fused})
+
+    @torch.no_grad()
+    def step(self, closure: Callable[[], float] | None = None) -> float | None:  # type: ignore[override]
+        """Takes a step; ``closure`` computes the loss and the gradients, and its loss is returned."""
+        loss = None
+        if closure is not None:
+            with torch.enable_grad():
+                loss = closure()
+        for group in self.param_groups:
+            params: list[Tensor] = [p for p in group["params"] if p.grad is not None]
+            for param in params:
+                if not self.state[param]:
+                    self.state[param]["momentum_buffer"] = torch.zeros_like(param)
+            grads = [cast(Tensor, param.grad) for param in params]
+            momenta = [self.state[param]["momentum_buffer"] for param in params]
+            if not params:
+                continue
+            if not group["orthogonal"]:
+                sgd(
+                    params, grads, momenta, fused=group["fused"], lr=group["lr"], momentum=group["momentum"],
+                    weight_decay=group["weight_decay"], dampening=0, nesterov=True, maximize=False,
+                )  # fmt: skip
+                continue
+            for param, grad, momentum in zip(params, grads, momenta, strict=True):
+                momentum.mul_(group["momentum"]).add_(grad)
+                update = orthogonalise(grad.add(momentum, alpha=group["momentum"]).flatten(1)).view_as(param)
+                param.mul_(len(param) ** 0.5 / param.norm()).add_(update, alpha=-group["lr"])
+        return loss
+
+
+def orthogonalise(matrix: Tensor, steps: int = 3) -> Tensor:
+    """Brings the singular values of a matrix (M, N) near to 1, between about 0.5 and 1.5.
+
+    Newton and Schulz' iteration with the coefficients of https://kellerjordan.github.io/posts/muon/.
+    """
+    # half precision is enough, but slower where the hardware has none
+    x = matrix.to(torch.bfloat16 if matrix.is_cuda else torch.float32)
+    tall = x.shape[0] > x.shape[1]
+    x = x.T if tall else x
+    x = x.div(x.norm() + 1e-7)
+    for _ in range(steps):
+        gram = x @ x.T
+        x = x.mul(3.4445) + (gram.mul(-4.7750) + gram.mul(2.0315) @ gram) @ x
+    return (x.T if tall else x).to(matrix.dtype)
 
 
 def build_optimizer(
-    model: nn.Module, name: str, *, lr: float, weight_decay: float, momentum: float, fused: bool = True
+    model: nn.Module,
+    name: str,
+    *,
+    lr: float,
+    weight_decay: float,
+    momentum: float,
+    sgd_lr: float = 0.0,
+    sgd_momentum: float = 0.0,
+    fused: bool = True,
 ) -> Optimizer:
     """Builds an optimiser whose weight decay spares biases and the scales of normalisation layers.
 
+    A module's attribute ``bias_lr_ends`` says in which part of the training its bias is to be trained.
+
     Args:
         model: The network to train.
-        name: "adam", "adamw" or "sgd" (with Nesterov momentum).
+        name: "adam", "adamw", "sgd" (with Nesterov momentum), or "muon" (for convolutions, beside Nesterov SGD for
+            all else).
         lr: Peak learning rate, > 0.
-        weight_decay: Decay of the weights, >= 0: decoupled for adamw, part of the gradient for the others.
-        momentum: Momentum of sgd, in [0, 1); ignored by the others.
+        weight_decay: Decay of the weights, >= 0: decoupled for adamw, part of the gradient for the others; muon's
+            convolutions have none.
+        momentum: Momentum of sgd and muon, in [0, 1); ignored by the others.
+        sgd_lr: Peak learning rate of the SGD beside Muon, > 0.
+        sgd_momentum: Momentum of the SGD beside Muon, in [0, 1).
         fused: Whether one kernel does a whole step.
 
     Raises:
         KeyError: If the name is unknown.
     """
-    parameters = [p for p in model.parameters() if p.requires_grad]
-    groups: list[dict[str, Any]] = [
-        {"params": [p for p in parameters if p.ndim > 1], "weight_decay": weight_decay},
-        {"params": [p for p in parameters if p.ndim <= 1], "weight_decay": 0.0},
-    ]
-    builders: dict[str, Callable[[Iterable[dict[str, Any]]], Optimizer]] = {
-        "adam": lambda params: torch.optim.Adam(params, lr=lr, fused=fused),
-        "adamw": lambda params: torch.optim.AdamW(params, lr=lr, fused=fused),
-        "sgd": lambda params: torch.optim.SGD(params, lr=lr, momentum=momentum, nesterov=momentum > 0, fused=fused),
+    ends = {m.bias: m.bias_lr_ends for m in model.modules() if hasattr(m, "bias_lr_ends")}
+    groups: list[dict[str, Any]] = []
+    for p in model.parameters():
+        if not p.requires_grad:
+            continue
+        settings = {"weight_decay": weight_decay if p.ndim > 1 else 0.0, "lr_ends": ends.get(p, 1.0)}
+        if name == "muon":
+            settings["orthogonal"] = p.ndim == 4
+            settings["lr"], settings["momentum"] = (lr, momentum) if p.ndim == 4 else (sgd_lr, sgd_momentum)
+        same = next((group for group in groups if settings.items() <= group.items()), None)
+        if same is None:
+            groups.append(same := {"params": [], **settings})
+        same["params"].append(p)
+    builders: dict[str, Callable[[], Optimizer]] = {
+        "adam": lambda: torch.optim.Adam(groups, lr=lr, fused=fused),
+        "adamw": lambda: torch.optim.AdamW(groups, lr=lr, fused=fused),
+        "sgd": lambda: torch.optim.SGD(groups, lr=lr, momentum=momentum, nesterov=momentum > 0, fused=fused),
+        "muon": lambda: Muon(groups, fused=fused),
     }
-    return builders[name]([group for group in groups if group["params"]])
+    return builders[name]()
 
 
 def build_schedule(optimizer: Optimizer, name: str, *, total_steps: int, warmup: float) -> LRScheduler:
     """Builds a learning-rate schedule that is stepped once an optimiser step.
 
     Args:
-        optimizer: The optimiser whose rate is scheduled.
+        optimizer: The optimiser whose rate is scheduled. A group that says ``lr_ends`` goes through the schedule in
+            that part of the training, and keeps a rate of 0 from then on.
         name: "constant", "linear" (to 0), "cosine" (to 0), each after a linear warm-up, or "onecycle": along a
             cosine from 1/25 of the peak up and down to 0 (https://arxiv.org/abs/1708.07120, without its cycle of
             the momentum).
@@ -59,16 +145,21 @@ def build_schedule(optimizer: Optimizer, name: str, *, total_steps: int, warmup:
         "cosine": _cosine,
         "onecycle": _cosine,
     }[name]
-    warmup_steps = round(warmup * total_steps)
 
-    def factor(step: int) -> float:
+    def factor(step: int, total: int) -> float:
+        warmup_steps = round(warmup * total)
         if step >= warmup_steps:
-            return decay(min(1.0, (step - warmup_steps) / max(1, total_steps - warmup_steps)))
+            return decay(min(1.0, (step - warmup_steps) / max(1, total - warmup_steps)))
         if name == "onecycle":
             return 1 - 24 / 25 * _cosine(step / warmup_steps)
         return (step + 1) / warmup_steps
 
-    return LambdaLR(optimizer, factor)
+    def factor_of(group: dict[str, Any]) -> Callable[[int], float]:
+        ends = group.get("lr_ends", 1.0)
+        total = max(1, round(ends * total_steps))
+        return lambda step: 0.0 if ends < 1 and step >= total else factor(step, total)
+
+    return LambdaLR(optimizer, [factor_of(group) for group in optimizer.param_groups])
 
 
 def _cosine(t: float) -> float:

@@ -14,7 +14,7 @@ LAYERS = [  # each may import what stands below it
     {"options", "callbacks"},
     {"classifier", "data.datamodule", "checkpoint", "predictor"},
     {"models", "optim", "augment", "preprocess", "figures", "data.datasets"},
-    {"models.cnn", "data.synthetic", "data.download", "pictures"},
+    {"models.cnn", "models.speednet", "data.synthetic", "data.download", "pictures"},
 ]
 WITHOUT_LIGHTNING = LAYERS[-1] | LAYERS[-2]
 

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from cifar_lightning.augment import augment, flip_translate, random_integers
+from cifar_lightning.augment import augment, cutout, flip_translate, mix, random_integers, tta_views
 
 
 def pictures(batch: int = 8, size: int = 6) -> torch.Tensor:
@@ -53,6 +53,64 @@ def test_every_offset_and_both_mirror_states_come_equally_often() -> None:
     made = augment(picture.expand(count, -1, -1, -1), torch.arange(count), seed=0, epoch=0, flip="random", translate=1)
     seen = [known[image.numpy().tobytes()] for image in made]
     assert all(abs(seen.count(kind) - 1000) < 5 * 31 for kind in known.values())
+
+
+def test_alternating_flip_shows_both_sides_in_each_pair_of_epochs() -> None:
+    picture = torch.tensor([[[[0, 1]]]], dtype=torch.uint8).expand(10_000, -1, -1, -1)
+
+    def mirrored(seed: int, epoch: int) -> torch.Tensor:
+        made = augment(picture, torch.arange(10_000), seed=seed, epoch=epoch, flip="alternating", translate=0)
+        return made[:, 0, 0, 0] == 1
+
+    assert 4_700 < mirrored(0, 0).sum() < 5_300
+    assert torch.equal(mirrored(0, 1), ~mirrored(0, 0))
+    assert torch.equal(mirrored(0, 6), mirrored(0, 0))
+    assert not torch.equal(mirrored(1, 0), mirrored(0, 0))
+
+
+def test_cutout_blanks_a_square_anywhere() -> None:
+    images = torch.ones(20_000, 2, 8, 8)
+    blank = cutout(images, torch.arange(20_000), seed=0, epoch=0, size=3) == 0
+    assert torch.equal(blank[:, 0], blank[:, 1])
+    inside = blank[:, 0, 1:-1, 1:-1].float().mean(0)
+    assert (inside - 9 / 64).abs().max() < 0.015  # each pixel as often as each other one
+    rows, columns = blank[:, 0].any(2).sum(1), blank[:, 0].any(1).sum(1)
+    assert torch.equal(blank[:, 0].sum((1, 2)), rows * columns)  # a rectangle
+    assert set(rows.tolist()) == {2, 3}
+    assert (rows == 3).float().mean() == pytest.approx(6 / 8, abs=0.02)
+
+
+@pytest.mark.parametrize(("mixup", "cutmix"), [(0.5, 0.0), (0.0, 1.0), (0.5, 1.0)])
+def test_labels_are_mixed_as_the_pictures_are(mixup: float, cutmix: float) -> None:
+    count = 4_000
+    labels = torch.arange(count) % 4
+    images = torch.nn.functional.one_hot(labels, 4).float()[:, :, None, None].expand(-1, -1, 8, 8)
+    options = {"num_classes": 4, "seed": 0, "epoch": 1, "mixup": mixup, "cutmix": cutmix}
+    made, targets = mix(images, labels, torch.arange(count), **options)  # type: ignore[arg-type]
+    torch.testing.assert_close(made.mean((2, 3)), targets)  # channel k shows how much there is of class k
+    share = targets[torch.arange(count), labels]
+    if not cutmix:  # its rectangles are cut off at the border
+        assert share.mean() == pytest.approx(0.5, abs=0.02)
+    blended = (made.amax((1, 2, 3)) < 1) & (share > 0) & (share < 1)
+    if mixup and cutmix:
+        assert 0.4 < blended.float().mean() < 0.6
+    elif cutmix:
+        assert not blended.any()
+    other, _ = mix(images, labels, torch.arange(count), **{**options, "epoch": 2})  # type: ignore[arg-type]
+    assert not torch.equal(made, other)
+
+
+def test_the_views_of_test_time_augmentation() -> None:
+    images = torch.rand(2, 3, 6, 6)
+    for tta, count in [("none", 1), ("flip", 2), ("flip_translate", 6)]:
+        views = list(tta_views(images, tta))
+        assert len(views) == count
+        assert sum(weight for weight, _ in views) == 1
+        assert torch.equal(views[0][1], images)
+        assert all(view.shape == images.shape for _, view in views)
+    assert torch.equal(views[1][1], images.flip(-1))
+    assert torch.equal(views[2][1][:, :, 1:, 1:], images[:, :, :-1, :-1])
+    assert torch.equal(views[4][1][:, :, :-1, :-1], images[:, :, 1:, 1:])
 
 
 def test_flip_and_translation_against_slices() -> None:

@@ -2,6 +2,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from lightning.pytorch import Trainer
 
 from cifar_lightning import ImageDataModule, UsageError
 from tests.conftest import Archive
@@ -72,6 +73,37 @@ def test_batches(data: ImageDataModule) -> None:
     assert made.dtype == torch.float32
     assert made.is_contiguous(memory_format=torch.channels_last)
     assert torch.equal(same_labels, labels)
+
+
+def test_processes_share_an_epoch_and_augment_as_one_does(
+    data: ImageDataModule, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data.trainer = Trainer(accelerator="cpu", logger=False)
+    data.trainer.training = True
+
+    def epoch(rank: int, world: int) -> dict[int, torch.Tensor]:
+        monkeypatch.setattr(data, "_place", lambda: (world, rank))
+        loader = data.train_dataloader()
+        loader.sampler.set_epoch(3)  # type: ignore[attr-defined]
+        seen: dict[int, torch.Tensor] = {}
+        for batch in loader:
+            images, _, numbers = data.on_after_batch_transfer(batch, 0)
+            assert not seen.keys() & set(numbers.tolist())
+            seen |= dict(zip(numbers.tolist(), images, strict=True))
+        return seen
+
+    alone, first, second = epoch(0, 1), epoch(0, 2), epoch(1, 2)
+    assert not first.keys() & second.keys()
+    assert first.keys() | second.keys() == alone.keys() == set(data.sets["train"].numbers.tolist())
+    assert all(torch.equal(alone[number], image) for number, image in {**first, **second}.items())
+
+
+def test_the_device_cache_keeps_the_splits_memory_shared(data_root: Path) -> None:
+    module = ImageDataModule("synthetic", str(data_root), val_size=1000, device_cache=True)
+    module.trainer = Trainer(accelerator="cpu", logger=False)
+    module.setup("fit")
+    assert module.sets["train"].images.data_ptr() == module.sets["val"].images.data_ptr()
+    assert len(next(iter(module.train_dataloader()))[0]) == 128
 
 
 def test_normalisation_is_measured_on_the_training_pictures(data: ImageDataModule) -> None:

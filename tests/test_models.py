@@ -1,11 +1,13 @@
 import sys
 from pathlib import Path
+from typing import cast
 
 import pytest
 import torch
 from torch import nn
 
 from cifar_lightning import UsageError, create_model, list_models
+from cifar_lightning.models.speednet import DiracConv, Whitening
 
 
 def test_cnn_is_the_tutorials() -> None:
@@ -14,6 +16,31 @@ def test_cnn_is_the_tutorials() -> None:
     kinds = [type(layer).__name__ for layer in network.children()]
     block = ["Conv2d", "ReLU", "MaxPool2d"]
     assert kinds == [*block, *block, "Conv2d", "ReLU", "Flatten", "Linear", "ReLU", "Linear"]
+
+
+def test_speednet_is_airbench94_s() -> None:
+    network = create_model("speednet", 10)
+    assert sum(p.numel() for p in network.parameters() if p.requires_grad) == 1_971_352
+    kinds = [type(layer).__name__ for layer in network.children()]
+    group = ["DiracConv", "MaxPool2d", "BatchNorm", "GELU", "DiracConv", "BatchNorm", "GELU"]
+    assert kinds == ["Whitening", "GELU", *group, *group, *group, "MaxPool2d", "Flatten", "ScaledHead"]
+
+
+def test_whitening_decorrelates_the_patches_of_pictures() -> None:
+    torch.manual_seed(0)
+    smooth = torch.nn.functional.avg_pool2d(torch.randn(64, 3, 34, 34), 3, stride=1)  # neighbours are correlated
+    layer = Whitening(3, 2)
+    layer.init_from_data(smooth)
+    assert not layer.weight.requires_grad
+    torch.nn.init.zeros_(cast(torch.Tensor, layer.bias))
+    out = layer(smooth).transpose(0, 1).flatten(1)
+    torch.testing.assert_close(out[12:], -out[:12])
+    torch.testing.assert_close(out[:12] @ out[:12].T / out.shape[1], torch.eye(12), atol=0.05, rtol=0)
+
+
+def test_a_dirac_convolution_passes_its_inputs_on() -> None:
+    images = torch.randn(2, 4, 8, 8)
+    assert torch.equal(DiracConv(4, 6)(images)[:, :4], images)
 
 
 @pytest.mark.parametrize("arch", [*list_models(), "torchvision:squeezenet1_1"])

@@ -1,10 +1,12 @@
+import copy
 import math
+from typing import Any
 
 import pytest
 import torch
 from torch import nn
 
-from cifar_lightning.optim import build_optimizer, build_schedule
+from cifar_lightning.optim import build_optimizer, build_schedule, orthogonalise
 
 
 def rates(name: str, steps: int, warmup: float) -> list[float]:
@@ -35,12 +37,12 @@ def test_frozen_weights_are_left_out() -> None:
     assert [p is network.bias for group in optimizer.param_groups for p in group["params"]] == [True]
 
 
-@pytest.mark.parametrize("name", ["adam", "adamw", "sgd"])
+@pytest.mark.parametrize("name", ["adam", "adamw", "sgd", "muon"])
 def test_optimisers_learn(name: str) -> None:
     torch.manual_seed(0)
     network, x = nn.Linear(4, 1), torch.randn(64, 4)
     y = x.sum(1, keepdim=True)
-    optimizer = build_optimizer(network, name, lr=0.05, weight_decay=0.0, momentum=0.9)
+    optimizer = build_optimizer(network, name, lr=0.05, weight_decay=0.0, momentum=0.9, sgd_lr=0.05, sgd_momentum=0.9)
     for _ in range(200):
         loss = (network(x) - y).square().mean()
         optimizer.zero_grad()
@@ -64,6 +66,58 @@ def test_rates_stay_between_nothing_and_the_peak(name: str, steps: int, warmup: 
     seen = rates(name, steps, warmup)
     assert all(math.isfinite(rate) and 0 <= rate <= 2.0 for rate in seen)
     assert seen[0] > 0
+
+
+def test_muon_orthogonalises_convolutions_and_leaves_the_rest_to_sgd() -> None:
+    torch.manual_seed(0)
+    conv, head = nn.Conv2d(3, 8, 3), nn.Linear(8, 2)
+    network = nn.Sequential(conv, nn.Flatten(), head)
+    optimizer = build_optimizer(network, "muon", lr=0.1, weight_decay=0.5, momentum=0.0, sgd_lr=0.3, sgd_momentum=0.9)
+    plain_conv, plain_head = copy.deepcopy(conv), copy.deepcopy(head)
+    decayed: list[dict[str, Any]] = [
+        {"params": [plain_head.weight], "weight_decay": 0.5},
+        {"params": [plain_conv.bias, plain_head.bias]},
+    ]
+    sgd = torch.optim.SGD(decayed, lr=0.3, momentum=0.9, nesterov=True)
+    for _ in range(3):
+        before = conv.weight.detach().clone()
+        plain_conv.weight.data.copy_(before)
+        for first, last, opt in [(conv, head, optimizer), (plain_conv, plain_head, sgd)]:
+            opt.zero_grad()
+            images = torch.randn(16, 3, 3, 3, generator=torch.Generator().manual_seed(1))
+            last(first(images).flatten(1)).square().mean().backward()
+            opt.step()
+        move = (conv.weight - before * 8**0.5 / before.norm()).detach().flatten(1) / 0.1
+        values = torch.linalg.svdvals(move)
+        assert 0.3 < values[1] <= values[0] < 1.6  # the gradient of two logits has a rank of two
+        assert values[2:].max() < 1e-3
+    for one, other in [(conv.bias, plain_conv.bias), (head.weight, plain_head.weight), (head.bias, plain_head.bias)]:
+        torch.testing.assert_close(one, other)
+
+
+@pytest.mark.parametrize("shape", [(4, 30), (30, 4), (16, 16)])
+def test_orthogonalise_keeps_the_directions(shape: tuple[int, int]) -> None:
+    matrix = torch.randn(*shape, generator=torch.Generator().manual_seed(0))
+    made = orthogonalise(matrix, steps=5)
+    left, _, right = torch.linalg.svd(matrix, full_matrices=False)
+    inner = left.T @ made @ right.T
+    assert (inner - inner.diagonal().diag()).abs().max() < 1e-3
+    assert inner.diagonal().min() > 0.5
+
+
+def test_a_group_s_training_can_end_early() -> None:
+    network = nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 2))
+    network[0].bias_lr_ends = 0.5  # type: ignore[assignment]
+    optimizer = build_optimizer(network, "sgd", lr=2.0, weight_decay=0.0, momentum=0.0)
+    rates = {id(p): group for group in optimizer.param_groups for p in group["params"]}
+    early, rest = rates[id(network[0].bias)], rates[id(network[1].bias)]
+    schedule = build_schedule(optimizer, "linear", total_steps=4, warmup=0.0)
+    seen = []
+    for _ in range(5):
+        seen.append((early["lr"], rest["lr"]))
+        optimizer.step()
+        schedule.step()
+    assert seen == [(2.0, 2.0), (1.0, 1.5), (0.0, 1.0), (0.0, 0.5), (0.0, 0.0)]
 
 
 def test_unknown_names() -> None:

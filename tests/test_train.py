@@ -10,14 +10,18 @@ import subprocess
 import sys
 import warnings
 from pathlib import Path
+from typing import Literal, cast
 
 import pytest
 import torch
 import yaml
+from lightning.pytorch import Trainer
 from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from torch.utils.data import DataLoader
 
 from cifar_lightning import ImageClassifier, ImageDataModule
+from cifar_lightning.augment import tta_views
 from cifar_lightning.cli import main
 from cifar_lightning.data.synthetic import draw_pictures
 from tests.conftest import FAST
@@ -154,8 +158,16 @@ def test_predict_mistakes(run: Path, words: list[str], message: str, capsys: pyt
     assert message in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(
+    "options",
+    [
+        [],
+        ["--model.optimizer=muon", "--data.flip=alternating", "--data.cutout=8", "--data.mixup=1", "--data.cutmix=1"],
+    ],
+    ids=["plain", "muon and mixing"],
+)
 def test_resuming_goes_on_as_if_nothing_had_happened(
-    trained: Path, data_root: Path, here: Path, capsys: pytest.CaptureFixture[str]
+    options: list[str], data_root: Path, here: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     # constant rates, since a schedule depends on the length of the training
     words = [
@@ -164,6 +176,7 @@ def test_resuming_goes_on_as_if_nothing_had_happened(
         "--model.schedule=constant",
         "--model.warmup=0",
         *FAST,
+        *options,
     ]
     assert main(["fit", *words, "--trainer.max_epochs=3"]) == 0
     assert main(["fit", *words, "--trainer.max_epochs=2"]) == 0
@@ -180,8 +193,33 @@ def test_resuming_goes_on_as_if_nothing_had_happened(
     assert "already been trained for its 3 epochs" in capsys.readouterr().err
     assert main(["fit", "--ckpt_path", str(halted), "--trainer.max_epochs=4", "--model.lr=0.5"]) == 0
     assert "model.lr 0.5 is not used" in capsys.readouterr().out
-    assert main(["fit", "--ckpt_path", str(halted), "--trainer.max_epochs=5", "--model.optimizer=sgd"]) == 2
+    assert main(["fit", "--ckpt_path", str(halted), "--trainer.max_epochs=5", "--model.optimizer=adamw"]) == 2
     assert "can't change" in capsys.readouterr().err
+
+
+def test_speednet_is_whitened_by_the_first_batch_alone(here: Path, data_root: Path) -> None:
+    words = [f"--data.root={data_root}", "--data.dataset=synthetic", *FAST, "--trainer.max_epochs=1"]
+    speednet = ["--model.arch=speednet", "--model.arch_options={widths: [8, 8, 8]}", "--model.optimizer=muon"]
+    assert main(["fit", *words, *speednet]) == 0
+    assert main(["fit", "--ckpt_path=last.ckpt", "--trainer.max_epochs=2", *FAST[1:]]) == 0
+    best, last = (torch.load(p, weights_only=True)["state_dict"] for p in sorted(here.rglob("*.ckpt")))
+    assert torch.equal(best["net.0.weight"][12:], -best["net.0.weight"][:12])
+    assert torch.equal(best["net.0.weight"], last["net.0.weight"])
+
+
+@pytest.mark.parametrize("tta", ["none", "flip", "flip_translate"])
+def test_test_time_augmentation_averages_logits(tta: Literal["none", "flip", "flip_translate"]) -> None:
+    torch.manual_seed(0)
+    model, images = ImageClassifier(tta=tta), torch.randn(4, 3, 32, 32)
+    batch = (images, torch.zeros(4).long(), torch.arange(4))
+    trainer = Trainer(accelerator="cpu", logger=False, enable_progress_bar=False, enable_model_summary=False)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # what Lightning says of loaders without workers
+        (probabilities,) = cast("list[torch.Tensor]", trainer.predict(model, DataLoader([batch], batch_size=None)))  # type: ignore[arg-type]
+    with torch.no_grad():
+        logits = sum(weight * model(view) for weight, view in tta_views(images, tta))
+    torch.testing.assert_close(probabilities, torch.as_tensor(logits).softmax(1))
+    assert torch.allclose(model(images).softmax(1), probabilities) == (tta == "none")
 
 
 def test_a_moved_run_keeps_its_best(run: Path) -> None:
@@ -303,8 +341,6 @@ def test_weights_of_another_network(run: Path, capsys: pytest.CaptureFixture[str
 
 
 def test_in_python(data_root: Path, here: Path) -> None:
-    from lightning.pytorch import Trainer
-
     data = ImageDataModule("synthetic", str(data_root), val_size=100, batch_size=32)
     trainer = Trainer(
         max_steps=3,

@@ -410,7 +410,7 @@ def _check_resume(checkpoint: dict[str, Any], config: Any) -> None:
                 "pictures it was trained on would be among the validation pictures. Leave out --ckpt_path to begin "
                 "a new run."
             )
-    for name in ("lr", "weight_decay", "momentum"):
+    for name in ("lr", "weight_decay", "momentum", "sgd_lr", "sgd_momentum"):
         if config.model[name] != before.get(name):
             _say(
                 f"note: model.{name} {config.model[name]} is not used: resuming restores the optimiser as it was, "

@@ -1,5 +1,6 @@
 """The LightningDataModule: prepares, splits, loads, augments and normalises pictures."""
 
+from dataclasses import replace
 from typing import Any, Literal
 
 import torch
@@ -9,7 +10,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, DistributedSampler
 
 from cifar_lightning import UsageError
-from cifar_lightning.augment import augment
+from cifar_lightning.augment import augment, cutout, mix
 from cifar_lightning.data.datasets import Batch, ImageSet, Normalisation, open_source, stratified_split
 from cifar_lightning.preprocess import Preprocess
 
@@ -36,8 +37,14 @@ class ImageDataModule(LightningDataModule):
         split_seed: Which training pictures are held out.
         batch_size: Training pictures a step, in each process.
         eval_batch_size: Pictures a step in validation, test and prediction.
-        flip: "random" mirrors each training picture in half of the epochs, left to right; "none" never does.
+        flip: "random" mirrors each training picture in half of the epochs, left to right; "alternating" in every
+            other epoch; "none" never does.
         translate: Training pictures are moved by up to this many pixels in each direction, reflected at the border.
+        cutout: Side of the square that is blanked in each training picture, in pixels; 0 blanks none.
+        mixup: alpha, the strength of mixup: training pictures and labels are blended in pairs; 0 is off.
+        cutmix: alpha, the strength of cutmix: rectangles of one training picture are pasted into another; 0 is off.
+        device_cache: True keeps the pictures on the accelerator, False copies each batch to it; "auto" keeps them
+            there if they take less than a quarter of a CUDA device's free memory.
         seed: Seed of the order and the augmentation; the command line takes it from --seed_everything.
 
     Raises:
@@ -54,8 +61,12 @@ class ImageDataModule(LightningDataModule):
         split_seed: int = 0,
         batch_size: int = 128,
         eval_batch_size: int = 1000,
-        flip: Literal["none", "random"] = "random",
+        flip: Literal["none", "random", "alternating"] = "random",
         translate: int = 2,
+        cutout: int = 0,
+        mixup: float = 0.0,
+        cutmix: float = 0.0,
+        device_cache: bool | Literal["auto"] = "auto",
         seed: int = 0,
     ) -> None:
         super().__init__()
@@ -66,13 +77,16 @@ class ImageDataModule(LightningDataModule):
             ("batch_size", batch_size, 1),
             ("eval_batch_size", eval_batch_size, 1),
             ("translate", translate, 0),
+            ("cutout", cutout, 0),
+            ("mixup", mixup, 0),
+            ("cutmix", cutmix, 0),
         ]:
             if value < least:
                 raise UsageError(f"data.{name} is {value}; it must be at least {least}.")
         if translate >= image_size:
             raise UsageError(f"data.translate is {translate}; it must be smaller than the pictures ({image_size}).")
-        if flip not in ("none", "random"):
-            raise UsageError(f"data.flip is {flip!r}; it must be none or random.")
+        if flip not in ("none", "random", "alternating"):
+            raise UsageError(f"data.flip is {flip!r}; it must be none, random or alternating.")
         self.source = open_source(dataset, root, url, image_size)
         self.sets: dict[str, ImageSet] = {}
         self.classes: tuple[str, ...] = ()
@@ -108,6 +122,7 @@ class ImageDataModule(LightningDataModule):
             self._hold_out()
         for held in self.sets.values():
             self._check_classes(held.classes)
+        self._cache_on_device()
 
     def _hold_out(self) -> None:
         """Takes the validation pictures out of the training pictures, where there are none yet."""
@@ -119,6 +134,22 @@ class ImageDataModule(LightningDataModule):
                 raise UsageError(f"data.val_size is {size:,}, but there are {len(train):,} training pictures.")
             first, second = stratified_split(train.labels, size, self.hparams["split_seed"])
             self.sets |= {"train": train.subset(first), "val": train.subset(second)}
+
+    def _cache_on_device(self) -> None:
+        """Moves the pictures to the accelerator once and for all, where they are to stay there."""
+        cache = self.hparams["device_cache"]
+        if self.trainer is None or not cache:
+            return
+        device = self.trainer.strategy.root_device
+        size = sum(images.nbytes for images in {id(held.images): held.images for held in self.sets.values()}.values())
+        if cache == "auto" and (device.type != "cuda" or size > torch.cuda.mem_get_info(device)[0] / 4):
+            return
+        moved: dict[int, Tensor] = {}  # splits share their pictures
+        for split, held in self.sets.items():
+            images = moved.setdefault(id(held.images), held.images.to(device))
+            self.sets[split] = replace(
+                held, images=images, labels=held.labels.to(device), numbers=held.numbers.to(device)
+            )
 
     def _check_classes(self, classes: tuple[str, ...]) -> None:
         if self.classes and classes != self.classes:
@@ -191,19 +222,30 @@ class ImageDataModule(LightningDataModule):
         """Augments training pictures and normalises all, on the device.
 
         Returns:
-            Images (B, C, H, W) float32, channels-last; labels (B,) and numbers (B,) int64.
+            Images (B, C, H, W) float32, channels-last; labels (B,) int64, or with mixup or cutmix the shares of the
+            classes (B, K) float32; numbers (B,) int64.
         """
         images, labels, numbers = batch
-        if self.trainer and self.trainer.training:
-            images = augment(
+        if not (self.trainer and self.trainer.training):
+            return self.normalise(images), labels, numbers
+        options = self.hparams
+        seed, epoch = options["seed"], self.trainer.current_epoch
+        images = augment(images, numbers, seed=seed, epoch=epoch, flip=options["flip"], translate=options["translate"])
+        images = self.normalise(images)
+        if size := options["cutout"]:
+            images = cutout(images, numbers, seed=seed, epoch=epoch, size=size)
+        if options["mixup"] or options["cutmix"]:
+            images, labels = mix(
                 images,
+                labels,
                 numbers,
-                seed=self.hparams["seed"],
-                epoch=self.trainer.current_epoch,
-                flip=self.hparams["flip"],
-                translate=self.hparams["translate"],
+                num_classes=self.num_classes,
+                seed=seed,
+                epoch=epoch,
+                mixup=options["mixup"],
+                cutmix=options["cutmix"],
             )
-        return self.normalise(images), labels, numbers
+        return images, labels, numbers
 
     def normalise(self, images: Tensor) -> Tensor:
         """Turns (B, C, H, W) uint8 into what the network sees."""

@@ -65,7 +65,10 @@ class ImageSet(Dataset[Batch]):
         return self.__getitems__([position])
 
     def __getitems__(self, positions: Sequence[int]) -> Batch:
-        numbers = self.numbers[torch.as_tensor(positions)]
+        where = torch.as_tensor(positions)
+        if self.numbers.is_cuda:  # from ordinary memory the copy would wait for the step before it
+            where = where.pin_memory()
+        numbers = self.numbers[where.to(self.numbers.device, non_blocking=True)]
         return self.images.index_select(0, numbers).permute(0, 3, 1, 2), self.labels[numbers], numbers
 
     def normalisation(self) -> Normalisation:

@@ -11,9 +11,11 @@ from torch import nn
 
 from cifar_lightning import UsageError, did_you_mean
 from cifar_lightning.models.cnn import cnn
+from cifar_lightning.models.speednet import speednet
 
 MODELS: dict[str, Callable[..., nn.Module]] = {
     "cnn": cnn,
+    "speednet": speednet,
 }
 """Each name: a function of ``num_classes`` and the network's own options. A new network is one line here."""
 

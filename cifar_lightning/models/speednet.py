@@ -1,0 +1,123 @@
+"""The network of the CIFAR-10 speedruns (airbench94, https://arxiv.org/abs/2404.00498), and its parts one by one."""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+
+class Whitening(nn.Conv2d):
+    """A convolution whose fixed filters decorrelate the patches of the training pictures.
+
+    Its filters are the eigenvectors of the patches' covariance, each scaled to unit variance, and their negatives:
+    (B, C, H, W) → (B, 2·C·k², H - k + 1, W - k + 1). They are random until ``init_from_data`` has been called. Only
+    the bias is trained, in the first part of the training (https://arxiv.org/abs/2404.00498, section 3.2).
+
+    Args:
+        in_channels: Channels C of the pictures.
+        kernel_size: Height and width k of a patch, in pixels.
+    """
+
+    bias_lr_ends = 3 / 8
+    """The part of the training in which the bias is trained; see ``optim.build_schedule``."""
+
+    def __init__(self, in_channels: int = 3, kernel_size: int = 2) -> None:
+        super().__init__(in_channels, 2 * in_channels * kernel_size**2, kernel_size)
+        self.weight.requires_grad_(False)
+
+    @torch.no_grad()
+    def init_from_data(self, images: Tensor, eps: float = 5e-4) -> None:
+        """Computes the filters.
+
+        Args:
+            images: (B, C, H, W) float, normalised training pictures.
+            eps: Added to the variances, so that patches' faintest details are not blown up.
+        """
+        size = self.kernel_size[0]
+        patches = F.unfold(images.float(), size).transpose(1, 2).flatten(0, 1)
+        variances, directions = torch.linalg.eigh(patches.T @ patches / len(patches))
+        filters = (directions / (variances + eps).sqrt()).T.view(-1, images.shape[1], size, size)
+        self.weight.copy_(torch.cat([filters, -filters]))
+
+
+class DiracConv(nn.Conv2d):
+    """A 3×3 convolution that begins by passing its inputs on unchanged, in its first output channels.
+
+    Args:
+        in_channels: Channels in, C.
+        out_channels: Channels out; those beyond C begin with torch's usual initialisation.
+    """
+
+    def __init__(self, in_channels: int, out_channels: int) -> None:
+        super().__init__(in_channels, out_channels, 3, padding=1, bias=False)
+        nn.init.dirac_(self.weight.data[:in_channels])
+
+
+class BatchNorm(nn.BatchNorm2d):
+    """Batch normalisation without a trained scale, whose statistics follow the newest batches closely.
+
+    Args:
+        channels: Number of channels.
+    """
+
+    def __init__(self, channels: int) -> None:
+        super().__init__(channels, eps=1e-12, momentum=0.4)
+        self.weight.requires_grad_(False)
+
+
+class ScaledHead(nn.Linear):
+    """A linear classifier without bias, whose small factor on the logits sets how fast it learns.
+
+    Args:
+        in_features: Length of the feature vector.
+        num_classes: Number of classes K.
+        std: Standard deviation of the logits' weights at the beginning.
+        scale: The factor; a gradient step changes the logits scale² times as much as without it.
+    """
+
+    def __init__(self, in_features: int, num_classes: int, std: float, scale: float) -> None:
+        super().__init__(in_features, num_classes, bias=False)
+        self.scale = scale
+        nn.init.normal_(self.weight, std=std / scale)
+
+    def forward(self, features: Tensor) -> Tensor:
+        """Computes logits (B, K) of features (B, in_features)."""
+        return super().forward(features) * self.scale
+
+
+class SpeedNet(nn.Sequential):
+    """Whitening, groups of convolutions, and a scaled head; see ``speednet``."""
+
+    def init_from_data(self, images: Tensor) -> None:
+        """Prepares the first layer; called once, before the first step, with normalised pictures (B, 3, H, W)."""
+        whitening = self[0]
+        assert isinstance(whitening, Whitening)
+        whitening.init_from_data(images)
+
+
+def speednet(
+    num_classes: int = 10, widths: Sequence[int] = (64, 256, 256), depth: int = 2, whitening: int = 2
+) -> SpeedNet:
+    """Builds the network of airbench94, meant for ``model.optimizer: muon`` and 32 × 32 pictures.
+
+    Shapes, for B pictures: (B, 3, 32, 32) → (B, 24, 31, 31) → (B, 64, 15, 15) → (B, 256, 7, 7) → (B, 256, 3, 3) →
+    (B, 256) → logits (B, num_classes); 1,971,352 parameters are trained. Pictures must be 32 × 32.
+
+    Args:
+        num_classes: Number of classes K, >= 1.
+        widths: Channels of each group.
+        depth: Convolutions of each group; the first is followed by a max-pool.
+        whitening: Height and width of the whitened patches, in pixels.
+    """
+    layers: list[nn.Module] = [Whitening(3, whitening), nn.GELU()]
+    channels = 2 * 3 * whitening**2
+    for width in widths:
+        for convolution in range(depth):
+            layers.append(DiracConv(channels, width))
+            if convolution == 0:
+                layers.append(nn.MaxPool2d(2))
+            layers += [BatchNorm(width), nn.GELU()]
+            channels = width
+    head = ScaledHead(channels, num_classes, std=1 / channels, scale=1 / 72)
+    return SpeedNet(*layers, nn.MaxPool2d(3), nn.Flatten(), head)
