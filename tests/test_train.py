@@ -197,6 +197,31 @@ def test_resuming_goes_on_as_if_nothing_had_happened(
     assert "can't change" in capsys.readouterr().err
 
 
+@pytest.mark.skipif(not shutil.which("g++"), reason="torch.compile needs a C++ compiler")
+def test_a_compiled_network_leaves_a_plain_checkpoint(here: Path, data_root: Path) -> None:
+    (here / "small.py").write_text(
+        "from torch import nn\n"
+        "class Net(nn.Sequential):\n"
+        "    def __init__(self, num_classes):\n"
+        "        super().__init__(nn.AvgPool2d(8), nn.Flatten(), nn.Linear(48, num_classes))\n"
+    )
+    words = [f"--data.root={data_root}", "--data.dataset=synthetic", *FAST, "--trainer.max_epochs=1"]
+    for number, compiled in enumerate(("false", "true")):
+        assert main(["fit", *words, "--model.arch=small:Net", f"--model.compile={compiled}"]) == 0
+        weights = torch.load(f"runs/small-Net/version_{number}/last.ckpt", weights_only=True)["state_dict"]
+        assert list(weights)[:2] == ["net.2.weight", "net.2.bias"]
+    assert main(["test", "--ckpt_path=best.ckpt", "--model.arch=small:Net"]) == 0
+
+
+def test_compiling_without_a_compiler(
+    here: Path, data_root: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("torch._inductor.config.cpp.cxx", (None, "no-such-compiler"))
+    words = [f"--data.root={data_root}", "--data.dataset=synthetic", *FAST, "--model.compile=true"]
+    assert main(["fit", *words, "--model.arch=torchvision:squeezenet1_1"]) == 2
+    assert "needs a C++ compiler" in capsys.readouterr().err
+
+
 def test_speednet_is_whitened_by_the_first_batch_alone(here: Path, data_root: Path) -> None:
     words = [f"--data.root={data_root}", "--data.dataset=synthetic", *FAST, "--trainer.max_epochs=1"]
     speednet = ["--model.arch=speednet", "--model.arch_options={widths: [8, 8, 8]}", "--model.optimizer=muon"]

@@ -57,6 +57,9 @@ def main(argv: Sequence[str]) -> int:
     handler = signal.getsignal(signal.SIGINT)
     with warnings.catch_warnings():
         _quieten()
+        if torch.cuda.is_available():  # on a CPU either setting would change nothing, or the result
+            torch.set_float32_matmul_precision("high")
+            torch.backends.cudnn.benchmark = True
         try:
             return CLI(list(argv)).status
         except MisconfigurationException as error:
@@ -67,6 +70,11 @@ def main(argv: Sequence[str]) -> int:
                 "--data.batch_size 64 --data.eval_batch_size 200, or another device: --trainer.accelerator cpu."
             ) from error
         except RuntimeError as error:
+            if type(error).__module__.startswith(("torch._dynamo", "torch._inductor")):
+                raise UsageError(
+                    f"torch.compile failed: {str(error).splitlines()[0]} It needs a C++ compiler, such as g++. Or "
+                    "leave it out: --model.compile false."
+                ) from error
             if not str(error).startswith("Error(s) in loading state_dict"):
                 raise
             raise UsageError(
