@@ -62,7 +62,8 @@ class ImageClassifier(LightningModule):
         optimizer: "adam", "adamw", "sgd" (with Nesterov momentum) or "muon" (for convolutions, beside sgd for all
             else).
         lr: Peak learning rate, > 0.
-        weight_decay: Decay of the weights, >= 0; biases and normalisation layers are spared, and muon's convolutions.
+        weight_decay: Decay of the weights, >= 0; biases and normalisation layers are spared; with muon, the
+            filters instead.
         momentum: Momentum of sgd and muon, in [0, 1).
         sgd_lr: Peak learning rate of the sgd beside muon, > 0.
         sgd_momentum: Momentum of the sgd beside muon, in [0, 1).

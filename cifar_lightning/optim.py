@@ -19,8 +19,8 @@ class Muon(Optimizer):
     https://kellerjordan.github.io/posts/muon/ and, for the scaling, https://github.com/KellerJordan/cifar10-airbench.
 
     Args:
-        params: Parameter groups with the keys ``orthogonal`` (bool), ``lr``, ``momentum`` and ``weight_decay``; the
-            last is for the groups that are not orthogonal.
+        params: Parameter groups with the keys ``orthogonal`` (bool), ``lr`` and ``momentum``, and ``weight_decay`` if
+            they are not orthogonal.
         fused: Whether one kernel does a whole step of SGD.
     """
 
@@ -83,7 +83,7 @@ def build_optimizer(
     sgd_momentum: float = 0.0,
     fused: bool = True,
 ) -> Optimizer:
-    """Builds an optimiser whose weight decay spares biases and the scales of normalisation layers.
+    """Builds an optimiser.
 
     A module's attribute ``bias_lr_ends`` says in which part of the training its bias is to be trained.
 
@@ -92,8 +92,8 @@ def build_optimizer(
         name: "adam", "adamw", "sgd" (with Nesterov momentum), or "muon" (for convolutions, beside Nesterov SGD for
             all else).
         lr: Peak learning rate, > 0.
-        weight_decay: Decay of the weights, >= 0: decoupled for adamw, part of the gradient for the others; muon's
-            convolutions have none.
+        weight_decay: Decay of the weights, >= 0: decoupled for adamw, part of the gradient for the others. It spares
+            biases and the scales of normalisation layers; with muon it is for these and the head, not for filters.
         momentum: Momentum of sgd and muon, in [0, 1); ignored by the others.
         sgd_lr: Peak learning rate of the SGD beside Muon, > 0.
         sgd_momentum: Momentum of the SGD beside Muon, in [0, 1).
@@ -107,10 +107,13 @@ def build_optimizer(
     for p in model.parameters():
         if not p.requires_grad:
             continue
-        settings = {"weight_decay": weight_decay if p.ndim > 1 else 0.0, "lr_ends": ends.get(p, 1.0)}
-        if name == "muon":
-            settings["orthogonal"] = p.ndim == 4
-            settings["lr"], settings["momentum"] = (lr, momentum) if p.ndim == 4 else (sgd_lr, sgd_momentum)
+        settings: dict[str, Any] = {"lr_ends": ends.get(p, 1.0)}
+        if name != "muon":
+            settings["weight_decay"] = weight_decay if p.ndim > 1 else 0.0
+        elif p.ndim == 4:
+            settings |= {"orthogonal": True, "lr": lr, "momentum": momentum}
+        else:
+            settings |= {"orthogonal": False, "lr": sgd_lr, "momentum": sgd_momentum, "weight_decay": weight_decay}
         same = next((group for group in groups if settings.items() <= group.items()), None)
         if same is None:
             groups.append(same := {"params": [], **settings})

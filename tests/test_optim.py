@@ -1,6 +1,6 @@
 import copy
 import math
-from typing import Any
+from typing import Any, cast
 
 import pytest
 import torch
@@ -74,11 +74,8 @@ def test_muon_orthogonalises_convolutions_and_leaves_the_rest_to_sgd() -> None:
     network = nn.Sequential(conv, nn.Flatten(), head)
     optimizer = build_optimizer(network, "muon", lr=0.1, weight_decay=0.5, momentum=0.0, sgd_lr=0.3, sgd_momentum=0.9)
     plain_conv, plain_head = copy.deepcopy(conv), copy.deepcopy(head)
-    decayed: list[dict[str, Any]] = [
-        {"params": [plain_head.weight], "weight_decay": 0.5},
-        {"params": [plain_conv.bias, plain_head.bias]},
-    ]
-    sgd = torch.optim.SGD(decayed, lr=0.3, momentum=0.9, nesterov=True)
+    rest = [plain_conv.bias, plain_head.weight, plain_head.bias]
+    sgd = torch.optim.SGD(cast(Any, rest), lr=0.3, momentum=0.9, weight_decay=0.5, nesterov=True)
     for _ in range(3):
         before = conv.weight.detach().clone()
         plain_conv.weight.data.copy_(before)
