@@ -28,6 +28,9 @@ SAMPLES = 24
 class ProgressBar(RichProgressBar):
     """Lightning's progress bar for the running epoch, and a line for each one that is done."""
 
+    def __init__(self) -> None:
+        super().__init__(refresh_rate=5)  # a second: at Lightning's 100 a terminal is drawn anew in every short step
+
     def get_metrics(self, trainer: Trainer, pl_module: LightningModule) -> dict[str, Any]:
         return {}  # they stand in the lines
 
