@@ -15,6 +15,7 @@ def test_bench_measures_and_leaves_nothing_but_its_output(
     here: Path, data_root: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     words = ["--batches=3", "--data.batch_size=16", f"--data.root={data_root}", "--profile", "--output=bench.json"]
+    words += ["--data.val_size=100", "--data.eval_batch_size=100"]
     assert main(["bench", "--config", DEMO, *words, "--model.optimizer=sgd", "--trainer.max_epochs=1"]) == 0
     assert [path.name for path in here.iterdir()] == ["bench.json"]
     result = json.loads(Path("bench.json").read_text())
