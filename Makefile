@@ -4,10 +4,10 @@ BIN    := $(VENV)/bin
 READY  := $(VENV)/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test lint check clean
+.PHONY: help install demo test lint check benchmarks clean
 
 help: ## show this list
-	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-8s %s\n", $$1, $$2}'
+	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
 
 install: $(READY) ## create .venv and install the package with its tools
 
@@ -33,6 +33,11 @@ lint: $(READY) ## check style and types
 	$(BIN)/mypy
 
 check: lint test ## lint, types and tests
+
+benchmarks: $(READY) ## measure against a bare loop, textbook Lightning and Keras, in half an hour; DATA= options
+	$(BIN)/python -m benchmarks.bare_loop $(DATA)
+	$(BIN)/python -m benchmarks.textbook_lightning $(DATA)
+	$(BIN)/python -m benchmarks.keras_tutorial $(DATA)
 
 clean: ## remove .venv and caches (keeps data/ and runs/)
 	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache

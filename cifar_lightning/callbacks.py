@@ -28,6 +28,9 @@ SAMPLES = 24
 class ProgressBar(RichProgressBar):
     """Lightning's progress bar for the running epoch, and a line for each one that is done."""
 
+    def __init__(self) -> None:
+        super().__init__(refresh_rate=5)  # a second: at Lightning's 100 a terminal is drawn anew in every short step
+
     def get_metrics(self, trainer: Trainer, pl_module: LightningModule) -> dict[str, Any]:
         return {}  # they stand in the lines
 
@@ -209,13 +212,7 @@ class Report(Callback):
             "model": dict(model.hparams),
             "data": dict(data.hparams),
             "precision": trainer.precision,
-            "versions": {
-                "cifar_lightning": __version__,
-                "python": platform.python_version(),
-                "torch": torch.__version__,
-                "torchvision": torchvision.__version__,
-                "lightning": lightning.__version__,
-            },
+            "versions": versions(),
         }
 
     def _draw(
@@ -242,6 +239,17 @@ class Report(Callback):
         for name, figure in drawn.items():
             figure.savefig(self.folder / "figures" / f"{name.replace('/', '_')}.png")
         return drawn
+
+
+def versions() -> dict[str, str]:
+    """Returns the versions that a result depends on, by name."""
+    return {
+        "cifar_lightning": __version__,
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "torchvision": torchvision.__version__,
+        "lightning": lightning.__version__,
+    }
 
 
 def _ours(trainer: Trainer, pl_module: LightningModule) -> tuple[ImageClassifier, ImageDataModule]:

@@ -10,6 +10,7 @@ PACKAGE = Path(__file__).parent.parent / "cifar_lightning"
 LAYERS = [  # each may import what stands below it
     {"__main__"},
     {"cli"},
+    {"commands.bench"},  # measures what commands.train does
     {"commands.train"},
     {"options", "callbacks"},
     {"classifier", "data.datamodule", "checkpoint", "predictor"},

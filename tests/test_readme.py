@@ -47,7 +47,9 @@ def test_command_does_what_it_says(command: str, here: Path, trained: Path, data
         Path(picture).parent.mkdir(exist_ok=True)
         Image.fromarray(draw_pictures(1, 0, 50)[0][0].numpy()).save(picture)
     words = shlex.split(command)[1:]
-    if words[0] == "fit":
+    if words[0] == "bench":
+        words += ["--batches=2"]
+    if words[0] in ("fit", "bench"):
         words += ["--data.dataset=synthetic", f"--data.root={data_root}", "--data.url=null", *FAST]
         words += [
             "--trainer.max_epochs=4",

@@ -7,7 +7,7 @@ import shutil
 import signal
 import time
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, cast
 
@@ -42,11 +42,12 @@ from cifar_lightning.pictures import find_pictures
 from cifar_lightning.predictor import Prediction, read_pictures, report_predictions
 
 
-def main(argv: Sequence[str]) -> int:
+def main(argv: Sequence[str], run: "Callable[[list[str]], CLI] | None" = None) -> int:
     """Runs fit, validate, test or predict.
 
     Args:
         argv: The verb and its arguments, with ``--ckpt_path`` resolved.
+        run: What carries the verb out; ``CLI`` by default.
 
     Returns:
         The exit status.
@@ -61,7 +62,7 @@ def main(argv: Sequence[str]) -> int:
             torch.set_float32_matmul_precision("high")
             torch.backends.cudnn.benchmark = True
         try:
-            return CLI(list(argv)).status
+            return (run or CLI)(list(argv)).status
         except MisconfigurationException as error:
             raise UsageError(str(error)) from error
         except torch.OutOfMemoryError as error:
@@ -286,9 +287,12 @@ class CLI(LightningCLI):
 
     # -- the verbs -----------------------------------------------------------------------------------------------
 
+    def before_fit(self) -> None:
+        """Tries the network before any data are loaded."""
+        _check_shapes(self.model, self.datamodule)
+
     def fit(self, model: ImageClassifier, datamodule: ImageDataModule, ckpt_path: str | None) -> None:
         """Trains, and says how it went and what can be done next."""
-        _check_shapes(model, datamodule)
         started = time.perf_counter()
         try:
             self.trainer.fit(model, datamodule=datamodule, ckpt_path=ckpt_path, weights_only=True)

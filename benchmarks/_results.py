@@ -1,0 +1,131 @@
+"""What the benchmarks share: options, a fit in this process, rounds of both sides in turn, and results.md."""
+
+from argparse import ArgumentParser, Namespace, RawDescriptionHelpFormatter
+from collections.abc import Callable, Sequence
+from datetime import datetime, timezone
+from pathlib import Path
+
+import torch
+
+from cifar_lightning.callbacks import versions
+from cifar_lightning.commands import train
+from cifar_lightning.commands.bench import EpochTimer, TemporaryFit, hardware, spread
+
+CNN = str(Path(__file__).parent.parent / "configs" / "cnn.yaml")
+RESULTS = Path(__file__).with_name("results.md")
+HEAD = """\
+# Benchmarks
+
+Written by the scripts in this folder, never by hand; the head of each says what it compares. Both sides ran in turn,
+round after round; a result is the median of the rounds' ratios, with the lowest and the highest.
+"""
+QUICK = ["--data.dataset=synthetic", "--data.val_size=100", "--trainer.limit_train_batches=4"]
+
+
+def parse(argv: Sequence[str] | None, doc: str | None, rounds: int) -> Namespace:
+    """Parses the options of a benchmark.
+
+    Args:
+        argv: The command line's words; those of the process by default.
+        doc: The script's docstring.
+        rounds: How many rounds are run by default.
+
+    Returns:
+        ``rounds``, ``quick``, ``dataset``, ``root`` and ``flags``: the data's and all other words, for ``fit``.
+    """
+    parser = ArgumentParser(
+        description=doc,
+        epilog="All other options are passed on to cifar-lightning fit.",
+        formatter_class=RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    parser.add_argument("--rounds", type=int, default=rounds, help=f"rounds that count ({rounds})")
+    parser.add_argument("--quick", action="store_true", help="some batches of synthetic pictures; no row is written")
+    parser.add_argument("--data.dataset", dest="dataset", default="cifar10", help="cifar10")
+    parser.add_argument("--data.root", dest="root", type=Path, default=Path("data"), help="data")
+    options, flags = parser.parse_known_args(argv)
+    if options.rounds < 1:
+        parser.error("--rounds must be at least 1")
+    if options.quick:
+        options.rounds, options.dataset = 1, "synthetic"
+        flags = [*flags, *QUICK]
+    options.root = options.root.absolute()
+    options.flags = ["--data.dataset", options.dataset, "--data.root", str(options.root), *flags]
+    return options
+
+
+def in_turn(
+    flags: Sequence[str], theirs: Callable[[TemporaryFit], float], rounds: int
+) -> tuple[list[tuple[float, float]], TemporaryFit]:
+    """Runs ``cifar-lightning fit`` and the other side in turn in this process, once to warm up and then so many times.
+
+    Args:
+        flags: The options of ``fit``.
+        theirs: The other side, which is given the fit before it and returns the seconds a picture it took.
+        rounds: How many rounds count.
+
+    Returns:
+        The seconds a picture of both sides in each round, and the last fit.
+    """
+    timer, measured = EpochTimer(), []
+    fits: list[TemporaryFit] = []
+
+    def run(argv: list[str]) -> TemporaryFit:
+        fits[:] = [TemporaryFit(argv, timer)]
+        return fits[0]
+
+    for _ in range(rounds + 1):
+        train.main(["fit", *flags, "--trainer.max_epochs", "1"], run)
+        measured.append((timer.fit[-1], theirs(fits[0])))
+    return measured[1:], fits[0]
+
+
+def ratio(values: Sequence[float], form: str) -> str:
+    """Writes the median, the lowest and the highest of the rounds' ratios, each in a format such as ".1%"."""
+    middle, low, high = (format(value, form) for value in spread(values).values())
+    return f"{middle} ({low} to {high}, n = {len(values)})"
+
+
+def record(
+    options: Namespace,
+    benchmark: str,
+    *,
+    result: str,
+    ours: str,
+    theirs: str,
+    device: torch.device,
+    others: str = "",
+    path: Path = RESULTS,
+) -> None:
+    """Prints a row and, unless the run was a quick one, writes it in the place of the row of the same benchmark.
+
+    Args:
+        options: What ``parse`` returned.
+        benchmark: The script's name.
+        result: The ratio and its spread, in words.
+        ours: What our side measured.
+        theirs: What the other side measured.
+        device: Where it ran.
+        others: The versions of what only the other side needs.
+        path: The file of the table.
+    """
+    used = ", ".join(f"{name} {versions()[name]}" for name in ("cifar_lightning", "torch", "lightning"))
+    cells = {
+        "benchmark": f"[{benchmark}]({benchmark}.py)",
+        "result": result,
+        "ours": ours,
+        "theirs": theirs,
+        "data": f"folder {options.root.name}" if options.dataset == "folder" else options.dataset,
+        "hardware": hardware(device),
+        "versions": used + (f", {others}" if others else ""),
+        "date": datetime.now(timezone.utc).date().isoformat(),
+    }
+    print("\n".join(f"{name:<10}{cell}" for name, cell in cells.items()))
+    if options.quick:
+        return
+    table = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
+    rows = {line.split("|")[1].strip(): line for line in table if line.startswith("| [")}
+    rows[cells["benchmark"]] = f"| {' | '.join(cells.values())} |"
+    head = [HEAD, f"| {' | '.join(cells)} |", "|---" * len(cells) + "|"]
+    path.write_text("\n".join([*head, *(rows[name] for name in sorted(rows))]) + "\n", encoding="utf-8")
+    print(f"written: {path}")

@@ -1,0 +1,115 @@
+"""``cifar-lightning fit`` and ``test`` of configs/cnn.yaml against the TensorFlow tutorial's CNN in Keras, 10 epochs.
+
+    python -m benchmarks.keras_tutorial
+
+Whole processes are timed, from the start of Python to the accuracy on the test pictures, in turn and on all cores of
+the CPU. The other side is https://www.tensorflow.org/tutorials/images/cnn (_keras_script.py: Adam, batches of 32, no
+augmentation, measured on the validation pictures after each epoch) with tensorflow-cpu, in a virtual environment of its
+own that is made here once (benchmarks/.venv-keras, 1.5 GB). Both have the same pictures to train and to validate on;
+Keras reads them from one uncompressed file that is written beforehand.
+"""
+
+import json
+import os
+import subprocess
+import sys
+import time
+from argparse import Namespace
+from collections.abc import Sequence
+from pathlib import Path
+from statistics import mean, median
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from benchmarks._results import CNN, parse, ratio, record
+from cifar_lightning.data.datamodule import ImageDataModule
+
+PINNED = ("tensorflow-cpu==2.21.0", "keras==3.15.1", "numpy==2.4.6")
+VENV = Path(__file__).with_name(".venv-keras")
+SCRIPT = Path(__file__).with_name("_keras_script.py")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Measures, and writes the row."""
+    options = parse(argv, __doc__, rounds=3)
+    python = make_environment()
+    epochs = 1 if options.quick else 10
+    ours, theirs = [], []
+    with TemporaryDirectory() as folder:
+        pictures = Path(folder) / "pictures.npz"
+        write_pictures(pictures, options)
+        for seed in range(options.rounds):
+            ours.append(run_ours(Path(folder) / f"{seed}", options.flags, epochs, seed))
+            seconds, output = run(Path(folder), python, SCRIPT, pictures, "--epochs", epochs, "--seed", seed)
+            theirs.append((seconds, float(json.loads(output.splitlines()[-1])["accuracy"])))
+    record(
+        options,
+        "keras_tutorial",
+        result=f"{ratio([b / a for (a, _), (b, _) in zip(ours, theirs, strict=True)], '.2f')} times as fast",
+        ours=f"fit and test of cnn.yaml, {summary(ours)}",
+        theirs=f"the tutorial's CNN in Keras, {summary(theirs)}",
+        device=torch.device("cpu"),
+        others=", ".join(PINNED[:2]).replace("==", " "),
+    )
+    return 0
+
+
+def make_environment() -> Path:
+    """Makes the virtual environment, unless it is there, and returns its Python."""
+    python = VENV / "bin" / "python"
+    done = VENV / "pinned.txt"
+    if not done.exists() or done.read_text(encoding="utf-8").split() != list(PINNED):
+        print(f"installing {PINNED[0]} in {VENV}; this takes some minutes", flush=True)
+        subprocess.run([sys.executable, "-m", "venv", "--clear", str(VENV)], check=True)
+        subprocess.run([str(python), "-m", "pip", "install", "--quiet", *PINNED], check=True)
+        done.write_text("\n".join(PINNED), encoding="utf-8")
+    return python
+
+
+def write_pictures(path: Path, options: Namespace) -> None:
+    """Writes the pictures and labels of all three splits, in the order and with the split that ``fit`` has."""
+    data = ImageDataModule(options.dataset, str(options.root), val_size=100 if options.quick else 5000)
+    data.prepare_data()
+    data.setup("fit")
+    data.source.prepare(["test"])
+    data.setup("test")
+    arrays: dict[str, NDArray[Any]] = {}
+    for split, held in data.sets.items():
+        numbers = held.numbers[:512] if options.quick else held.numbers
+        arrays |= {f"{split}_images": held.images[numbers].numpy(), f"{split}_labels": held.labels[numbers].numpy()}
+    np.savez(path, **arrays)  # type: ignore[arg-type]  # its other option is a bool
+
+
+def run_ours(folder: Path, flags: Sequence[str], epochs: int, seed: int) -> tuple[float, float]:
+    """Runs fit and test as processes; returns the seconds of both and the accuracy on the test pictures."""
+    folder.mkdir()
+    command = (sys.executable, "-m", "cifar_lightning")
+    words = ("--config", CNN, *flags, "--trainer.max_epochs", epochs, "--trainer.accelerator", "cpu")
+    training, _ = run(folder, *command, "fit", *words, "--seed_everything", seed)
+    testing, _ = run(folder, *command, "test", "--ckpt_path", "best.ckpt", "--trainer.accelerator", "cpu")
+    result = json.loads((folder / "runs" / "cnn" / "version_0" / "test.json").read_text(encoding="utf-8"))
+    return training + testing, float(result["accuracy"])
+
+
+def run(folder: Path, *words: object) -> tuple[float, str]:
+    """Runs a process on all cores and returns the seconds it took and what it printed."""
+    all_cores = {name: value for name, value in os.environ.items() if name != "OMP_NUM_THREADS"}
+    started = time.perf_counter()
+    done = subprocess.run(
+        [str(word) for word in words], cwd=folder, env=all_cores, stdout=subprocess.PIPE, text=True, check=True
+    )
+    return time.perf_counter() - started, done.stdout
+
+
+def summary(measured: Sequence[tuple[float, float]]) -> str:
+    """Writes the median of the seconds and the mean of the accuracies."""
+    seconds, accuracies = zip(*measured, strict=True)
+    return f"{median(seconds):.0f} s, {mean(accuracies):.1%} right of the test pictures (n = {len(measured)})"
+
+
+if __name__ == "__main__":
+    sys.exit(main())

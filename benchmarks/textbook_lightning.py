@@ -1,0 +1,129 @@
+"""``fit`` of configs/cnn.yaml against Lightning as textbooks write it.
+
+    python -m benchmarks.textbook_lightning
+
+Both sides train the same network for one epoch in turn, with the same batches, optimiser and schedule. The textbook's
+side is what its users do: a data set that makes a PIL picture of each item, as torchvision's CIFAR10 does (from memory:
+no file is decoded), torchvision's transforms in a DataLoader with two workers, loss and accuracy logged in each step
+and shown in the progress bar, a Trainer with its defaults (float32). Both are timed from the end of an epoch's first
+batch to the end of its last, so the start of the workers does not count, and there is no validation.
+"""
+
+import sys
+from collections.abc import Callable, Sequence
+from statistics import median
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import numpy as np
+import torch
+from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch.utilities.types import OptimizerLRScheduler
+from numpy.typing import NDArray
+from PIL import Image
+from torch import Tensor
+from torch.nn import functional as F
+from torch.utils.data import DataLoader, Dataset
+from torchmetrics.classification import MulticlassAccuracy
+from torchvision import transforms
+
+from benchmarks._results import CNN, in_turn, parse, ratio, record
+from cifar_lightning.commands.bench import EpochTimer, TemporaryFit
+from cifar_lightning.models import create_model
+
+
+class Pictures(Dataset[tuple[Any, int]]):
+    """Pictures in memory, made a PIL picture and transformed one by one, as in torchvision's CIFAR10.
+
+    Args:
+        data: (N, H, W, C) uint8.
+        targets: N labels.
+        transform: Turns a PIL picture into a tensor (C, H, W).
+    """
+
+    def __init__(self, data: NDArray[np.uint8], targets: list[int], transform: Callable[[Any], Any]) -> None:
+        self.data, self.targets, self.transform = data, targets, transform
+
+    def __len__(self) -> int:
+        return len(self.data)
+
+    def __getitem__(self, index: int) -> tuple[Any, int]:
+        return self.transform(Image.fromarray(self.data[index])), self.targets[index]
+
+
+class Classifier(LightningModule):
+    """A textbook's module.
+
+    Args:
+        options: The hyperparameters of our side.
+    """
+
+    def __init__(self, options: dict[str, Any]) -> None:
+        super().__init__()
+        self.options = options
+        self.net = create_model(options["arch"], options["num_classes"], options["arch_options"])
+        self.accuracy = MulticlassAccuracy(options["num_classes"], average="micro")
+
+    def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
+        """Logs loss and accuracy."""
+        images, labels = batch
+        logits = self.net(images)
+        loss = F.cross_entropy(logits, labels)
+        self.log("train_loss", loss, prog_bar=True)
+        self.log("train_acc", self.accuracy(logits, labels), prog_bar=True)
+        return loss
+
+    def configure_optimizers(self) -> OptimizerLRScheduler:
+        """Uses AdamW along one cycle, as cnn.yaml does."""
+        options = self.options
+        optimizer = torch.optim.AdamW(self.parameters(), lr=options["lr"], weight_decay=options["weight_decay"])
+        steps = int(self.trainer.estimated_stepping_batches)
+        schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, options["lr"], total_steps=steps)
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Measures, and writes the row."""
+    options = parse(argv, __doc__, rounds=3)
+    flags = ["--config", CNN, *options.flags]
+    rounds, fitted = in_turn(flags, textbook_epoch, options.rounds)
+    record(
+        options,
+        "textbook_lightning",
+        result=f"{ratio([b / a for a, b in rounds], '.2f')} times as fast",
+        ours=f"fit of cnn.yaml, {1 / median(a for a, _ in rounds):,.0f} pictures/s",
+        theirs=f"textbook Lightning, {1 / median(b for _, b in rounds):,.0f} pictures/s",
+        device=fitted.trainer.strategy.root_device,
+    )
+    return 0
+
+
+def textbook_epoch(fitted: TemporaryFit) -> float:
+    """Trains a new network for one epoch on what ``fitted`` was trained on, and returns the seconds a picture."""
+    train, (mean, std) = fitted.datamodule.sets["train"], fitted.datamodule.normalisation
+    transform = transforms.Compose(
+        [
+            transforms.RandomCrop(32, padding=4),
+            transforms.RandomHorizontalFlip(),
+            transforms.ToTensor(),
+            transforms.Normalize(mean, std),
+        ]
+    )
+    pictures = Pictures(train.images[train.numbers].numpy(), train.labels[train.numbers].tolist(), transform)
+    loader = DataLoader(pictures, fitted.datamodule.hparams["batch_size"], shuffle=True, num_workers=2)
+    timer = EpochTimer()
+    with TemporaryDirectory() as folder:
+        trainer = Trainer(
+            max_epochs=1,
+            default_root_dir=folder,
+            callbacks=[timer],
+            accelerator=fitted.trainer.strategy.root_device.type,
+            devices=1,
+            limit_train_batches=int(fitted.trainer.num_training_batches),
+        )
+        trainer.fit(Classifier(dict(fitted.model.hparams)), loader)
+    return timer.fit[0]
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,321 @@
+"""bench: how fast a recipe trains and predicts on this machine, and where the time goes."""
+
+import inspect
+import json
+import math
+import os
+import platform
+import re
+import time
+from collections.abc import Sequence
+from itertools import islice
+from pathlib import Path
+from statistics import median, quantiles
+from tempfile import TemporaryDirectory
+from typing import Any, cast
+
+import torch
+from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.cli import LightningArgumentParser
+from rich.console import Console
+from rich.table import Table
+from torch.nn import functional as F
+
+from cifar_lightning import UsageError
+from cifar_lightning.callbacks import ProgressBar, Report, versions
+from cifar_lightning.classifier import ImageClassifier
+from cifar_lightning.commands import train
+from cifar_lightning.data.datamodule import ImageDataModule
+from cifar_lightning.options import split_options
+
+ROUNDS = 5
+"""How often each part is measured, in turn with the others, since a machine's speed wanders."""
+
+SECONDS = 2.0
+"""About how long the training of one round takes."""
+
+BATCH_SIZES = (1, 32, 512)
+"""Those whose inference is measured."""
+
+
+def main(argv: Sequence[str]) -> int:
+    """Runs bench.
+
+    Args:
+        argv: The verb and its arguments: those of ``fit``, ``--batches``, ``--profile`` and ``--output``.
+
+    Returns:
+        The exit status.
+
+    Raises:
+        UsageError: For a mistake of the user's.
+    """
+    return train.main(argv, Bench)
+
+
+class Bar(ProgressBar):
+    """The progress bar of ``fit`` without the epochs' lines, which mean nothing when they are so short."""
+
+    def _write_line(self, trainer: Trainer, epochs: int) -> None:
+        pass
+
+
+class TemporaryFit(train.CLI):
+    """``fit`` in a run folder that does not outlive it, without the figures.
+
+    Args:
+        argv: A verb, which makes no difference, and the arguments of ``fit``.
+        callbacks: More callbacks for the Trainer.
+    """
+
+    def __init__(self, argv: list[str], *callbacks: Callback) -> None:
+        if split_options(argv, ("--ckpt_path",))[0]:
+            raise UsageError("a training is measured from its beginning: leave out --ckpt_path.")
+        self.callbacks = callbacks
+        with TemporaryDirectory(prefix="cifar-lightning-") as folder:
+            self._root = Path(folder)
+            super().__init__(["fit", *argv[1:]])
+
+    def _claim_folder(self, root: Path) -> None:
+        super()._claim_folder(self._root)
+
+    def _fit_callbacks(self, settings: Any, chosen: dict[str, Any]) -> list[Callback]:
+        callbacks = [c for c in super()._fit_callbacks(settings, chosen) if not isinstance(c, Report)]
+        return [Bar() if isinstance(c, ProgressBar) else c for c in callbacks] + list(self.callbacks)
+
+    def fit(self, model: ImageClassifier, datamodule: ImageDataModule, ckpt_path: str | None) -> None:
+        """Trains."""
+        self.trainer.fit(model, datamodule=datamodule)
+
+
+class EpochTimer(Callback):
+    """Times each training epoch from the end of its first batch to the end of its last, without validation.
+
+    Attributes:
+        fit: Seconds a picture, of each epoch.
+    """
+
+    def __init__(self) -> None:
+        self.fit: list[float] = []
+        self._started, self._pictures = 0.0, 0
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Reads the clock after the first and the last batch."""
+        if batch_idx == 0:
+            self._started, self._pictures = now(), 0
+            return
+        self._pictures += len(batch[1])
+        if batch_idx + 1 == trainer.num_training_batches:
+            self.fit.append((now() - self._started) / self._pictures)
+
+
+class Parts(EpochTimer):
+    """After each epoch times as many batches of its parts, and inference at the end.
+
+    Attributes:
+        loading: Seconds a picture, of each epoch, for loading, augmentation and normalisation.
+        step: The same for forward, backward, optimiser and schedule, on one batch that is ready on the device.
+        inference: Seconds from uint8 pictures in memory to probabilities in memory, of each run, by batch size.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.loading: list[float] = []
+        self.step: list[float] = []
+        self.inference: dict[int, list[float]] = {}
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Times the parts; the weights and the schedule, which the bare steps go on with, are of no further use."""
+        count, precision = int(trainer.num_training_batches), trainer.precision_plugin
+        loaded = islice(cast(Any, trainer.train_dataloader), count)
+        batches = (trainer.strategy.batch_to_device(precision.convert_input(batch)) for batch in loaded)
+        images, labels, _ = next(batches)
+        pictures, started = 0, now()
+        for batch in batches:
+            pictures += len(batch[1])
+        self.loading.append((now() - started) / pictures)
+
+        scaler = getattr(precision, "scaler", None) or torch.amp.GradScaler(enabled=False)
+        for number in range(count):
+            if number == 1:  # as above, the first one is not counted
+                started = now()
+            with precision.forward_context():
+                smoothing = pl_module.hparams["label_smoothing"]
+                loss = F.cross_entropy(pl_module(images), labels, label_smoothing=smoothing)
+            scaler.scale(loss).backward()
+            if (number + 1) % trainer.accumulate_grad_batches == 0:
+                for optimizer in trainer.optimizers:
+                    scaler.step(optimizer)
+                    optimizer.zero_grad()
+                scaler.update()
+                for schedule in cast(Any, trainer).lr_scheduler_configs:
+                    schedule.scheduler.step()
+        self.step.append((now() - started) / ((count - 1) * len(labels)))
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Times inference, while the network is still on the device."""
+        data, precision = cast(Any, trainer).datamodule, trainer.precision_plugin
+        side = data.hparams["image_size"]
+        pl_module.eval()
+        for size in BATCH_SIZES:
+            images = torch.randint(0, 256, (size, side, side, 3), dtype=torch.uint8).permute(0, 3, 1, 2)
+            seconds: list[float] = []
+            try:
+                while len(seconds) < 8 or (sum(seconds) < SECONDS / 2 and len(seconds) < 1000):
+                    started = now()
+                    with torch.inference_mode(), precision.forward_context():
+                        ready = precision.convert_input(data.normalise(images.to(pl_module.device)))
+                        pl_module.predict_step((ready, None, None), 0).cpu()
+                    seconds.append(now() - started)
+            except torch.OutOfMemoryError:
+                print(f"inference of {size} pictures at once: the device is out of memory")
+            else:
+                self.inference[size] = seconds[3:]  # the first ones warm up
+        pl_module.train()
+
+
+class Bench(TemporaryFit):
+    """Measures instead of training to the end."""
+
+    def _prepare_subcommand_parser(self, klass: type, subcommand: str, **kwargs: Any) -> LightningArgumentParser:
+        parser = super()._prepare_subcommand_parser(klass, subcommand, **kwargs)
+        if subcommand == "fit":
+            parser.description = (
+                "Measures loading, the bare training step, fit and inference on this machine. It takes the options "
+                "of fit; how long to train and to validate it decides itself. The test pictures are not read."
+            )
+            parser.add_argument(
+                "--batches", type=int | None, default=None, help="Batches a round; 2 s worth by default."
+            )
+            parser.add_argument("--profile", action="store_true", help="Print torch's profile of fit, by operation.")
+            parser.add_argument("--output", type=str | None, default=None, help="A JSON file for the figures.")
+        return parser
+
+    def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
+        """Parses, and sets what the measurement decides itself."""
+        self._subcommand_parsers["fit"].prog = "cifar-lightning bench"
+        super().parse_arguments(parser, args)
+        options = self.config["fit"]
+        if options.batches is not None and options.batches < 2:
+            raise UsageError(f"--batches is {options.batches}; it must be at least 2.")
+        if options.output and not Path(options.output).absolute().parent.is_dir():
+            raise UsageError(f"--output is {options.output}; there is no such folder.")
+        defaults = inspect.signature(Trainer).parameters
+        ends = ("max_steps", "min_steps", "min_epochs", "max_time", "overfit_batches", "fast_dev_run")
+        for name in (*ends, "check_val_every_n_epoch", "val_check_interval"):
+            options.trainer[name] = defaults[name].default
+        options.trainer.limit_val_batches = 1
+
+    def fit(self, model: ImageClassifier, datamodule: ImageDataModule, ckpt_path: str | None) -> None:
+        """Measures, prints the figures, and writes them where the user wants them."""
+        if self.trainer.world_size > 1:
+            raise UsageError("bench measures one process: leave out --trainer.devices and --trainer.num_nodes.")
+        options = self.config["fit"]
+        warm_up, parts = EpochTimer(), Parts()
+        self._train(5, 1, warm_up)
+        if not warm_up.fit:
+            raise UsageError("there is but one batch of training pictures: name a smaller --data.batch_size.")
+        batches = options.batches or 2 + math.ceil(SECONDS / (warm_up.fit[0] * datamodule.hparams["batch_size"]))
+        self._train(batches, 1 + ROUNDS, parts)
+        result = self._result(parts)
+        _print(result)
+        if options.profile:
+            with torch.profiler.profile() as profiler:
+                self._train(batches, 1, Callback())
+            place = "cpu" if self.trainer.strategy.root_device.type == "cpu" else "device"
+            table = profiler.key_averages().table(f"self_{place}_time_total", row_limit=20, max_name_column_width=40)
+            print(table)
+        if options.output:
+            Path(options.output).write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
+            print(f"written: {options.output}")
+
+    def _train(self, batches: int, epochs: int, callback: Callback) -> None:
+        """Trains some more, on the first so many batches of each epoch."""
+        callbacks: list[Callback] = self.trainer.callbacks  # type: ignore[attr-defined]
+        self.trainer.limit_train_batches = batches
+        self.trainer.fit_loop.max_epochs = self.trainer.current_epoch + epochs
+        callbacks.append(callback)
+        self.trainer.fit(self.model, datamodule=self.datamodule)
+        callbacks.remove(callback)
+
+    def _result(self, parts: Parts) -> dict[str, Any]:
+        """Returns what ``--output`` holds."""
+        # the first round warms up
+        seconds = {name: getattr(parts, name)[1:] for name in ("loading", "step", "fit")}
+        return {
+            "model": dict(self.model.hparams),
+            "data": dict(self.datamodule.hparams),
+            "precision": self.trainer.precision,
+            "hardware": hardware(self.trainer.strategy.root_device),
+            "versions": versions(),
+            "rounds": ROUNDS,
+            "batches": int(self.trainer.num_training_batches),
+            "training": {
+                name: {
+                    "pictures_per_second": spread([1 / s for s in values]),
+                    "share_of_fit": median(values) / median(seconds["fit"]),
+                }
+                for name, values in seconds.items()
+            },
+            "overhead": spread([c / (a + b) - 1 for a, b, c in zip(*seconds.values(), strict=True)]),
+            "inference": {
+                size: {
+                    "median_ms": 1e3 * median(runs),
+                    "p90_ms": 1e3 * quantiles(runs, n=10, method="inclusive")[-1],
+                    "pictures_per_second": size / median(runs),
+                }
+                for size, runs in parts.inference.items()
+            },
+        }
+
+
+def _print(result: dict[str, Any]) -> None:
+    rounds = f"median of {result['rounds']} rounds of {result['batches']} batches of {result['data']['batch_size']}"
+    table = Table("training", "pictures/s", "lowest – highest", "share of fit", title=rounds)
+    for label, name in (("loading, augmentation", "loading"), ("bare step", "step"), ("fit", "fit")):
+        part = result["training"][name]
+        speed, share = part["pictures_per_second"], part["share_of_fit"]
+        if name == "fit":
+            rest = 1 - sum(result["training"][other]["share_of_fit"] for other in ("loading", "step"))
+            table.add_row("all else", "", "", f"{rest:.1%}")
+        table.add_row(label, f"{speed['median']:,.0f}", f"{speed['min']:,.0f} – {speed['max']:,.0f}", f"{share:.1%}")
+    inference = Table("inference, batch size", "median", "90 % within", "pictures/s")
+    for size, row in result["inference"].items():
+        times = (f"{row[name]:.2f} ms" for name in ("median_ms", "p90_ms"))
+        inference.add_row(str(size), *times, f"{row['pictures_per_second']:,.0f}")
+    for column in (*table.columns[1:], *inference.columns[1:]):
+        column.justify = "right"
+    console = Console(highlight=False)
+    over = result["overhead"]
+    console.print(
+        result["hardware"],
+        table,
+        f"overhead of fit over loading and bare step: {over['median']:+.1%} ({over['min']:+.1%} to {over['max']:+.1%})",
+        inference,
+        sep="\n",
+    )
+
+
+def now() -> float:
+    """Reads the clock, in seconds, once the device has done what it was given."""
+    if torch.accelerator.is_available():
+        torch.accelerator.synchronize()
+    return time.perf_counter()
+
+
+def spread(values: Sequence[float]) -> dict[str, float]:
+    """Returns the median, the lowest and the highest value."""
+    return {"median": median(values), "min": min(values), "max": max(values)}
+
+
+def hardware(device: torch.device) -> str:
+    """Names the GPU, or the CPU with its number of cores and how many torch uses."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    info, cores = Path("/proc/cpuinfo"), os.cpu_count() or 1
+    found = re.search(r"model name\s*: (.*)", info.read_text(encoding="utf-8")) if info.exists() else None
+    name = found[1] if found else platform.processor() or platform.machine()
+    used = torch.get_num_threads()
+    return f"{name}, {cores} cores" + (f" (torch uses {used})" if used != cores else "")

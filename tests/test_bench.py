@@ -1,0 +1,69 @@
+"""bench through the real command line."""
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+
+from cifar_lightning.cli import main
+
+DEMO = str(Path(__file__).parent.parent / "configs" / "demo.yaml")
+
+
+def test_bench_measures_and_leaves_nothing_but_its_output(
+    here: Path, data_root: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["--batches=3", "--data.batch_size=16", f"--data.root={data_root}", "--profile", "--output=bench.json"]
+    words += ["--data.val_size=100", "--data.eval_batch_size=100"]
+    assert main(["bench", "--config", DEMO, *words, "--model.optimizer=sgd", "--trainer.max_epochs=1"]) == 0
+    assert [path.name for path in here.iterdir()] == ["bench.json"]
+    result = json.loads(Path("bench.json").read_text())
+    assert (result["data"]["batch_size"], result["model"]["optimizer"], result["batches"]) == (16, "sgd", 3)
+    assert set(result["training"]) == {"loading", "step", "fit"}
+    for part in result["training"].values():
+        speed = part["pictures_per_second"]
+        assert 0 < speed["min"] <= speed["median"] <= speed["max"]
+        assert part["share_of_fit"] > 0
+    assert result["training"]["fit"]["share_of_fit"] == 1
+    assert result["overhead"]["min"] <= result["overhead"]["median"] <= result["overhead"]["max"]
+    assert set(result["inference"]) == {"1", "32", "512"}
+    for size, row in result["inference"].items():
+        assert row["pictures_per_second"] == pytest.approx(1000 * int(size) / row["median_ms"])
+    out = capsys.readouterr().out
+    for text in ("bare step", "overhead of fit", "512", "aten::convolution_backward", "written: bench.json"):
+        assert text in out
+
+
+@pytest.mark.parametrize("val_size", [0, 12])
+def test_bench_does_not_read_the_test_pictures(
+    here: Path, picture_folder: Path, val_size: int, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shutil.rmtree(picture_folder / "test")
+    words = ["--data.dataset=folder", f"--data.root={picture_folder}", f"--data.val_size={val_size}"]
+    before = set(here.iterdir())
+    assert main(["bench", *words, "--data.batch_size=10", "--batches=2"]) == 0
+    assert {p for p in here.iterdir() if not p.name.endswith(".cache")} == before
+    assert main(["bench", *words, "--data.batch_size=60"]) == 2
+    assert "smaller --data.batch_size" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("words", "text"),
+    [
+        (["--batches=1"], "--batches is 1; it must be at least 2"),
+        (["--output=nowhere/bench.json"], "there is no such folder"),
+        (["--trainer.devices=2", "--trainer.accelerator=cpu"], "bench measures one process"),
+        (["--data.batchsize=2"], "Did you mean data.batch_size"),
+    ],
+)
+def test_bench_says_what_is_wrong(
+    words: list[str], text: str, here: Path, data_root: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["bench", "--config", DEMO, f"--data.root={data_root}", *words]) == 2
+    assert text in capsys.readouterr().err
+
+
+def test_bench_refuses_a_checkpoint(trained: Path, here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["bench", "--ckpt_path", str(trained / "best.ckpt")]) == 2
+    assert "leave out --ckpt_path" in capsys.readouterr().err
