@@ -53,7 +53,7 @@ class ImageClassifier(LightningModule):
     """Trains any network that turns pictures (B, C, H, W) into logits (B, K).
 
     It logs ``{train,val,test}/{loss,acc}``: the mean over an epoch of the cross-entropy and of the accuracy in
-    [0, 1], and ``train/loss_step`` every ``log_every_n_steps``.
+    [0, 1], and ``train/loss_step`` and ``lr`` every ``log_every_n_steps``.
 
     Args:
         arch: The network: one of ``list_models()``, "torchvision:<name>", or your own "package.module:Class".
@@ -147,7 +147,9 @@ class ImageClassifier(LightningModule):
             self.train_metrics.update(logits, labels if labels.ndim == 1 else labels.argmax(1), loss)
         every = self.trainer.log_every_n_steps  # type: ignore[attr-defined]
         if every and (self.global_step + 1) % every == 0:
-            self.log("train/loss_step", loss)
+            groups = self.optimizers(use_pl_optimizer=False).param_groups  # type: ignore[union-attr]
+            whole = max(groups, key=lambda group: group.get("lr_ends", 1.0))  # the first that is trained to the end
+            self.log_dict({"train/loss_step": loss, "lr": whole["lr"]})
         return loss
 
     def validation_step(self, batch: tuple[Tensor, Tensor, Tensor], batch_idx: int) -> None:

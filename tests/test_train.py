@@ -52,7 +52,7 @@ def test_tensorboard_holds_curves_images_and_hyperparameters(trained: Path) -> N
     log = events(trained)
     scalars = set(log.Tags()["scalars"])
     stages = {f"{stage}/{name}" for stage in ("train", "val") for name in ("loss", "acc")}
-    assert stages | {"train/loss_step", "lr-Adam/pg1", "throughput/pictures_per_second"} <= scalars
+    assert stages | {"train/loss_step", "lr", "throughput/pictures_per_second"} <= scalars
     assert {"val/predictions", "val/confusion"} <= set(log.Tags()["images"])
     assert {"_hparams_/experiment", "_hparams_/session_start_info"} <= set(log.summary_metadata)
     steps = [entry.step for entry in log.Scalars("val/acc")]
@@ -256,7 +256,7 @@ def test_a_moved_run_keeps_its_best(run: Path) -> None:
         checkpoint = torch.load(path, weights_only=True)
         for group in checkpoint["optimizer_states"][0]["param_groups"]:
             group["initial_lr"] = group["lr"] = 0.0
-        checkpoint["lr_schedulers"][0]["base_lrs"] = [0.0, 0.0]
+        checkpoint["lr_schedulers"][0]["base_lrs"] = [0.0 for _ in checkpoint["lr_schedulers"][0]["base_lrs"]]
         torch.save(checkpoint, path)
     assert main(["fit", "--ckpt_path", str(moved / "last.ckpt"), "--trainer.max_epochs=4"]) == 0
     assert torch.load(moved / "best.ckpt", weights_only=True)["epoch"] == best

@@ -14,7 +14,7 @@ from typing import Any, cast
 import torch
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import LightningModule, Trainer
-from lightning.pytorch.callbacks import Callback, LearningRateMonitor
+from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
 from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.trainer.states import TrainerStatus
@@ -281,8 +281,6 @@ class CLI(LightningCLI):
             if self._get(self.config_init, "data").hparams["val_size"]:
                 callbacks.append(RunCheckpoint(self.folder, "best", monitor="val/acc"))
             callbacks.append(RunCheckpoint(self.folder, "last"))
-        if settings.logger is not False and not settings.fast_dev_run:
-            callbacks.append(LearningRateMonitor("step"))
         return callbacks
 
     # -- the verbs -----------------------------------------------------------------------------------------------
