@@ -10,11 +10,11 @@ PACKAGE = Path(__file__).parent.parent / "cifar_lightning"
 LAYERS = [  # each may import what stands below it
     {"__main__"},
     {"cli"},
-    {"commands.train"},
+    {"commands.train", "commands.models"},
     {"options", "callbacks"},
     {"classifier", "data.datamodule", "checkpoint", "predictor"},
     {"models", "optim", "augment", "preprocess", "figures", "data.datasets"},
-    {"models.cnn", "data.synthetic", "data.download", "pictures"},
+    {"models.cnn", "models.resnet", "models.vit", "data.synthetic", "data.download", "pictures"},
 ]
 WITHOUT_LIGHTNING = LAYERS[-1] | LAYERS[-2]
 
