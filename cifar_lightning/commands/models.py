@@ -18,11 +18,11 @@ HELP = """\
 usage: cifar-lightning models
 
 Lists the built-in networks: their options (--model.arch_options '{depth: 16}') with defaults, their parameters for
-10 classes, the millions of floating-point operations for one picture of 32 × 32, and the recipes in configs/ that use
-them."""
+10 classes, their operations for one picture, and the recipes in configs/ that use them."""
 
 NOTE = """\
-MFLOPs: of matrix products, convolutions and attention, forwards; a multiplication and an addition are two.
+MFLOPs: millions of operations of the convolutions, matrix products and attention
+for one picture of 32 × 32, forwards; a multiplication and an addition are two.
 Others: --model.arch torchvision:<name>, or your own package.module:Class."""
 
 

@@ -29,7 +29,7 @@ def vit(
         patch_size: Height and width of a patch, in pixels; a divisor of image_size.
         depth: Number of encoder blocks.
         hidden_dim: Features of a token; a multiple of num_heads.
-        num_heads: Attention heads; with 64 features each, as by default, they run fastest.
+        num_heads: Attention heads; by default of 64 features each, as is usual (the paper has 12 of 16).
         mlp_dim: Features in the middle of a block's two linear layers.
         dropout: Part of the features set to 0 after each layer, in [0, 1].
 
