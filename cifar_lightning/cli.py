@@ -15,6 +15,7 @@ COMMANDS = {
     "test": ("train", "measure a checkpoint on the test pictures, per class, with a figure"),
     "predict": ("train", "classify your own pictures with a checkpoint"),
     "bench": ("bench", "measure how fast a recipe trains and predicts on this machine, and where the time goes"),
+    "models": ("models", "list the built-in networks: options, size, recipes"),
 }
 """Each verb: the module in ``cifar_lightning.commands`` whose ``main(argv)`` carries it out, and one line of help."""
 

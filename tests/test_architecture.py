@@ -11,11 +11,11 @@ LAYERS = [  # each may import what stands below it
     {"__main__"},
     {"cli"},
     {"commands.bench"},  # measures what commands.train does
-    {"commands.train"},
+    {"commands.train", "commands.models"},
     {"options", "callbacks"},
     {"classifier", "data.datamodule", "checkpoint", "predictor"},
     {"models", "optim", "augment", "preprocess", "figures", "data.datasets"},
-    {"models.cnn", "models.speednet", "data.synthetic", "data.download", "pictures"},
+    {"models.cnn", "models.resnet", "models.speednet", "models.vit", "data.synthetic", "data.download", "pictures"},
 ]
 WITHOUT_LIGHTNING = LAYERS[-1] | LAYERS[-2]
 

@@ -8,12 +8,16 @@ import yaml
 from cifar_lightning.cli import main
 from tests.conftest import FAST
 
+SHRUNK = {"wide_resnet": ["--model.arch_options={depth: 10, widen_factor: 1}"]}
+"""Recipes that would take minutes, made small."""
+
 CONFIGS = sorted((Path(__file__).parent.parent / "configs").glob("*.yaml"))
 
 
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
 def test_recipe_trains_and_tests(path: Path, here: Path, data_root: Path) -> None:
-    words = ["--data.dataset=synthetic", f"--data.root={data_root}", *FAST, "--trainer.max_epochs=1"]
+    words = ["--data.dataset=synthetic", f"--data.root={data_root}", *FAST, *SHRUNK.get(path.stem, [])]
+    words += ["--trainer.max_epochs=1", "--data.batch_size=8", "--data.eval_batch_size=20"]
     assert main(["fit", f"--config={path}", *words]) == 0
     assert main(["test", "--ckpt_path=best.ckpt", "--trainer.limit_test_batches=1"]) == 0
 

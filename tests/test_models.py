@@ -1,9 +1,10 @@
 import sys
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 import pytest
 import torch
+import torchvision
 from torch import nn
 
 from cifar_lightning import UsageError, create_model, list_models
@@ -43,6 +44,80 @@ def test_a_dirac_convolution_passes_its_inputs_on() -> None:
     assert torch.equal(DiracConv(4, 6)(images)[:, :4], images)
 
 
+VIT_B_16 = {"image_size": 224, "patch_size": 16, "depth": 12, "hidden_dim": 768, "num_heads": 12, "mlp_dim": 3072}
+DEIT_TINY = {"image_size": 224, "patch_size": 16, "depth": 12, "hidden_dim": 192, "num_heads": 3, "mlp_dim": 768}
+
+
+@pytest.mark.parametrize(
+    ("arch", "classes", "options", "published"),
+    [
+        ("resnet18", 10, {}, 11_173_962),  # https://github.com/kuangliu/pytorch-cifar
+        ("resnet9", 10, {}, 6_573_120),  # the layers of https://github.com/davidcpage/cifar10-fast dawn.py, added up
+        ("vit", 1000, VIT_B_16, torchvision.models.ViT_B_16_Weights.IMAGENET1K_V1.meta["num_params"]),
+        ("vit", 1000, DEIT_TINY, 5_717_416),  # timm's deit_tiny_patch16_224
+    ],
+    ids=["resnet18", "resnet9", "vit_b_16", "deit_tiny"],
+)
+def test_has_the_published_number_of_parameters(
+    arch: str, classes: int, options: dict[str, Any], published: int
+) -> None:
+    with torch.device("meta"):
+        network = create_model(arch, classes, options)
+    assert sum(p.numel() for p in network.parameters()) == published
+
+
+@pytest.mark.parametrize(
+    ("depth", "widen_factor", "millions"),
+    [(40, 1, 0.6), (40, 2, 2.2), (40, 4, 8.9), (28, 10, 36.5), (28, 12, 52.5), (22, 8, 17.2), (16, 8, 11.0)],
+)
+def test_wide_resnets_are_the_paper_s(depth: int, widen_factor: int, millions: float) -> None:
+    with torch.device("meta"):
+        network = create_model("wide_resnet", 10, {"depth": depth, "widen_factor": widen_factor})
+    assert round(sum(p.numel() for p in network.parameters()) / 1e6, 1) == millions
+    convolutions = [m for m in network.modules() if isinstance(m, nn.Conv2d) and m.kernel_size == (3, 3)]
+    assert len(convolutions) == depth - 3
+
+
+@pytest.mark.parametrize("arch", ["resnet9", "resnet18", "wide_resnet"])
+def test_residual_networks_keep_the_pictures_resolution_at_first(arch: str) -> None:
+    options = {"depth": 10, "widen_factor": 1} if arch == "wide_resnet" else {}
+    network = create_model(arch, 10, options)
+    sizes = []
+    for module in network.modules():
+        if isinstance(module, nn.Conv2d):
+            module.register_forward_hook(lambda *call: sizes.append(call[-1].shape[-1]))
+    network.eval()(torch.rand(1, 3, 32, 32))
+    assert sizes[0] == 32
+    assert sorted(set(sizes)) == ([8, 16, 32] if arch == "wide_resnet" else [4, 8, 16, 32])
+    assert network(torch.rand(1, 3, 48, 48)).shape == (1, 10)
+
+
+def test_a_fresh_vision_transformer_has_no_opinion() -> None:
+    network = create_model("vit", 10)
+    x = torch.rand(2, 3, 32, 32)
+    assert not network(x).any()
+    nn.init.normal_(network.get_submodule("heads.head").weight)  # type: ignore[arg-type]
+    assert network(x).std() > 0.1
+
+
+@pytest.mark.parametrize(
+    ("arch", "options", "message"),
+    [
+        ("resnet9", {"width": 3}, "unexpected keyword argument 'width'"),
+        ("wide_resnet", {"depth": 27}, "depth must be 10, 16, 22, 28"),
+        ("wide_resnet", {"widen_factor": 0}, "at least 1, not 0"),
+        ("wide_resnet", {"dropout": 2.0}, "between 0 and 1"),
+        ("vit", {"patch_size": 5}, "image_size and patch_size are 32 and 5"),
+        ("vit", {"num_heads": 5}, "hidden_dim and num_heads are 192 and 5"),
+        ("vit", {"mlp_dim": -1}, "negative dimension"),
+        ("torchvision:vit_b_16", {"image_size": 33}, "indivisible"),
+    ],
+)
+def test_options_that_do_not_fit_are_explained(arch: str, options: dict[str, Any], message: str) -> None:
+    with pytest.raises(UsageError, match=f"{arch} does not take .*{message}.*It is {arch}\\("):
+        create_model(arch, 10, options)
+
+
 @pytest.mark.parametrize("arch", [*list_models(), "torchvision:squeezenet1_1"])
 def test_turns_pictures_into_logits(arch: str) -> None:
     logits = create_model(arch, 7).eval()(torch.rand(2, 3, 32, 32))
@@ -50,7 +125,9 @@ def test_turns_pictures_into_logits(arch: str) -> None:
 
 
 def test_ones_own_network_from_the_current_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (tmp_path / "own_nets.py").write_text(
+    (tmp_path / "own_package").mkdir()
+    (tmp_path / "own_package" / "__init__.py").touch()
+    (tmp_path / "own_package" / "nets.py").write_text(
         "from torch import nn\n"
         "class Wide(nn.Sequential):\n"
         "    def __init__(self, num_classes, width=8):\n"
@@ -59,15 +136,15 @@ def test_ones_own_network_from_the_current_folder(tmp_path: Path, monkeypatch: p
     )
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "path", list(sys.path))
-    network = create_model("own_nets:Wide", 5, {"width": 16})
+    network = create_model("own_package.nets:Wide", 5, {"width": 16})
     assert isinstance(network, nn.Sequential)
     assert network(torch.rand(1, 3, 32, 32)).shape == (1, 5)
     with pytest.raises(UsageError, match=r"does not take .*depth.*width"):
-        create_model("own_nets:Wide", 5, {"depth": 3})
+        create_model("own_package.nets:Wide", 5, {"depth": 3})
     with pytest.raises(UsageError, match="not a class"):
-        create_model("own_nets:number", 5)
+        create_model("own_package.nets:number", 5)
     with pytest.raises(UsageError, match="can't be imported"):
-        create_model("own_nets:Narrow", 5)
+        create_model("own_package.nets:Narrow", 5)
 
 
 @pytest.mark.parametrize(

@@ -158,6 +158,32 @@ def test_predict_mistakes(run: Path, words: list[str], message: str, capsys: pyt
     assert message in capsys.readouterr().err
 
 
+def test_ones_own_network_through_the_installed_command(
+    here: Path, data_root: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (here / "my_package").mkdir()
+    (here / "my_package" / "__init__.py").touch()
+    (here / "my_package" / "nets.py").write_text(
+        "from torch import nn\n"
+        "class MyNet(nn.Sequential):\n"
+        "    def __init__(self, num_classes: int, width: int = 32) -> None:\n"
+        "        super().__init__(nn.Flatten(), nn.Linear(3072, width), nn.ReLU(), nn.Linear(width, num_classes))\n"
+    )
+    command = Path(sys.executable).with_name("cifar-lightning")  # unlike python -m, it does not look in this folder
+    words = ["--data.dataset=synthetic", f"--data.root={data_root}", *FAST, "--trainer.max_epochs=1"]
+    own = ["--model.arch", "my_package.nets:MyNet"]
+    fit = [str(command), "fit", *words, *own, "--model.arch_options", "{width: 64}"]
+    done = subprocess.run(fit, capture_output=True, text=True, check=False, timeout=200)
+    assert done.returncode == 0, done.stderr
+    (best,) = Path("runs").glob("*/version_0/best.ckpt")
+    weights = torch.load(best, weights_only=True)["state_dict"]
+    assert weights["net.1.weight"].shape == (64, 3072)
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    assert main(["test", "--ckpt_path", str(best)]) == 2  # a checkpoint may not run code that nobody named
+    assert "--model.arch my_package.nets:MyNet" in capsys.readouterr().err
+    assert main(["test", "--ckpt_path", str(best), *own, "--trainer.limit_test_batches=1"]) == 0
+
+
 @pytest.mark.parametrize(
     "options",
     [

@@ -11,11 +11,17 @@ from torch import nn
 
 from cifar_lightning import UsageError, did_you_mean
 from cifar_lightning.models.cnn import cnn
+from cifar_lightning.models.resnet import resnet9, resnet18, wide_resnet
 from cifar_lightning.models.speednet import speednet
+from cifar_lightning.models.vit import vit
 
 MODELS: dict[str, Callable[..., nn.Module]] = {
     "cnn": cnn,
+    "resnet9": resnet9,
+    "resnet18": resnet18,
     "speednet": speednet,
+    "vit": vit,
+    "wide_resnet": wide_resnet,
 }
 """Each name: a function of ``num_classes`` and the network's own options. A new network is one line here."""
 
@@ -49,7 +55,7 @@ def create_model(arch: str, num_classes: int, options: Mapping[str, Any] | None 
     builder = _find_builder(arch)
     try:
         network = builder(num_classes=num_classes, **options)
-    except (TypeError, ValueError) as error:
+    except (AssertionError, RuntimeError, TypeError, ValueError) as error:
         raise UsageError(
             f"model.arch {arch} does not take model.arch_options {options}: {error}. It is {arch}{_signature(builder)}."
         ) from error

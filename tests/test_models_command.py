@@ -1,0 +1,53 @@
+"""The table of the built-in networks."""
+
+from pathlib import Path
+
+import pytest
+
+from cifar_lightning import list_models
+from cifar_lightning.cli import main
+from cifar_lightning.commands.models import measure
+
+ROOT = Path(__file__).parent.parent
+
+
+def test_every_network_is_listed_with_its_options_and_recipes(
+    here: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "200")
+    (here / "configs").mkdir()
+    (here / "configs" / "slim.yaml").write_text("model: {arch: wide_resnet}")
+    (here / "configs" / "search.yaml").write_text("space: {}")
+    (here / "configs" / "broken.yaml").write_text("model: [")
+    assert main(["models"]) == 0
+    out = capsys.readouterr().out
+    rows = {
+        cells[1]: cells[2:-1] for line in out.splitlines() if len(cells := [c.strip() for c in line.split("│")]) > 2
+    }
+    assert set(rows) == set(list_models())
+    assert rows["cnn"] == ["–", "122,570", "9", "–"]
+    assert rows["wide_resnet"] == ["depth: 28, widen_factor: 10, dropout: 0.0", "36,479,194", "10,487", "slim"]
+    assert "skipped: the config configs/broken.yaml is not valid YAML" in out
+
+
+def test_operations_are_those_counted_by_hand() -> None:
+    convolutions = 30 * 30 * 32 * 27 + 13 * 13 * 64 * 9 * 32 + 4 * 4 * 64 * 9 * 64
+    assert measure("cnn")[1] == 2 * (convolutions + 1024 * 64 + 64 * 10)
+    patches, width, mlp = 64, 192, 384
+    tokens = patches + 1
+    block = tokens * (4 * width * width + 2 * width * mlp) + 2 * tokens * tokens * width
+    assert measure("vit")[1] == 2 * (patches * 48 * width + 9 * block + width * 10)
+
+
+def test_it_takes_no_arguments(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["models", "resnet"]) == 2
+    assert capsys.readouterr().err == "cifar-lightning: models takes no arguments, but got resnet.\n"
+    assert main(["models", "--help"]) == 0
+    assert "usage: cifar-lightning models" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("arch", list_models())
+def test_the_readme_s_table_says_the_same(arch: str) -> None:
+    parameters, flops = measure(arch)
+    row = next(line for line in (ROOT / "README.md").read_text().splitlines() if line.startswith(f"| `{arch}`"))
+    assert f"| {parameters:,} | {flops / 1e6:,.0f} |" in row
