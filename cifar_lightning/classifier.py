@@ -105,6 +105,13 @@ class ImageClassifier(LightningModule):
         """Computes logits (B, K) of normalised pictures (B, C, H, W)."""
         return self.net(images)  # type: ignore[no-any-return]
 
+    def probabilities(self, images: Tensor) -> Tensor:
+        """Computes the classes' probabilities (B, K) float32 of normalised pictures (B, C, H, W).
+
+        Whatever predicts goes through here: ``Trainer.predict``, ``Predictor``, exported files and figures.
+        """
+        return self(images).float().softmax(1)  # type: ignore[no-any-return]
+
     def training_step(self, batch: tuple[Tensor, Tensor, Tensor], batch_idx: int) -> Tensor:
         images, labels, _ = batch
         logits = self(images)
@@ -123,7 +130,7 @@ class ImageClassifier(LightningModule):
 
     def predict_step(self, batch: tuple[Tensor, Tensor, Tensor], batch_idx: int) -> Tensor:
         """Returns the classes' probabilities, (B, K) float32."""
-        return self(batch[0]).float().softmax(1)  # type: ignore[no-any-return]
+        return self.probabilities(batch[0])
 
     def _evaluate(self, batch: tuple[Tensor, Tensor, Tensor], metrics: EpochMetrics) -> None:
         images, labels, _ = batch

@@ -10,11 +10,14 @@ PACKAGE = Path(__file__).parent.parent / "cifar_lightning"
 LAYERS = [  # each may import what stands below it
     {"__main__"},
     {"cli"},
-    {"commands.train"},
-    {"options", "callbacks"},
-    {"classifier", "data.datamodule", "checkpoint", "predictor"},
+    {"commands.predict"},  # hands checkpoints to commands.train
+    {"commands.train", "commands.export"},
+    {"options", "callbacks", "report"},
+    {"predictor"},
+    {"pipeline"},
+    {"classifier", "data.datamodule", "checkpoint"},
     {"models", "optim", "augment", "preprocess", "figures", "data.datasets"},
-    {"models.cnn", "data.synthetic", "data.download", "pictures"},
+    {"models.cnn", "data.synthetic", "data.download", "pictures", "card"},
 ]
 WITHOUT_LIGHTNING = LAYERS[-1] | LAYERS[-2]
 
