@@ -37,9 +37,7 @@ def test_make_knows_the_target(command: str) -> None:
 
 
 @pytest.mark.parametrize("command", [c for c in COMMANDS if c.startswith("cifar-lightning")])
-def test_command_does_what_it_says(
-    command: str, here: Path, trained: Path, exported: Path, data_root: Path
-) -> None:
+def test_command_does_what_it_says(command: str, here: Path, trained: Path, exported: Path, data_root: Path) -> None:
     shutil.copytree(ROOT / "configs", "configs")
     shutil.copytree(ROOT / "docs" / "pictures", "docs/pictures")
     shutil.copytree(trained, "runs/demo/version_0")
