@@ -12,14 +12,16 @@ if TYPE_CHECKING:
     from cifar_lightning.classifier import ImageClassifier
     from cifar_lightning.data.datamodule import ImageDataModule
     from cifar_lightning.models import create_model, list_models
+    from cifar_lightning.predictor import Predictor
 
 __version__ = "0.1.0"
 
-__all__ = ["ImageClassifier", "ImageDataModule", "UsageError", "create_model", "list_models"]
+__all__ = ["ImageClassifier", "ImageDataModule", "Predictor", "UsageError", "create_model", "list_models"]
 
 _HOMES = {
     "ImageClassifier": "cifar_lightning.classifier",
     "ImageDataModule": "cifar_lightning.data.datamodule",
+    "Predictor": "cifar_lightning.predictor",
     "create_model": "cifar_lightning.models",
     "list_models": "cifar_lightning.models",
 }

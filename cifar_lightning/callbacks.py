@@ -18,6 +18,7 @@ from torch import Tensor
 from torch.utils.tensorboard import SummaryWriter
 
 from cifar_lightning import __version__, figures
+from cifar_lightning.checkpoint import hash_file
 from cifar_lightning.classifier import ImageClassifier
 from cifar_lightning.data.datamodule import ImageDataModule
 
@@ -195,7 +196,7 @@ class Report(Callback):
                 writer.add_scalar(name, trainer.callback_metrics[name], self.step)
 
     def result(self, trainer: Trainer, model: ImageClassifier, data: ImageDataModule) -> dict[str, Any]:
-        """Returns what ``test.json`` holds: the same to the last bit for the same weights on the same machine."""
+        """Returns what ``test.json`` holds: the same to the last bit for the same file on the same machine."""
         assert model.confusion is not None
         right, total = model.confusion.diagonal().tolist(), model.confusion.sum(1).tolist()
         return {
@@ -209,6 +210,7 @@ class Report(Callback):
                 for name, r, n in zip(data.classes, right, total, strict=True)
             },
             "checkpoint": self.checkpoint.name if self.checkpoint else None,
+            "checkpoint_sha256": hash_file(self.checkpoint) if self.checkpoint else None,
             "model": dict(model.hparams),
             "data": dict(data.hparams),
             "precision": trainer.precision,
@@ -277,6 +279,6 @@ def _probabilities(trainer: Trainer, model: ImageClassifier, data: ImageDataModu
     model.eval()
     batch = trainer.precision_plugin.convert_input(data.normalise(images.to(model.device)))
     with torch.inference_mode(), trainer.precision_plugin.forward_context():
-        probabilities = model(batch).float().softmax(1)
+        probabilities = model.probabilities(batch)
     model.train(training)
     return probabilities.cpu().numpy()

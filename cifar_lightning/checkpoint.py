@@ -1,5 +1,6 @@
 """Reading a checkpoint's facts without trusting it."""
 
+import hashlib
 from pathlib import Path
 from pickle import UnpicklingError
 from typing import Any
@@ -57,8 +58,17 @@ def check_architecture(path: Path, checkpoint: dict[str, Any], trusted: str | No
     if is_custom(arch) and arch != trusted:
         raise UsageError(
             f"the network of {path} is the code {arch}, which would be imported and run. If you know and trust it, "
-            f"name it yourself: --model.arch {arch}"
+            f"name it yourself: --model.arch {arch}, or in Python arch={arch!r}."
         )
+
+
+def hash_file(path: Path) -> str:
+    """Computes a file's SHA-256, in hexadecimal."""
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while chunk := file.read(1 << 20):
+            digest.update(chunk)
+    return digest.hexdigest()
 
 
 def _size(path: Path) -> str:

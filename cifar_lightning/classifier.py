@@ -139,6 +139,17 @@ class ImageClassifier(LightningModule):
                     for parameter in group["params"]:
                         parameter.requires_grad_(group["lr"] > 0)
 
+    def probabilities(self, images: Tensor) -> Tensor:
+        """Computes the classes' probabilities (B, K) float32 of normalised pictures (B, C, H, W).
+
+        Whatever predicts goes through here, with test-time augmentation: ``Trainer.predict``, ``Predictor``, exported
+        files and figures.
+        """
+        return self._logits(images, self.hparams["tta"]).softmax(1)
+
+    def _logits(self, images: Tensor, tta: str) -> Tensor:
+        return torch.stack([weight * self(view).float() for weight, view in tta_views(images, tta)]).sum(0)
+
     def training_step(self, batch: tuple[Tensor, Tensor, Tensor], batch_idx: int) -> Tensor:
         images, labels, _ = batch
         logits = self(images)
@@ -160,16 +171,12 @@ class ImageClassifier(LightningModule):
 
     def predict_step(self, batch: tuple[Tensor, Tensor, Tensor], batch_idx: int) -> Tensor:
         """Returns the classes' probabilities, (B, K) float32."""
-        return self._logits(batch[0]).softmax(1)
-
-    def _logits(self, images: Tensor) -> Tensor:
-        """Computes logits (B, K) with test-time augmentation, though not between the epochs of a training."""
-        tta = "none" if self.trainer.state.fn == "fit" else self.hparams["tta"]
-        return torch.stack([weight * self(view).float() for weight, view in tta_views(images, tta)]).sum(0)
+        return self.probabilities(batch[0])
 
     def _evaluate(self, batch: tuple[Tensor, Tensor, Tensor], metrics: EpochMetrics) -> None:
         images, labels, _ = batch
-        logits = self._logits(images)
+        # between the epochs of a training, test-time augmentation would cost more than it tells
+        logits = self._logits(images, "none" if self.trainer.state.fn == "fit" else self.hparams["tta"])
         metrics.update(logits, labels, F.cross_entropy(logits, labels))
 
     def on_train_epoch_end(self) -> None:

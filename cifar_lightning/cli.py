@@ -13,13 +13,14 @@ COMMANDS = {
     "fit": ("train", "train a classifier; resume with --ckpt_path last.ckpt"),
     "validate": ("train", "measure a checkpoint on the validation pictures"),
     "test": ("train", "measure a checkpoint on the test pictures, per class, with a figure"),
-    "predict": ("train", "classify your own pictures with a checkpoint"),
     "bench": ("bench", "measure how fast a recipe trains and predicts on this machine, and where the time goes"),
     "models": ("models", "list the built-in networks: options, size, recipes"),
+    "predict": ("predict", "classify your own pictures with a checkpoint or an exported file"),
+    "export": ("export", "write a checkpoint as ONNX or .pt2, verified, to use without this package"),
 }
 """Each verb: the module in ``cifar_lightning.commands`` whose ``main(argv)`` carries it out, and one line of help."""
 
-NEEDS_CHECKPOINT = {"validate", "test", "predict"}
+NEEDS_CHECKPOINT = {"validate", "test", "predict", "export"}
 
 HELP = f"""\
 usage: cifar-lightning VERB [options]

@@ -3,6 +3,7 @@
 import io
 import warnings
 from collections.abc import Iterable
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +16,9 @@ SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif"})
 MAX_PIXELS = 120_000_000
 """A larger picture is refused before it is decoded: it would need more than 360 MB of memory."""
 
+# PIL warns of oddities, such as bad EXIF data, that it can live with. Set once: catch_warnings is not thread-safe
+warnings.filterwarnings("ignore", module=r"PIL\.")
+
 _FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "GIF")
 
 
@@ -22,14 +26,14 @@ class PictureError(ValueError):
     """Why a file can't be read as a picture, in a few words."""
 
 
-def decode_picture(source: str | Path | bytes, size: int) -> NDArray[np.uint8]:
+def decode_picture(source: str | Path | bytes | Image.Image, size: int) -> NDArray[np.uint8]:
     """Decodes a picture of any size and mode to a square.
 
     The first frame is taken, turned upright as its EXIF data say, laid on white where it is transparent, resized so
     that its shorter side is ``size``, and cropped to its centre.
 
     Args:
-        source: The file's path or its bytes: PNG, JPEG, WebP, BMP or GIF.
+        source: The file's path or its bytes: PNG, JPEG, WebP, BMP or GIF. Or a picture that PIL has opened or made.
         size: Height and width of the result, in pixels.
 
     Returns:
@@ -39,12 +43,10 @@ def decode_picture(source: str | Path | bytes, size: int) -> NDArray[np.uint8]:
         PictureError: If it is missing, broken, larger than ``MAX_PIXELS`` or of another format.
     """
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # PIL warns of oddities, such as bad EXIF data, that it can live with
-            with Image.open(io.BytesIO(source) if isinstance(source, bytes) else source, formats=_FORMATS) as picture:
-                if picture.width * picture.height > MAX_PIXELS:
-                    raise PictureError(f"{picture.width} × {picture.height} pixels are too many (over {MAX_PIXELS:,})")
-                rgb = _to_rgb(ImageOps.exif_transpose(picture))
+        with _open(source) as picture:
+            if picture.width * picture.height > MAX_PIXELS:
+                raise PictureError(f"{picture.width} × {picture.height} pixels are too many (over {MAX_PIXELS:,})")
+            rgb = _to_rgb(ImageOps.exif_transpose(picture))
     except UnidentifiedImageError:
         raise PictureError("it is not a PNG, JPEG, WebP, BMP or GIF picture") from None
     except FileNotFoundError:
@@ -56,6 +58,12 @@ def decode_picture(source: str | Path | bytes, size: int) -> NDArray[np.uint8]:
     if rgb.size != (size, size):
         rgb = ImageOps.fit(rgb, (size, size), Image.Resampling.BICUBIC)
     return np.asarray(rgb)
+
+
+def _open(source: str | Path | bytes | Image.Image) -> AbstractContextManager[Image.Image]:
+    if isinstance(source, Image.Image):
+        return nullcontext(source)  # it is its owner's to close
+    return Image.open(io.BytesIO(source) if isinstance(source, bytes) else source, formats=_FORMATS)
 
 
 def _to_rgb(picture: Image.Image) -> Image.Image:

@@ -1,158 +1,282 @@
-"""Predictions for people's own pictures, and the files they are written to."""
+"""Predictor: a checkpoint or an exported file, and pictures, make class probabilities.
 
-import csv
-import json
-import os
-from collections.abc import Sequence
+An ONNX file needs onnxruntime, numpy and pillow alone: nothing here imports PyTorch before it is needed.
+
+B batch, H height, W width, C channels, K classes.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
-from rich.console import Console
-from rich.markup import escape
-from rich.table import Table
+from PIL import Image
 
-from cifar_lightning import figures
+from cifar_lightning import UsageError
+from cifar_lightning.card import Card
 from cifar_lightning.pictures import PictureError, decode_picture
 
-SHEET = 64
-"""The most pictures on a contact sheet."""
+if TYPE_CHECKING:
+    from torch import Tensor, device, nn
 
-SHOWN = 50
-"""The most pictures in a table on the screen."""
+EXPORTED = frozenset({".onnx", ".pt2"})
+"""How the names of exported files end; any other file is a checkpoint."""
+
+Picture: TypeAlias = "str | Path | bytes | Image.Image | NDArray[np.uint8] | Tensor"
+"""A picture of any size: a file's path or bytes, a PIL picture, an array (H, W, 3) or a tensor (3, H, W), uint8 RGB."""
+
+Run: TypeAlias = Callable[[NDArray[np.uint8]], NDArray[np.float32]]
+"""Turns a batch (B, H, W, C) into probabilities (B, K); any number of threads may call it at once."""
+
+
+@dataclass(frozen=True)
+class Guess:
+    """A class and its probability, in [0, 1]."""
+
+    label: str
+    probability: float
 
 
 @dataclass(frozen=True)
 class Prediction:
-    """What a network says of one picture.
+    """What a model says of one picture.
 
     Attributes:
-        picture: The file.
-        probabilities: (K,) float32, or None where the picture can't be read.
-        error: Why it can't be read.
+        top: The most probable classes, best first.
     """
 
-    picture: Path
-    probabilities: NDArray[np.float32] | None = None
-    error: str = ""
+    top: tuple[Guess, ...]
 
-    def top(self, classes: Sequence[str], count: int) -> list[tuple[str, float]]:
-        """Returns the most probable classes and their probabilities, best first."""
-        if self.probabilities is None:
-            return []
-        best = self.probabilities.argsort()[::-1][:count]
-        return [(classes[k], float(self.probabilities[k])) for k in best]
+    @property
+    def label(self) -> str:
+        """The most probable class."""
+        return self.top[0].label
 
-
-def printable(path: str | Path) -> str:
-    """Returns a file's name with bytes that are no text, which some systems allow, in hexadecimal."""
-    return os.fsencode(path).decode(errors="backslashreplace")
+    @property
+    def probability(self) -> float:
+        """The probability of ``label``."""
+        return self.top[0].probability
 
 
-def read_pictures(paths: Sequence[Path], size: int) -> tuple[NDArray[np.uint8], dict[Path, str]]:
-    """Decodes pictures.
+def rank(probabilities: NDArray[np.float32], classes: Sequence[str], top_k: int) -> tuple[Guess, ...]:
+    """Returns the ``top_k`` most probable classes of one picture, (K,), best first."""
+    best = (-probabilities).argsort(kind="stable")[:top_k]
+    return tuple(Guess(classes[k], float(probabilities[k])) for k in best)
+
+
+class Predictor:
+    """Classifies pictures with a checkpoint or an exported file; threads may share one.
 
     Args:
-        paths: The files.
-        size: Height and width, in pixels.
+        file: A checkpoint of ``fit``, or what ``export`` wrote: a name that ends in .onnx or .pt2. Checkpoints and ONNX
+            files are read as plain data. A .pt2 file is a program: open only what you trust.
+        device: "cpu", "cuda", "cuda:1" or "mps"; "auto" takes an accelerator where there is one.
+        arch: The network of a checkpoint, where it is your own code ("package.module:Class").
+        batch_size: The most pictures to classify at once.
 
-    Returns:
-        Those that can be read, in their order, (n, size, size, 3); and why the others can't.
+    Attributes:
+        card: The model's facts.
+
+    Raises:
+        UsageError: If the file can't be used, or there is no such device.
     """
-    images, errors = [], {}
-    for path in paths:
-        try:
-            images.append(decode_picture(path, size))
-        except PictureError as error:
-            errors[path] = str(error)
-    return np.stack(images) if images else np.empty((0, size, size, 3), np.uint8), errors
+
+    def __init__(
+        self, file: str | Path, *, device: str = "auto", arch: str | None = None, batch_size: int = 64
+    ) -> None:
+        path = Path(file)
+        if not path.is_file():
+            raise UsageError(f"there is no model {path} (in {Path.cwd()}).")
+        if batch_size < 1:
+            raise UsageError(f"batch_size is {batch_size}; it must be at least 1.")
+        self._batch_size = batch_size
+        self._run: Run
+        if path.suffix == ".onnx":
+            self._run, self.card = _open_onnx(path, device)
+        elif path.suffix == ".pt2":
+            self._run, self.card = _open_pt2(path, device)
+        else:
+            self._run, self.card = _open_checkpoint(path, device, arch)
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """The K classes' names."""
+        return self.card.classes
+
+    def __call__(self, pictures: Picture | Sequence[Picture], top_k: int = 3) -> list[Prediction]:
+        """Classifies pictures of any size.
+
+        Args:
+            pictures: One or several: paths, bytes of a file, PIL pictures, uint8 RGB arrays (H, W, 3), or uint8 RGB
+                tensors (3, H, W), as torchvision decodes them. Also an array (B, H, W, 3) or a tensor (B, 3, H, W).
+            top_k: How many classes to name for each picture, >= 1; all if there are fewer.
+
+        Returns:
+            One prediction for each picture, also when it is only one.
+
+        Raises:
+            PictureError: If one can't be read; the message says which.
+            UsageError: If one is no picture, or ``top_k`` is less than 1.
+        """
+        if top_k < 1:
+            raise UsageError(f"top_k is {top_k}; it must be at least 1.")
+        listed = _list_pictures(pictures)
+        predictions = []
+        for first in range(0, len(listed), self._batch_size):  # as many as that are in memory at a time
+            images = []
+            for number, picture in enumerate(listed[first : first + self._batch_size], first):
+                try:
+                    images.append(self.decode(picture))
+                except PictureError as error:
+                    name = f" ({picture})" if isinstance(picture, str | Path) else ""
+                    raise PictureError(f"picture {number}{name}: {error}") from error
+            rows = self.probabilities(np.stack(images))
+            predictions += [Prediction(rank(row, self.classes, top_k)) for row in rows]
+        return predictions
+
+    def decode(self, picture: Picture) -> NDArray[np.uint8]:
+        """Decodes one picture as it was done for training: (H, W, 3), both sides ``card.image_size``.
+
+        Raises:
+            PictureError: If it can't be read.
+            UsageError: If it is an array or a tensor that is no picture.
+        """
+        if isinstance(picture, np.ndarray) or _is_tensor(picture):
+            picture = _from_array(picture)
+        if not isinstance(picture, str | Path | bytes | Image.Image):
+            raise UsageError(
+                f"a {type(picture).__name__} is no picture; give a path, bytes, a PIL picture, an array or a tensor."
+            )
+        return decode_picture(picture, self.card.image_size)
+
+    def probabilities(self, images: NDArray[np.uint8]) -> NDArray[np.float32]:
+        """Classifies decoded pictures.
+
+        Args:
+            images: (B, H, W, 3) uint8 RGB, H and W ``card.image_size``; B may be 0.
+
+        Returns:
+            (B, K), rows that add up to 1.
+
+        Raises:
+            UsageError: If the pictures are of another type or shape.
+        """
+        size = self.card.image_size
+        if images.dtype != np.uint8 or images.shape[1:] != (size, size, 3):
+            raise UsageError(f"images are {images.dtype} {images.shape}; they must be uint8 (B, {size}, {size}, 3).")
+        starts = range(0, len(images), self._batch_size)
+        batches = [self._run(images[first : first + self._batch_size]) for first in starts]
+        return np.concatenate(batches) if batches else np.empty((0, len(self.classes)), np.float32)
 
 
-def write_predictions(predictions: Sequence[Prediction], classes: Sequence[str], top_k: int, output: Path) -> None:
-    """Writes a table of predictions, one row a picture, best class first.
+def _list_pictures(pictures: Any) -> Sequence[Picture]:
+    if isinstance(pictures, np.ndarray) or _is_tensor(pictures):
+        return pictures if pictures.ndim == 4 else [pictures]
+    if isinstance(pictures, str | Path | bytes | Image.Image):
+        return [pictures]
+    return list(pictures)
 
-    Args:
-        predictions: One for each picture.
-        classes: The classes' names.
-        top_k: How many classes to name.
-        output: A file whose name ends in .csv or .json.
-    """
-    output.parent.mkdir(parents=True, exist_ok=True)
-    if output.suffix == ".json":
-        rows = [
-            {
-                "picture": str(p.picture),
-                "error": p.error or None,
-                "top": [{"class": name, "probability": share} for name, share in p.top(classes, top_k)],
-            }
-            for p in predictions
-        ]
-        output.write_text(
-            json.dumps(rows, indent=2, ensure_ascii=False) + "\n", encoding="utf-8", errors="surrogateescape"
+
+def _is_tensor(picture: Any) -> bool:
+    torch = sys.modules.get("torch")  # who has a tensor has imported it
+    return torch is not None and isinstance(picture, torch.Tensor)
+
+
+def _from_array(picture: Any) -> Image.Image:
+    pixels = picture if isinstance(picture, np.ndarray) else picture.numpy(force=True)
+    channels = -1 if isinstance(picture, np.ndarray) else 0
+    if pixels.dtype != np.uint8 or pixels.ndim != 3 or pixels.shape[channels] != 3 or not pixels.size:
+        raise UsageError(
+            f"a {type(picture).__name__} of {pixels.dtype} {pixels.shape} is no picture; arrays must be uint8 "
+            "(H, W, 3), tensors uint8 (3, H, W), in RGB."
         )
-        return
-    with output.open("w", newline="", encoding="utf-8", errors="surrogateescape") as file:
-        writer = csv.writer(file)
-        pairs = [(f"class_{n}", f"probability_{n}") for n in range(1, top_k + 1)]
-        writer.writerow(["picture", *(column for pair in pairs for column in pair), "error"])
-        for p in predictions:
-            cells = [cell for name, share in p.top(classes, top_k) for cell in (name, f"{share:.6f}")]
-            writer.writerow([p.picture, *(cells or [""] * 2 * top_k), p.error])
+    return Image.fromarray(np.moveaxis(pixels, channels, -1))
 
 
-def write_contact_sheet(predictions: Sequence[Prediction], classes: Sequence[str], title: str, output: Path) -> None:
-    """Draws the pictures that could be read, the first ``SHEET`` of them, with what was predicted."""
-    drawn = [(p.picture, p.probabilities) for p in predictions if p.probabilities is not None][:SHEET]
-    figure = figures.prediction_grid(
-        np.stack([decode_picture(path, 128) for path, _ in drawn]),  # people look at more than the network's 32 × 32
-        np.stack([probabilities for _, probabilities in drawn]),
-        classes,
-        captions=[printable(path.name) for path, _ in drawn],
-        title=title,
-    )
-    figure.savefig(output)
+def _open_onnx(path: Path, device: str) -> tuple[Run, Card]:
+    try:
+        import onnxruntime
+    except ImportError as error:
+        raise UsageError(f"{path} needs onnxruntime: pip install onnxruntime (or cifar-lightning[onnx]).") from error
+    providers = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
+    kind, _, number = device.partition(":")
+    if kind == "auto":
+        kind = "cuda" if providers["cuda"] in onnxruntime.get_available_providers() else "cpu"
+    if providers.get(kind) not in onnxruntime.get_available_providers():
+        raise UsageError(
+            f"the device {device} is not to be had: this onnxruntime offers "
+            f"{', '.join(onnxruntime.get_available_providers())}. NVIDIA's GPUs need onnxruntime-gpu."
+        )
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 3  # errors
+    try:
+        session = onnxruntime.InferenceSession(
+            path, options, providers=[(providers[kind], {"device_id": number or "0"} if kind == "cuda" else {})]
+        )
+    except Exception as error:  # onnxruntime's own kinds are no common one's children
+        raise UsageError(f"{path} can't be read as ONNX: {' '.join(str(error).split())[:300]}") from error
+    if providers[kind] not in session.get_providers():  # it goes on with the CPU when CUDA's libraries are missing
+        raise UsageError(f"the device {device} can't be used by onnxruntime: are CUDA's libraries installed?")
+
+    def run(images: NDArray[np.uint8]) -> NDArray[np.float32]:
+        (probabilities,) = session.run(["probabilities"], {"images": images})
+        return probabilities  # type: ignore[no-any-return]
+
+    return run, _read_card(path, session.get_modelmeta().custom_metadata_map)
 
 
-def report_predictions(
-    predictions: Sequence[Prediction], classes: Sequence[str], top_k: int, output: Path, title: str
-) -> int:
-    """Shows predictions on the screen, and writes the table and, beside it, the contact sheet.
+def _open_pt2(path: Path, device: str) -> tuple[Run, Card]:
+    import torch
+    from torch.export.passes import move_to_device_pass
 
-    Args:
-        predictions: One for each picture.
-        classes: The classes' names.
-        top_k: How many classes to name.
-        output: The table's file; the contact sheet's is the same with .png.
-        title: Stands above the contact sheet.
+    place = _find_device(device)
+    metadata = dict.fromkeys(Card.__dataclass_fields__, "")
+    try:
+        program = torch.export.load(path, extra_files=metadata)
+    except Exception as error:  # torch.export documents no errors
+        raise UsageError(f"{path} can't be read as a .pt2 file: {' '.join(str(error).split())[:300]}") from error
+    card = _read_card(path, metadata)
+    return _torch_run(move_to_device_pass(program, place).module(), place), card
 
-    Returns:
-        The exit status: 0 if all pictures were read, 3 if some were not, 2 if none was.
-    """
-    names = [printable(p.picture.name) for p in predictions]
-    if len(set(names)) < len(names):
-        names = [printable(p.picture) for p in predictions]
-    table = Table("picture", *(f"{n}." for n in range(1, top_k + 1)))
-    table.columns[0].overflow = "fold"
-    for name, p in list(zip(names, predictions, strict=True))[:SHOWN]:
-        cells = [escape(f"{label} {share:.1%}") for label, share in p.top(classes, top_k)]
-        table.add_row(escape(name), *(cells or ["unreadable"]))
-    Console().print(table)
-    if len(predictions) > SHOWN:
-        print(f"… and {len(predictions) - SHOWN:,} more in {output}")
-    unreadable = [p for p in predictions if p.probabilities is None]
-    for p in unreadable[:SHOWN]:
-        print(f"unreadable: {printable(p.picture)}: {p.error}")
-    write_predictions(predictions, classes, top_k, output)
-    written = str(output)
-    readable = len(predictions) - len(unreadable)
-    if readable:
-        sheet = output.with_suffix(".png")
-        more = f" (the first {SHEET} pictures)" if readable > SHEET else ""
-        write_contact_sheet(predictions, classes, f"{title}{more}", sheet)
-        written += f", {sheet}"
-    print(f"written: {written}")
-    if not unreadable:
-        return 0
-    print(f"{len(unreadable):,} of the {len(predictions):,} pictures could not be read")
-    return 3 if readable else 2
+
+def _open_checkpoint(path: Path, device: str, arch: str | None) -> tuple[Run, Card]:
+    from cifar_lightning.pipeline import load_pipeline
+
+    place = _find_device(device)
+    pipeline, card = load_pipeline(path, arch)
+    return _torch_run(pipeline.to(place), place), card
+
+
+def _read_card(path: Path, metadata: dict[str, str]) -> Card:
+    try:
+        return Card.from_metadata(metadata)
+    except UsageError as error:
+        raise UsageError(f"{path} can't be used: {error}") from error
+
+
+def _find_device(name: str) -> device:
+    import torch
+
+    if name == "auto":
+        return torch.accelerator.current_accelerator(check_available=True) or torch.device("cpu")
+    try:
+        return torch.empty(0, device=name).device  # the only test that all kinds of devices have in common
+    except (RuntimeError, AssertionError, ValueError) as error:
+        raise UsageError(f"the device {name} is not to be had: {str(error).splitlines()[0]}") from error
+
+
+def _torch_run(module: nn.Module, place: device) -> Run:
+    import torch
+
+    def run(images: NDArray[np.uint8]) -> NDArray[np.float32]:
+        writable = np.require(images, requirements=["C", "W"])  # torch warns of memory that it may not write to
+        with torch.inference_mode():
+            probabilities: NDArray[np.float32] = module(torch.from_numpy(writable).to(place)).cpu().numpy()
+        return probabilities
+
+    return run

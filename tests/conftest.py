@@ -46,6 +46,15 @@ def trained(data_root: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
         return (Path("runs") / "demo" / "version_0").absolute()
 
 
+@pytest.fixture(scope="session")
+def exported(trained: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with model.onnx and model.pt2 of the trained run's best checkpoint; not to be written to."""
+    folder = tmp_path_factory.mktemp("exported")
+    for name in ("model.onnx", "model.pt2"):
+        assert main(["export", f"--ckpt_path={trained / 'best.ckpt'}", f"--output={folder / name}"]) == 0
+    return folder
+
+
 @pytest.fixture
 def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """An empty current folder."""

@@ -10,12 +10,24 @@ PACKAGE = Path(__file__).parent.parent / "cifar_lightning"
 LAYERS = [  # each may import what stands below it
     {"__main__"},
     {"cli"},
+    {"commands.predict"},  # hands checkpoints to commands.train
     {"commands.bench"},  # measures what commands.train does
-    {"commands.train", "commands.models"},
-    {"options", "callbacks"},
-    {"classifier", "data.datamodule", "checkpoint", "predictor"},
+    {"commands.train", "commands.export", "commands.models"},
+    {"options", "callbacks", "report"},
+    {"predictor"},
+    {"pipeline"},
+    {"classifier", "data.datamodule", "checkpoint"},
     {"models", "optim", "augment", "preprocess", "figures", "data.datasets"},
-    {"models.cnn", "models.resnet", "models.speednet", "models.vit", "data.synthetic", "data.download", "pictures"},
+    {
+        "models.cnn",
+        "models.resnet",
+        "models.speednet",
+        "models.vit",
+        "data.synthetic",
+        "data.download",
+        "pictures",
+        "card",
+    },
 ]
 WITHOUT_LIGHTNING = LAYERS[-1] | LAYERS[-2]
 

@@ -26,7 +26,7 @@ COMMANDS = [
 
 def test_there_are_commands() -> None:
     assert {shlex.split(command)[0] for command in COMMANDS} <= {"make", "cifar-lightning", "tensorboard", "."}
-    for verb in ("fit", "validate", "test", "predict"):
+    for verb in ("fit", "validate", "test", "predict", "export"):
         assert [command for command in COMMANDS if command.startswith(f"cifar-lightning {verb}")]
 
 
@@ -37,11 +37,12 @@ def test_make_knows_the_target(command: str) -> None:
 
 
 @pytest.mark.parametrize("command", [c for c in COMMANDS if c.startswith("cifar-lightning")])
-def test_command_does_what_it_says(command: str, here: Path, trained: Path, data_root: Path) -> None:
+def test_command_does_what_it_says(command: str, here: Path, trained: Path, exported: Path, data_root: Path) -> None:
     shutil.copytree(ROOT / "configs", "configs")
     shutil.copytree(ROOT / "docs" / "pictures", "docs/pictures")
     shutil.copytree(trained, "runs/demo/version_0")
     shutil.copytree(trained, "runs/cnn/version_0")
+    shutil.copy(exported / "model.onnx", "model.onnx")
     Path("my_nets.py").write_text("\n".join(re.findall(r"```python\n# my_nets.py\n(.*?)```", README, re.DOTALL)))
     for picture in ("cat.jpg", "holiday/1.png"):
         Path(picture).parent.mkdir(exist_ok=True)
@@ -58,6 +59,14 @@ def test_command_does_what_it_says(command: str, here: Path, trained: Path, data
             "--trainer.strategy=auto",
         ]
     assert main(words) == 0
+
+
+def test_predictor_example_runs(here: Path, trained: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    shutil.copytree(ROOT / "docs" / "pictures", "docs/pictures")
+    shutil.copytree(trained, "runs/demo/version_0")
+    (code,) = re.findall(r"```python\n(from cifar_lightning import Predictor.*?)```", README, re.DOTALL)
+    exec(code, {})
+    assert "Guess(label=" in capsys.readouterr().out
 
 
 def test_python_example_runs(here: Path, data_root: Path) -> None:

@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, cast
 
+import numpy as np
 import torch
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import LightningModule, Trainer
@@ -19,6 +20,7 @@ from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveCon
 from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.trainer.states import TrainerStatus
 from lightning_utilities.core.rank_zero import rank_zero_only
+from numpy.typing import NDArray
 from rich.console import Console
 from rich.table import Table
 
@@ -38,8 +40,7 @@ from cifar_lightning.options import (
     is_plain,
     split_options,
 )
-from cifar_lightning.pictures import find_pictures
-from cifar_lightning.predictor import Prediction, read_pictures, report_predictions
+from cifar_lightning.report import classify_files
 
 
 def main(argv: Sequence[str], run: "Callable[[list[str]], CLI] | None" = None) -> int:
@@ -222,7 +223,9 @@ class CLI(LightningCLI):
         check_devices(settings.accelerator, settings.devices)
         chosen: dict[str, Any] = {}
         why = "as asked"
-        if settings.precision is None:
+        if settings.precision is None and self.verb == "predict":
+            chosen["precision"], why = "32-true", "as Predictor and exported files compute"
+        elif settings.precision is None:
             chosen["precision"], why = choose_precision(settings.accelerator)
         if self.verb == "fit":
             if not self.checkpoint:
@@ -379,28 +382,23 @@ class CLI(LightningCLI):
         options = self.config[self.verb]
         assert self.checkpoint is not None
         datamodule.load_state_dict(self.checkpoint["ImageDataModule"])
-        top_k = min(3, datamodule.num_classes) if options.top_k is None else options.top_k
-        if not 1 <= top_k <= datamodule.num_classes:
-            raise UsageError(f"--top_k is {top_k}; it must be from 1 to {datamodule.num_classes}.")
-        output = Path(options.output)
-        if output.suffix not in (".csv", ".json"):
-            raise UsageError(f"--output is {output}; its name must end in .csv or .json.")
         _check_shapes(model, datamodule)
-        paths = find_pictures(options.pictures)
-        for written in (output, output.with_suffix(".png")):
-            if written.resolve() in {path.resolve() for path in paths}:
-                raise UsageError(f"{written} would be written over, but is one of the pictures. Name another --output.")
-        images, errors = read_pictures(paths, datamodule.hparams["image_size"])
-        probabilities = iter(())
-        if len(images):
+
+        def classify(images: NDArray[np.uint8]) -> NDArray[np.float32]:
             datamodule.predict_on(torch.from_numpy(images))
             batches = self.trainer.predict(model, datamodule=datamodule, ckpt_path=ckpt_path, weights_only=True)
-            probabilities = iter(torch.cat(cast(list[torch.Tensor], batches)).numpy())
-        predictions = [
-            Prediction(path, error=errors[path]) if path in errors else Prediction(path, next(probabilities))
-            for path in paths
-        ]
-        self.status = report_predictions(predictions, datamodule.classes, top_k, output, str(self.ckpt_path))
+            probabilities: NDArray[np.float32] = torch.cat(cast(list[torch.Tensor], batches)).numpy()
+            return probabilities
+
+        self.status = classify_files(
+            options.pictures,
+            classify,
+            datamodule.classes,
+            datamodule.hparams["image_size"],
+            options.top_k,
+            Path(options.output),
+            title=ckpt_path,
+        )
 
 
 def _check_resume(checkpoint: dict[str, Any], config: Any) -> None:

@@ -1,0 +1,54 @@
+"""predict: with a checkpoint through LightningCLI, with an exported file through Predictor, which needs no PyTorch."""
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NoReturn
+
+from cifar_lightning import UsageError
+from cifar_lightning.predictor import EXPORTED, Predictor
+from cifar_lightning.report import classify_files
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        raise UsageError(
+            f"{message}. With an exported file, predict takes pictures, --output, --top_k and --device: "
+            "cifar-lightning predict --ckpt_path model.onnx cat.jpg"
+        )
+
+
+def main(argv: Sequence[str]) -> int:
+    """Classifies the user's own pictures.
+
+    Args:
+        argv: The verb and its arguments, with ``--ckpt_path`` resolved.
+
+    Returns:
+        The exit status: 0 if all pictures were read, 3 if some were not, 2 if none was.
+
+    Raises:
+        UsageError: For a mistake of the user's.
+    """
+    parser = _Parser(allow_abbrev=False, add_help=False)
+    parser.add_argument("--ckpt_path", default="")
+    if Path(parser.parse_known_args(argv)[0].ckpt_path).suffix not in EXPORTED:
+        from cifar_lightning.commands import train
+
+        return train.main(argv)
+    parser.add_argument("pictures", nargs="+")
+    parser.add_argument("--output", default="predictions.csv")
+    parser.add_argument("--top_k", type=int)
+    parser.add_argument("--device", default="auto")
+    options = parser.parse_intermixed_args(argv[1:])
+    predictor = Predictor(options.ckpt_path, device=options.device)
+    print(f"{predictor.card.arch}, trained on {predictor.card.dataset}")
+    return classify_files(
+        options.pictures,
+        predictor.probabilities,
+        predictor.classes,
+        predictor.card.image_size,
+        options.top_k,
+        Path(options.output),
+        title=options.ckpt_path,
+    )

@@ -1,0 +1,92 @@
+"""A trained network with all that stands before and after it."""
+
+import json
+from pathlib import Path
+
+import lightning
+import torch
+from torch import Tensor, nn
+
+from cifar_lightning import UsageError, __version__
+from cifar_lightning.card import Card
+from cifar_lightning.checkpoint import check_architecture, hash_file, read_checkpoint
+from cifar_lightning.classifier import ImageClassifier
+from cifar_lightning.preprocess import Preprocess
+
+
+class Pipeline(nn.Module):
+    """Turns decoded pictures into probabilities: what a ``Predictor`` runs and what is exported.
+
+    Args:
+        preprocess: Normalises the pictures.
+        classifier: What they are classified with.
+    """
+
+    def __init__(self, preprocess: Preprocess, classifier: ImageClassifier) -> None:
+        super().__init__()
+        self.preprocess, self.classifier = preprocess, classifier
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Classifies pictures.
+
+        Args:
+            images: (B, H, W, C) uint8, RGB.
+
+        Returns:
+            (B, K) float32, rows that add up to 1.
+        """
+        return self.classifier.probabilities(self.preprocess(images.permute(0, 3, 1, 2)))
+
+
+def load_pipeline(path: Path, arch: str | None = None) -> tuple[Pipeline, Card]:
+    """Loads a checkpoint, on the CPU and in evaluation mode.
+
+    Args:
+        path: A file that ``fit`` wrote.
+        arch: The network, where it is the user's own code: a checkpoint alone may not have code imported.
+
+    Returns:
+        The pipeline, and the model's facts.
+
+    Raises:
+        UsageError: If the file is no checkpoint, or its network is not to be had or not the one it was trained with.
+    """
+    checkpoint = read_checkpoint(path)
+    check_architecture(path, checkpoint, arch)
+    settings = {name: value for name, value in checkpoint["hyper_parameters"].items() if not name.startswith("_")}
+    try:
+        classifier = ImageClassifier(**settings)
+        classifier.load_state_dict(checkpoint["state_dict"])
+    except (TypeError, RuntimeError) as error:
+        raise UsageError(
+            f"the weights or settings of {path} are not those of its network, {settings.get('arch')}: was its code "
+            f"changed since? {' '.join(str(error).split())[:300]}"
+        ) from error
+    data = checkpoint["ImageDataModule"]
+    pipeline = Pipeline(Preprocess(data["mean"], data["std"]), classifier).eval().requires_grad_(False)
+    digest = hash_file(path)
+    card = Card(
+        arch=settings["arch"],
+        classes=tuple(data["classes"]),
+        dataset=checkpoint["datamodule_hyper_parameters"]["dataset"],
+        image_size=checkpoint["datamodule_hyper_parameters"]["image_size"],
+        mean=tuple(data["mean"]),
+        std=tuple(data["std"]),
+        test_accuracy=_find_accuracy(path.with_name("test.json"), digest),
+        checkpoint_sha256=digest,
+        versions={
+            "cifar_lightning": __version__,
+            "lightning": lightning.__version__,
+            "torch": str(torch.__version__),
+        },
+    )
+    return pipeline, card
+
+
+def _find_accuracy(path: Path, digest: str) -> float | None:
+    """Reads a test's result, if it is one of the checkpoint with this SHA-256."""
+    try:
+        result = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    return result["accuracy"] if result.get("checkpoint_sha256") == digest else None

@@ -1,0 +1,198 @@
+"""Predictions for people's own picture files: a table on the screen, CSV or JSON, and a contact sheet.
+
+n pictures, K classes.
+"""
+
+import csv
+import json
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from cifar_lightning import UsageError, figures
+from cifar_lightning.pictures import PictureError, decode_picture, find_pictures
+from cifar_lightning.predictor import Guess, rank
+
+SHEET = 64
+"""The most pictures on a contact sheet."""
+
+SHOWN = 50
+"""The most pictures in a table on the screen."""
+
+
+@dataclass(frozen=True)
+class Row:
+    """What is said of one file.
+
+    Attributes:
+        picture: The file.
+        probabilities: (K,), or None where the picture can't be read.
+        error: Why it can't be read.
+    """
+
+    picture: Path
+    probabilities: NDArray[np.float32] | None = None
+    error: str = ""
+
+    def top(self, classes: Sequence[str], count: int) -> tuple[Guess, ...]:
+        """Returns the most probable classes, best first; none where the picture can't be read."""
+        return () if self.probabilities is None else rank(self.probabilities, classes, count)
+
+
+def classify_files(
+    names: Sequence[str],
+    classify: Callable[[NDArray[np.uint8]], NDArray[np.float32]],
+    classes: Sequence[str],
+    image_size: int,
+    top_k: int | None,
+    output: Path,
+    title: str,
+) -> int:
+    """Classifies picture files, shows the predictions, and writes them.
+
+    Args:
+        names: Picture files, and folders of them.
+        classify: Turns decoded pictures (n, H, W, 3) into probabilities (n, K).
+        classes: The K classes' names.
+        image_size: Height and width that the pictures are decoded to, in pixels.
+        top_k: How many classes to name for each picture, from 1 to K; None names 3, or all.
+        output: The table's file, .csv or .json; the contact sheet's is the same with .png.
+        title: Stands above the contact sheet.
+
+    Returns:
+        The exit status: 0 if all pictures were read, 3 if some were not, 2 if none was.
+
+    Raises:
+        UsageError: If an option is out of its range, there are no pictures, or one would be written over.
+    """
+    top_k = min(3, len(classes)) if top_k is None else top_k
+    if not 1 <= top_k <= len(classes):
+        raise UsageError(f"--top_k is {top_k}; it must be from 1 to {len(classes)}.")
+    if output.suffix not in (".csv", ".json"):
+        raise UsageError(f"--output is {output}; its name must end in .csv or .json.")
+    paths = find_pictures(names)
+    for written in (output, output.with_suffix(".png")):
+        if written.resolve() in {path.resolve() for path in paths}:
+            raise UsageError(f"{written} would be written over, but is one of the pictures. Name another --output.")
+    images, errors = read_pictures(paths, image_size)
+    probabilities = iter(classify(images) if len(images) else ())
+    rows = [Row(path, error=errors[path]) if path in errors else Row(path, next(probabilities)) for path in paths]
+    return report_rows(rows, classes, top_k, output, title)
+
+
+def printable(path: str | Path) -> str:
+    """Returns a file's name with bytes that are no text, which some systems allow, in hexadecimal."""
+    return os.fsencode(path).decode(errors="backslashreplace")
+
+
+def read_pictures(paths: Sequence[Path], size: int) -> tuple[NDArray[np.uint8], dict[Path, str]]:
+    """Decodes pictures.
+
+    Args:
+        paths: The files.
+        size: Height and width, in pixels.
+
+    Returns:
+        Those that can be read, in their order, (n, size, size, 3); and why the others can't.
+    """
+    images, errors = [], {}
+    for path in paths:
+        try:
+            images.append(decode_picture(path, size))
+        except PictureError as error:
+            errors[path] = str(error)
+    return np.stack(images) if images else np.empty((0, size, size, 3), np.uint8), errors
+
+
+def write_rows(rows: Sequence[Row], classes: Sequence[str], top_k: int, output: Path) -> None:
+    """Writes a table of predictions, best class first.
+
+    Args:
+        rows: One for each picture.
+        classes: The classes' names.
+        top_k: How many classes to name.
+        output: A file whose name ends in .csv or .json.
+    """
+    output.parent.mkdir(parents=True, exist_ok=True)
+    if output.suffix == ".json":
+        entries = [
+            {
+                "picture": str(row.picture),
+                "error": row.error or None,
+                "top": [{"class": g.label, "probability": g.probability} for g in row.top(classes, top_k)],
+            }
+            for row in rows
+        ]
+        output.write_text(
+            json.dumps(entries, indent=2, ensure_ascii=False) + "\n", encoding="utf-8", errors="surrogateescape"
+        )
+        return
+    with output.open("w", newline="", encoding="utf-8", errors="surrogateescape") as file:
+        writer = csv.writer(file)
+        pairs = [(f"class_{n}", f"probability_{n}") for n in range(1, top_k + 1)]
+        writer.writerow(["picture", *(column for pair in pairs for column in pair), "error"])
+        for row in rows:
+            cells = [cell for g in row.top(classes, top_k) for cell in (g.label, f"{g.probability:.6f}")]
+            writer.writerow([row.picture, *(cells or [""] * 2 * top_k), row.error])
+
+
+def write_contact_sheet(rows: Sequence[Row], classes: Sequence[str], title: str, output: Path) -> None:
+    """Draws the pictures that could be read, the first ``SHEET`` of them, with what was predicted."""
+    drawn = [(row.picture, row.probabilities) for row in rows if row.probabilities is not None][:SHEET]
+    figure = figures.prediction_grid(
+        np.stack([decode_picture(path, 128) for path, _ in drawn]),  # people look at more than the network's 32 × 32
+        np.stack([probabilities for _, probabilities in drawn]),
+        classes,
+        captions=[printable(path.name) for path, _ in drawn],
+        title=title,
+    )
+    figure.savefig(output)
+
+
+def report_rows(rows: Sequence[Row], classes: Sequence[str], top_k: int, output: Path, title: str) -> int:
+    """Shows predictions on the screen, and writes the table and, beside it, the contact sheet.
+
+    Args:
+        rows: One for each picture.
+        classes: The classes' names.
+        top_k: How many classes to name.
+        output: The table's file; the contact sheet's is the same with .png.
+        title: Stands above the contact sheet.
+
+    Returns:
+        The exit status: 0 if all pictures were read, 3 if some were not, 2 if none was.
+    """
+    names = [printable(row.picture.name) for row in rows]
+    if len(set(names)) < len(names):
+        names = [printable(row.picture) for row in rows]
+    table = Table("picture", *(f"{n}." for n in range(1, top_k + 1)))
+    table.columns[0].overflow = "fold"
+    for name, row in list(zip(names, rows, strict=True))[:SHOWN]:
+        cells = [escape(f"{g.label} {g.probability:.1%}") for g in row.top(classes, top_k)]
+        table.add_row(escape(name), *(cells or ["unreadable"]))
+    Console().print(table)
+    if len(rows) > SHOWN:
+        print(f"… and {len(rows) - SHOWN:,} more in {output}")
+    unreadable = [row for row in rows if row.probabilities is None]
+    for row in unreadable[:SHOWN]:
+        print(f"unreadable: {printable(row.picture)}: {row.error}")
+    write_rows(rows, classes, top_k, output)
+    written = str(output)
+    readable = len(rows) - len(unreadable)
+    if readable:
+        sheet = output.with_suffix(".png")
+        more = f" (the first {SHEET} pictures)" if readable > SHEET else ""
+        write_contact_sheet(rows, classes, f"{title}{more}", sheet)
+        written += f", {sheet}"
+    print(f"written: {written}")
+    if not unreadable:
+        return 0
+    print(f"{len(unreadable):,} of the {len(rows):,} pictures could not be read")
+    return 3 if readable else 2

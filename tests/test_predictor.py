@@ -1,0 +1,292 @@
+"""Predictor: a checkpoint or an exported file, and pictures in any form, make class probabilities."""
+
+import io
+import json
+import shutil
+import subprocess
+import sys
+import warnings
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import FrozenInstanceError
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+
+from cifar_lightning import Predictor, UsageError
+from cifar_lightning.cli import main
+from cifar_lightning.data.synthetic import CLASSES, draw_pictures
+from cifar_lightning.pictures import PictureError, decode_picture
+from cifar_lightning.predictor import rank
+
+ONLY = """
+import sys, importlib.abc
+
+class Block(importlib.abc.MetaPathFinder):
+    def find_spec(self, name, path=None, target=None):
+        if name.split(".")[0] in BLOCKED:
+            raise ModuleNotFoundError(f"{name} is blocked", name=name)
+
+BLOCKED = {"torch", "torchvision", "torchmetrics", "lightning", "pytorch_lightning", "lightning_utilities", "rich",
+           "matplotlib", "jsonargparse", "yaml", "tensorboard", "onnx", "onnxscript"}
+sys.meta_path.insert(0, Block())
+import cifar_lightning
+from cifar_lightning import Predictor
+predictor = Predictor(sys.argv[1])
+print(predictor.card.arch, *(p.label for p in predictor(sys.argv[2:])))
+"""
+
+
+@pytest.fixture
+def predictor(trained: Path) -> Predictor:
+    return Predictor(trained / "best.ckpt", device="cpu")
+
+
+def pixels(count: int = 5, size: int = 48) -> NDArray[np.uint8]:
+    return draw_pictures(count, 7, size)[0].numpy()
+
+
+def encoded(image: np.ndarray[Any, Any]) -> bytes:
+    file = io.BytesIO()
+    Image.fromarray(image).save(file, "PNG")
+    return file.getvalue()
+
+
+def test_all_forms_of_a_picture_are_the_same_picture(predictor: Predictor, here: Path) -> None:
+    images = pixels()
+    (here / "0.png").write_bytes(encoded(images[0]))
+    tensor = torch.from_numpy(images[0]).permute(2, 0, 1)
+    forms = ["0.png", here / "0.png", encoded(images[0]), Image.fromarray(images[0]), images[0], tensor]
+    predictions = predictor(forms)
+    assert len(predictions) == len(forms)
+    assert set(predictions) == {predictions[0]}
+    for form in forms:
+        assert predictor(form) == [predictions[0]]
+    expected = predictor(list(images))
+    assert predictor(images) == expected
+    assert predictor(torch.from_numpy(images).permute(0, 3, 1, 2)) == expected
+    assert predictor([]) == []
+
+
+def test_probabilities_against_a_plain_loop(predictor: Predictor, trained: Path) -> None:
+    from cifar_lightning import ImageClassifier
+
+    checkpoint = torch.load(trained / "best.ckpt", weights_only=True)
+    model = ImageClassifier(**checkpoint["hyper_parameters"]).eval()
+    model.load_state_dict(checkpoint["state_dict"])
+    images = np.stack([decode_picture(Image.fromarray(image), 32) for image in pixels()])
+    mean, std = (torch.tensor(checkpoint["ImageDataModule"][name]) for name in ("mean", "std"))
+    with torch.no_grad():
+        expected = model(((torch.from_numpy(images) / 255 - mean) / std).permute(0, 3, 1, 2)).softmax(1).numpy()
+    made = predictor.probabilities(images)
+    assert made.dtype == np.float32
+    np.testing.assert_allclose(made, expected, atol=1e-5)
+    order = expected[0].argsort()[::-1]
+    (prediction,) = predictor(pixels()[0])
+    assert [guess.label for guess in prediction.top] == [CLASSES[k] for k in order[:3]]
+    assert prediction.probability == pytest.approx(expected[0].max(), abs=1e-5)
+    assert prediction.label == CLASSES[order[0]]
+    with pytest.raises(FrozenInstanceError):
+        prediction.top = ()  # type: ignore[misc]
+
+
+def test_the_batch_size_makes_no_difference(trained: Path) -> None:
+    images = pixels(7, 32)
+    one, three = (Predictor(trained / "best.ckpt", device="cpu", batch_size=n).probabilities(images) for n in (1, 3))
+    np.testing.assert_allclose(one, three, atol=1e-6)
+    assert Predictor(trained / "best.ckpt").probabilities(images[:0]).shape == (0, 10)
+
+
+def test_top_k(predictor: Predictor) -> None:
+    image = pixels(1)
+    assert [len(predictor(image, top_k=k)[0].top) for k in (1, 3, 10, 99)] == [1, 3, 10, 10]
+    assert sum(guess.probability for guess in predictor(image, top_k=10)[0].top) == pytest.approx(1)
+    assert [guess.label for guess in rank(np.array([0.25, 0.5, 0.25], np.float32), "abc", 3)] == ["b", "a", "c"]
+    with pytest.raises(UsageError, match="top_k is 0"):
+        predictor(image, top_k=0)
+
+
+@pytest.mark.parametrize(
+    "picture",
+    [
+        np.zeros((32, 32, 3), np.float32),
+        np.zeros((32, 32), np.uint8),
+        np.zeros((32, 32, 4), np.uint8),
+        np.zeros((0, 32, 3), np.uint8),
+        torch.zeros(32, 32, 3, dtype=torch.uint8),
+        torch.zeros(3, 32, 32),
+        torch.zeros(3, dtype=torch.uint8),
+        7,
+    ],
+    ids=["float", "grey", "alpha", "empty", "tensor of another layout", "float tensor", "flat tensor", "number"],
+)
+def test_what_is_no_picture(predictor: Predictor, picture: Any) -> None:
+    with pytest.raises(UsageError, match="is no picture"):
+        predictor([pixels()[0], picture])
+
+
+def test_a_picture_that_cannot_be_read_is_named(predictor: Predictor, here: Path) -> None:
+    with pytest.raises(PictureError, match=r"picture 1: it is not a PNG"):
+        predictor([pixels()[0], b"no picture"])
+    with pytest.raises(PictureError, match=r"picture 0 \(gone.png\): there is no such file"):
+        predictor("gone.png")
+
+
+def test_images_of_another_shape(predictor: Predictor) -> None:
+    wrong: list[Any] = [pixels(2, 48), pixels(1, 32)[0], pixels(1, 32).astype(np.float32)]
+    for images in wrong:
+        with pytest.raises(UsageError, match=r"must be uint8 \(B, 32, 32, 3\)"):
+            predictor.probabilities(images)
+
+
+def test_threads_may_share_one(predictor: Predictor) -> None:
+    images = pixels(64)
+    filters = list(warnings.filters)
+    with ThreadPoolExecutor(8) as pool:
+        made = list(pool.map(lambda image: predictor(image, top_k=10)[0], images))
+    for prediction, expected in zip(made, predictor(images, top_k=10), strict=True):
+        assert prediction.label == expected.label
+        assert prediction.probability == pytest.approx(expected.probability, abs=1e-5)
+    assert warnings.filters == filters
+
+
+def test_a_picture_that_may_not_be_written_to(predictor: Predictor) -> None:
+    images = pixels(2, 32)
+    images.flags.writeable = False
+    assert predictor.probabilities(images[:, ::-1]).shape == (2, 10)
+
+
+def test_card(trained: Path, here: Path) -> None:
+    run = shutil.copytree(trained, here / "runs" / "demo" / "version_0")
+    before = Predictor(run / "best.ckpt").card
+    assert (before.arch, before.dataset, before.image_size) == ("cnn", "synthetic", 32)
+    assert before.classes == CLASSES
+    assert before.test_accuracy is None
+    assert set(before.versions) == {"cifar_lightning", "lightning", "torch"}
+    assert main(["test", "--ckpt_path=best.ckpt"]) == 0
+    result = json.loads((run / "test.json").read_text())
+    card = Predictor(run / "best.ckpt").card
+    assert card.test_accuracy == result["accuracy"]
+    assert card.checkpoint_sha256 == result["checkpoint_sha256"]
+    assert type(card).from_metadata(card.to_metadata()) == card
+    # a result of another checkpoint says nothing of this one
+    (run / "best.ckpt").write_bytes((run / "last.ckpt").read_bytes() + b"\0")
+    assert Predictor(run / "best.ckpt").card.test_accuracy is None
+
+
+def test_a_network_of_ones_own_is_named(here: Path, monkeypatch: pytest.MonkeyPatch, data_root: Path) -> None:
+    monkeypatch.syspath_prepend(str(here))
+    (here / "own_net.py").write_text(
+        "from torch import nn\n"
+        "class Net(nn.Sequential):\n"
+        "    def __init__(self, num_classes):\n"
+        "        super().__init__(nn.Conv2d(3, 8, 3, 2), nn.BatchNorm2d(8), nn.ReLU(), nn.AdaptiveAvgPool2d(3),\n"
+        "                         nn.Flatten(), nn.Dropout(0.5), nn.Linear(72, num_classes))\n"
+    )
+    words = ["--data.dataset=synthetic", f"--data.root={data_root}", "--trainer.limit_train_batches=2"]
+    assert main(["fit", "--model.arch=own_net:Net", *words, "--trainer.max_epochs=1", "--data.val_size=0"]) == 0
+    (path,) = here.glob("runs/*/version_0/last.ckpt")
+    with pytest.raises(UsageError, match="arch='own_net:Net'"):
+        Predictor(path)
+    assert main(["export", "--ckpt_path", str(path)]) == 2
+    assert main(["export", "--ckpt_path", str(path), "--model.arch=own_net:Net", "--output=own.onnx"]) == 0
+    # the exported file holds no code, so nothing has to be named
+    made, expected = (predictor(pixels()) for predictor in (Predictor("own.onnx"), Predictor(path, arch="own_net:Net")))
+    assert [prediction.label for prediction in made] == [prediction.label for prediction in expected]
+
+
+@pytest.mark.parametrize("name", ["model.ckpt", "model.onnx", "model.pt2"])
+def test_files_that_are_no_models(name: str, here: Path) -> None:
+    with pytest.raises(UsageError, match=f"there is no model {name}"):
+        Predictor(name)
+    (here / name).write_bytes(b"no model")
+    with pytest.raises(UsageError, match=name):
+        Predictor(name)
+
+
+def test_weights_of_another_network(trained: Path, here: Path) -> None:
+    checkpoint = torch.load(trained / "best.ckpt", weights_only=True)
+    for change in ({"num_classes": 7}, {"from_a_later_version": 1}):
+        torch.save({**checkpoint, "hyper_parameters": {**checkpoint["hyper_parameters"], **change}}, "changed.ckpt")
+        with pytest.raises(UsageError, match="are not those of its network, cnn"):
+            Predictor("changed.ckpt")
+
+
+def test_models_of_other_programs(exported: Path, here: Path) -> None:
+    model = onnx.load(exported / "model.onnx")
+    del model.metadata_props[:]
+    onnx.save(model, "other.onnx")
+    program = torch.export.export(torch.nn.Identity(), (torch.zeros(1),))
+    torch.export.save(program, "other.pt2")
+    for name in ("other.onnx", "other.pt2"):
+        with pytest.raises(UsageError, match=f"{name} can't be used: cifar-lightning export did not write it"):
+            Predictor(name)
+
+
+@pytest.mark.parametrize("device", ["cuda:77", "nonsense"])
+def test_devices_that_are_not_there(exported: Path, trained: Path, device: str) -> None:
+    for path in (trained / "best.ckpt", exported / "model.onnx", exported / "model.pt2"):
+        with pytest.raises(UsageError, match=f"the device {device}"):
+            Predictor(path, device=device)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+def test_on_a_gpu(exported: Path, trained: Path) -> None:
+    images = pixels(20, 32)
+    expected = Predictor(trained / "best.ckpt", device="cpu").probabilities(images)
+    for path in (trained / "best.ckpt", exported / "model.pt2"):
+        made = Predictor(path, device="cuda").probabilities(images)
+        np.testing.assert_allclose(made, expected, atol=1e-2)  # TF32
+
+
+def test_onnx_needs_onnxruntime_numpy_and_pillow_alone(exported: Path, predictor: Predictor, here: Path) -> None:
+    names = []
+    for number, image in enumerate(pixels()):
+        names.append(f"{number}.png")
+        Path(names[-1]).write_bytes(encoded(image))
+    words = [sys.executable, "-c", ONLY, str(exported / "model.onnx"), *names]
+    done = subprocess.run(words, capture_output=True, text=True, check=False, timeout=100)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.split() == ["cnn", *(prediction.label for prediction in predictor(names))]
+
+
+@pytest.mark.parametrize("name", ["model.onnx", "model.pt2"])
+def test_the_verb_says_what_predictor_says(
+    name: str, exported: Path, trained: Path, here: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (here / "own").mkdir()
+    for number, image in enumerate(pixels()):
+        (here / "own" / f"{number}.png").write_bytes(encoded(image))
+    (here / "own" / "broken.png").write_bytes(b"no picture")
+    for path, output in [(exported / name, "exported.json"), (trained / "best.ckpt", "checkpoint.json")]:
+        assert main(["predict", f"--ckpt_path={path}", "own", "--output", output, "--top_k=10"]) == 3
+        assert Path(output).with_suffix(".png").exists()
+    assert "1 of the 6 pictures could not be read" in capsys.readouterr().out
+    rows, expected = (json.loads(Path(n).read_text()) for n in ("exported.json", "checkpoint.json"))
+    predictions = Predictor(exported / name, device="cpu")([f"own/{n}.png" for n in range(5)], top_k=10)
+    for row, other, prediction in zip(rows[:5], expected[:5], predictions, strict=True):
+        assert [entry["class"] for entry in row["top"]] == [guess.label for guess in prediction.top]
+        shares = {entry["class"]: entry["probability"] for entry in row["top"]}
+        assert shares == pytest.approx({entry["class"]: entry["probability"] for entry in other["top"]}, abs=1e-4)
+    assert "not a PNG" in rows[5]["error"]
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["x.png", "--trainer.accelerator=gpu"], "unrecognized arguments: --trainer.accelerator=gpu. With an exported"),
+        ([], "pictures"),
+        (["x.png", "--top_k=11"], "from 1 to 10"),
+        (["x.png", "--device=nonsense"], "the device nonsense"),
+    ],
+)
+def test_mistakes_with_an_exported_file(
+    exported: Path, here: Path, words: list[str], message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["predict", f"--ckpt_path={exported / 'model.onnx'}", *words]) == 2
+    assert message in capsys.readouterr().err
