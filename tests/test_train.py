@@ -3,6 +3,7 @@
 import csv
 import json
 import os
+import platform
 import re
 import shutil
 import signal
@@ -436,3 +437,21 @@ def test_two_processes_measure_what_one_does(data_root: Path, here: Path) -> Non
     one, two = (torch.load(f"runs/cnn/version_{n}/last.ckpt", weights_only=True) for n in range(2))
     for name, value in one["state_dict"].items():
         torch.testing.assert_close(value, two["state_dict"][name], atol=1e-4, rtol=1e-3)
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="the setting is glibc's")
+def test_freed_memory_is_used_again() -> None:
+    script = (
+        "import resource, sys, torch\n"
+        "from cifar_lightning.options import keep_freed_memory\n"
+        "if sys.argv[1] == 'keep': keep_freed_memory()\n"
+        "def step(): return torch.empty(2**27, dtype=torch.uint8).fill_(1)\n"
+        "step(); before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt\n"
+        "for _ in range(3): step()\n"
+        "print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)\n"
+    )
+    faults = {
+        how: int(subprocess.run([sys.executable, "-c", script, how], capture_output=True, text=True, check=True).stdout)
+        for how in ("keep", "return")
+    }
+    assert 10 * faults["keep"] < faults["return"]

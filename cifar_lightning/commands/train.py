@@ -36,6 +36,7 @@ from cifar_lightning.options import (
     checkpoint_settings,
     choose_precision,
     is_plain,
+    keep_freed_memory,
     split_options,
 )
 from cifar_lightning.pictures import find_pictures
@@ -58,6 +59,7 @@ def main(argv: Sequence[str], run: "Callable[[list[str]], CLI] | None" = None) -
     handler = signal.getsignal(signal.SIGINT)
     with warnings.catch_warnings():
         _quieten()
+        keep_freed_memory()
         if torch.cuda.is_available():  # on a CPU either setting would change nothing, or the result
             torch.set_float32_matmul_precision("high")
             torch.backends.cudnn.benchmark = True
