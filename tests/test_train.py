@@ -445,9 +445,9 @@ def test_freed_memory_is_used_again() -> None:
         "import resource, sys, torch\n"
         "from cifar_lightning.options import keep_freed_memory\n"
         "if sys.argv[1] == 'keep': keep_freed_memory()\n"
-        "def step(): return torch.empty(2**27, dtype=torch.uint8).fill_(1)\n"
+        "def step(): return torch.empty(2**26, dtype=torch.uint8).fill_(1)\n"
         "step(); before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt\n"
-        "for _ in range(3): step()\n"
+        "for _ in range(40): step()\n"
         "print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)\n"
     )
     faults = {
