@@ -141,7 +141,7 @@ def keep_freed_memory() -> None:
     """Makes this process keep the memory of freed tensors for the next ones; for glibc, elsewhere nothing is done.
 
     By default glibc returns large blocks to the system at once, which then hands them out again page by page, cleared:
-    a third of a small network's training step on a CPU (https://man7.org/linux/man-pages/man3/mallopt.3.html).
+    a good part of a training step on a CPU, the more the larger the batch (https://man7.org/linux/man-pages/man3/mallopt.3.html).
     """
     mmap_max, trim_threshold = -4, -1  # M_MMAP_MAX and M_TRIM_THRESHOLD in malloc.h
     with suppress(OSError, AttributeError):  # no libc of that name, or not glibc
