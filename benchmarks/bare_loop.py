@@ -52,7 +52,13 @@ def bare_epoch(fitted: TemporaryFit) -> float:
     net.to(device).to(memory_format=torch.channels_last)
     preprocess = Preprocess(*fitted.datamodule.normalisation).to(device)
     optimizer = build_optimizer(
-        net, model["optimizer"], lr=model["lr"], weight_decay=model["weight_decay"], momentum=model["momentum"]
+        net,
+        model["optimizer"],
+        lr=model["lr"],
+        weight_decay=model["weight_decay"],
+        momentum=model["momentum"],
+        sgd_lr=model["sgd_lr"],
+        sgd_momentum=model["sgd_momentum"],
     )
     schedule = build_schedule(optimizer, model["schedule"], total_steps=len(batches), warmup=model["warmup"])
     mixed = fitted.trainer.precision == "bf16-mixed"
@@ -62,6 +68,8 @@ def bare_epoch(fitted: TemporaryFit) -> float:
         batch = images.index_select(0, chosen).permute(0, 3, 1, 2)
         batch = augment(batch, numbers[chosen], seed=0, epoch=0, flip=data["flip"], translate=data["translate"])
         batch = preprocess(batch)
+        if step == 0 and hasattr(net, "init_from_data"):
+            net.init_from_data(batch)  # type: ignore[operator]
         with torch.autocast(device.type, torch.bfloat16, enabled=mixed):
             loss = F.cross_entropy(net(batch), labels[chosen], label_smoothing=model["label_smoothing"])
         torch.autograd.backward(loss)

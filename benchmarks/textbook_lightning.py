@@ -109,7 +109,7 @@ def textbook_epoch(fitted: TemporaryFit) -> float:
             transforms.Normalize(mean, std),
         ]
     )
-    pictures = Pictures(train.images[train.numbers].numpy(), train.labels[train.numbers].tolist(), transform)
+    pictures = Pictures(train.images[train.numbers].cpu().numpy(), train.labels[train.numbers].tolist(), transform)
     loader = DataLoader(pictures, fitted.datamodule.hparams["batch_size"], shuffle=True, num_workers=2)
     timer = EpochTimer()
     with TemporaryDirectory() as folder:

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from functools import cache
 from typing import TypeVar
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional as F
@@ -170,7 +171,8 @@ def mix(
         own = torch.where(pasted[:, None, None, None], (~boxes).to(images.dtype), own)
     share = own.float().mean((1, 2, 3))[:, None]
     targets = F.one_hot(labels, num_classes).float()
-    return images.roll(1, 0).lerp(images, own), targets.roll(1, 0).lerp(targets, share)
+    # in this order the result has the images' memory format
+    return images.lerp(images.roll(1, 0), 1 - own), targets.lerp(targets.roll(1, 0), 1 - share)
 
 
 _SHARES = 2048
@@ -179,10 +181,8 @@ _SHARES = 2048
 @cache
 def _beta(alpha: float, device: torch.device) -> Tensor:
     """Returns (4096,) float32 shares that are distributed as Beta(alpha, alpha), with a mean of exactly 1/2."""
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
-        shares = torch.distributions.Beta(alpha, alpha).sample((_SHARES,))
-    return torch.cat([shares, 1 - shares]).to(device)
+    shares = torch.from_numpy(np.random.default_rng(0).beta(alpha, alpha, _SHARES))
+    return torch.cat([shares, 1 - shares]).float().to(device)
 
 
 def _boxes(images: Tensor, indices: Tensor, seed: int, epoch: int, heights: Tensor, widths: Tensor) -> Tensor:

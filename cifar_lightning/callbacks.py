@@ -83,6 +83,8 @@ class Throughput(Callback):
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         self._epoch_pictures += len(batch[1]) * trainer.world_size
+        if trainer.is_last_batch and torch.accelerator.is_available():
+            torch.accelerator.synchronize()  # what is timed must be done
         self._ended = time.perf_counter()
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -278,7 +280,8 @@ def _probabilities(trainer: Trainer, model: ImageClassifier, data: ImageDataModu
     training = model.training
     model.eval()
     batch = trainer.precision_plugin.convert_input(data.normalise(images.to(model.device)))
-    with torch.inference_mode(), trainer.precision_plugin.forward_context():
-        probabilities = model.probabilities(batch)
+    forward, eager = trainer.precision_plugin.forward_context(), torch.compiler.set_stance("force_eager")
+    with torch.inference_mode(), forward, eager:  # a figure is not worth compiling for
+        probabilities = model.probabilities(batch, tta=trainer.state.fn != "fit")
     model.train(training)
     return probabilities.cpu().numpy()

@@ -8,7 +8,7 @@ from lightning.pytorch import LightningModule
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torchmetrics import MeanMetric
+from torchmetrics import SumMetric
 from torchmetrics.classification import MulticlassAccuracy, MulticlassConfusionMatrix
 
 from cifar_lightning import UsageError
@@ -27,23 +27,29 @@ class EpochMetrics(nn.Module):
 
     def __init__(self, num_classes: int, *, per_class: bool) -> None:
         super().__init__()
-        # labels are known to be in range and losses to be numbers: checking would wait for the device every step
-        self.loss = MeanMetric(nan_strategy="disable")
+        self.loss, self.pictures = SumMetric(nan_strategy="disable"), SumMetric(nan_strategy="disable")
+        # labels are known to be in range: checking would wait for the device every step
         self.acc = MulticlassAccuracy(num_classes, average="micro", validate_args=False)
         self.confusion = MulticlassConfusionMatrix(num_classes, validate_args=False) if per_class else None
+        self._loss, self._pictures = torch.zeros(()), 0
 
     def update(self, logits: Tensor, labels: Tensor, loss: Tensor) -> None:
         """Takes in a batch: logits (B, K), labels (B,) int64 and its mean loss ()."""
-        self.loss.update(loss, len(labels))
+        # added up here, and handed to torchmetrics once: its update costs more than a small network's loss
+        self._loss = self._loss.to(loss.device, non_blocking=True) + loss * len(labels)
+        self._pictures += len(labels)
         self.acc.update(logits, labels)
         if self.confusion is not None:
             self.confusion.update(logits, labels)
 
     def finish(self) -> tuple[dict[str, Tensor], Tensor | None]:
         """Returns the loss and the accuracy by name, and the confusion matrix (K, K), and begins anew."""
-        means = {"loss": self.loss.compute(), "acc": self.acc.compute()}
+        self.loss.update(self._loss)
+        self.pictures.update(self._pictures)
+        self._loss, self._pictures = torch.zeros(()), 0
+        means = {"loss": self.loss.compute() / self.pictures.compute(), "acc": self.acc.compute()}
         confusion = None if self.confusion is None else self.confusion.compute()
-        for metric in (self.loss, self.acc, self.confusion):
+        for metric in (self.loss, self.pictures, self.acc, self.confusion):
             if metric is not None:
                 metric.reset()
         return means, confusion
@@ -110,6 +116,8 @@ class ImageClassifier(LightningModule):
         ]:
             if not 0 <= value < 1:
                 raise UsageError(f"model.{name} is {value}; it must be at least 0 and below 1.")
+        if tta not in ("none", "flip", "flip_translate"):
+            raise UsageError(f"model.tta is {tta!r}; it must be none, flip or flip_translate.")
         self.net: nn.Module = create_model(arch, num_classes, arch_options)
         self.net.to(memory_format=torch.channels_last)
 
@@ -133,22 +141,28 @@ class ImageClassifier(LightningModule):
         if self.global_step == 0 and batch_idx == 0 and hasattr(self.net, "init_from_data"):
             images = cast(Tensor, self.all_gather(batch[0]))  # (processes, B, C, H, W), or (B, C, H, W) in one process
             self.net.init_from_data(images.reshape(-1, *images.shape[-3:]))  # type: ignore[operator]
+            if self.trainer.world_size > 1:  # other processors may have computed it with other signs
+                self.net.load_state_dict(self.trainer.strategy.broadcast(self.net.state_dict()))
         if self.trainer.world_size == 1:  # DDP waits for the gradient of each parameter
             for group in self.optimizers(use_pl_optimizer=False).param_groups:  # type: ignore[union-attr]
                 if group.get("lr_ends", 1.0) < 1:
                     for parameter in group["params"]:
                         parameter.requires_grad_(group["lr"] > 0)
 
-    def probabilities(self, images: Tensor) -> Tensor:
+    def probabilities(self, images: Tensor, *, tta: bool = True) -> Tensor:
         """Computes the classes' probabilities (B, K) float32 of normalised pictures (B, C, H, W).
 
-        Whatever predicts goes through here, with test-time augmentation: ``Trainer.predict``, ``Predictor``, exported
-        files and figures.
-        """
-        return self._logits(images, self.hparams["tta"]).softmax(1)
+        Whatever predicts goes through here: ``Trainer.predict``, ``Predictor``, exported files and figures.
 
-    def _logits(self, images: Tensor, tta: str) -> Tensor:
-        return torch.stack([weight * self(view).float() for weight, view in tta_views(images, tta)]).sum(0)
+        Args:
+            images: (B, C, H, W) float, normalised.
+            tta: Whether to use the test-time augmentation that ``model.tta`` names.
+        """
+        return self._logits(images, tta=tta).softmax(1)
+
+    def _logits(self, images: Tensor, *, tta: bool) -> Tensor:
+        views = tta_views(images, self.hparams["tta"] if tta else "none")
+        return torch.stack([weight * self(view).float() for weight, view in views]).sum(0)
 
     def training_step(self, batch: tuple[Tensor, Tensor, Tensor], batch_idx: int) -> Tensor:
         images, labels, _ = batch
@@ -176,7 +190,7 @@ class ImageClassifier(LightningModule):
     def _evaluate(self, batch: tuple[Tensor, Tensor, Tensor], metrics: EpochMetrics) -> None:
         images, labels, _ = batch
         # between the epochs of a training, test-time augmentation would cost more than it tells
-        logits = self._logits(images, "none" if self.trainer.state.fn == "fit" else self.hparams["tta"])
+        logits = self._logits(images, tta=self.trainer.state.fn != "fit")
         metrics.update(logits, labels, F.cross_entropy(logits, labels))
 
     def on_train_epoch_end(self) -> None:
@@ -195,6 +209,9 @@ class ImageClassifier(LightningModule):
             self.confusion = confusion
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
+        for module in self.net.modules():  # a training before this one may have ended it
+            if hasattr(module, "bias_lr_ends"):
+                cast(Tensor, module.bias).requires_grad_(True)
         options = self.hparams
         steps = self.trainer.estimated_stepping_batches
         if math.isinf(steps) and options["schedule"] != "constant":

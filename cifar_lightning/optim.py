@@ -52,7 +52,7 @@ class Muon(Optimizer):
             for param, grad, momentum in zip(params, grads, momenta, strict=True):
                 momentum.mul_(group["momentum"]).add_(grad)
                 update = orthogonalise(grad.add(momentum, alpha=group["momentum"]).flatten(1)).view_as(param)
-                param.mul_(len(param) ** 0.5 / param.norm()).add_(update, alpha=-group["lr"])
+                param.mul_(len(param) ** 0.5 / param.norm().clamp_min(1e-12)).add_(update, alpha=-group["lr"])
         return loss
 
 
@@ -109,7 +109,8 @@ def build_optimizer(
             continue
         settings: dict[str, Any] = {"lr_ends": ends.get(p, 1.0)}
         if name != "muon":
-            settings["weight_decay"] = weight_decay if p.ndim > 1 else 0.0
+            # two groups also where neither decays: a resumed run may have another decay
+            settings |= {"decays": p.ndim > 1, "weight_decay": weight_decay if p.ndim > 1 else 0.0}
         elif p.ndim == 4:
             settings |= {"orthogonal": True, "lr": lr, "momentum": momentum}
         else:

@@ -3,6 +3,7 @@
 import csv
 import json
 import os
+import platform
 import re
 import shutil
 import signal
@@ -22,6 +23,7 @@ from torch.utils.data import DataLoader
 
 from cifar_lightning import ImageClassifier, ImageDataModule
 from cifar_lightning.augment import tta_views
+from cifar_lightning.classifier import EpochMetrics
 from cifar_lightning.cli import main
 from cifar_lightning.data.synthetic import draw_pictures
 from tests.conftest import FAST
@@ -248,14 +250,53 @@ def test_compiling_without_a_compiler(
     assert "needs a C++ compiler" in capsys.readouterr().err
 
 
+def test_the_loss_of_an_epoch_is_the_mean_over_its_pictures() -> None:
+    metrics = EpochMetrics(2, per_class=False)
+    for _ in range(2):
+        metrics.update(torch.tensor([[1.0, 0.0]] * 3), torch.tensor([0, 0, 1]), torch.tensor(2.0))
+        metrics.update(torch.tensor([[1.0, 0.0]]), torch.tensor([0]), torch.tensor(6.0))
+        means, _ = metrics.finish()
+        assert means == {"loss": 3.0, "acc": 0.75}
+
+
 def test_speednet_is_whitened_by_the_first_batch_alone(here: Path, data_root: Path) -> None:
     words = [f"--data.root={data_root}", "--data.dataset=synthetic", *FAST, "--trainer.max_epochs=1"]
     speednet = ["--model.arch=speednet", "--model.arch_options={widths: [8, 8, 8]}", "--model.optimizer=muon"]
     assert main(["fit", *words, *speednet]) == 0
+    (path,) = here.rglob("last.ckpt")
+    first = torch.load(path, weights_only=True)["state_dict"]["net.0.weight"]
+    assert torch.equal(first[12:], -first[:12])
     assert main(["fit", "--ckpt_path=last.ckpt", "--trainer.max_epochs=2", *FAST[1:]]) == 0
-    best, last = (torch.load(p, weights_only=True)["state_dict"] for p in sorted(here.rglob("*.ckpt")))
-    assert torch.equal(best["net.0.weight"][12:], -best["net.0.weight"][:12])
-    assert torch.equal(best["net.0.weight"], last["net.0.weight"])
+    assert torch.equal(torch.load(path, weights_only=True)["state_dict"]["net.0.weight"], first)
+
+
+def test_a_resumed_run_says_that_its_decay_stays(
+    here: Path, data_root: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = [f"--data.root={data_root}", "--data.dataset=synthetic", *FAST, "--trainer.max_epochs=1"]
+    assert main(["fit", *words]) == 0
+    assert main(["fit", "--ckpt_path=last.ckpt", "--trainer.max_epochs=2", "--model.weight_decay=0.1", *FAST[1:]]) == 0
+    assert "model.weight_decay 0.1 is not used" in capsys.readouterr().out
+
+
+def test_a_second_fit_trains_the_same_parameters(here: Path, data_root: Path) -> None:
+    data = ImageDataModule("synthetic", str(data_root), val_size=0, batch_size=32, eval_batch_size=100)
+    model = ImageClassifier(
+        "speednet", arch_options={"widths": [8, 8, 8]}, optimizer="muon", schedule="linear", warmup=0
+    )
+    counts, filters = [], []
+    for _ in range(2):
+        trainer = Trainer(
+            max_steps=8, accelerator="cpu", logger=False, enable_checkpointing=False, enable_progress_bar=False,
+            enable_model_summary=False,
+        )  # fmt: skip
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # what Lightning says of loaders without workers
+            trainer.fit(model, data)
+        counts.append(sum(len(group["params"]) for group in trainer.optimizers[0].param_groups))
+        filters.append(model.net.state_dict()["0.weight"].clone())
+    assert counts[0] == counts[1]
+    assert torch.equal(*filters), "the first layer is computed from data once"
 
 
 @pytest.mark.parametrize("tta", ["none", "flip", "flip_translate"])
@@ -462,3 +503,21 @@ def test_two_processes_measure_what_one_does(data_root: Path, here: Path) -> Non
     one, two = (torch.load(f"runs/cnn/version_{n}/last.ckpt", weights_only=True) for n in range(2))
     for name, value in one["state_dict"].items():
         torch.testing.assert_close(value, two["state_dict"][name], atol=1e-4, rtol=1e-3)
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="the setting is glibc's")
+def test_freed_memory_is_used_again() -> None:
+    script = (
+        "import resource, sys, torch\n"
+        "from cifar_lightning.options import keep_freed_memory\n"
+        "if sys.argv[1] == 'keep': keep_freed_memory()\n"
+        "def step(): return torch.empty(2**26, dtype=torch.uint8).fill_(1)\n"
+        "step(); before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt\n"
+        "for _ in range(40): step()\n"
+        "print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)\n"
+    )
+    faults = {
+        how: int(subprocess.run([sys.executable, "-c", script, how], capture_output=True, text=True, check=True).stdout)
+        for how in ("keep", "return")
+    }
+    assert 10 * faults["keep"] < faults["return"]

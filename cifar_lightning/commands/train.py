@@ -38,6 +38,7 @@ from cifar_lightning.options import (
     checkpoint_settings,
     choose_precision,
     is_plain,
+    keep_freed_memory,
     split_options,
 )
 from cifar_lightning.report import classify_files
@@ -59,9 +60,10 @@ def main(argv: Sequence[str], run: "Callable[[list[str]], CLI] | None" = None) -
     handler = signal.getsignal(signal.SIGINT)
     with warnings.catch_warnings():
         _quieten()
+        keep_freed_memory()
         if torch.cuda.is_available():  # on a CPU either setting would change nothing, or the result
             torch.set_float32_matmul_precision("high")
-            torch.backends.cudnn.benchmark = True
+            torch.backends.cudnn.benchmark = argv[0] in ("fit", "bench")  # a test must give the same to the last bit
         try:
             return (run or CLI)(list(argv)).status
         except MisconfigurationException as error:
@@ -69,7 +71,8 @@ def main(argv: Sequence[str], run: "Callable[[list[str]], CLI] | None" = None) -
         except torch.OutOfMemoryError as error:
             raise UsageError(
                 f"the device is out of memory ({str(error).splitlines()[0]}). Use smaller batches, such as "
-                "--data.batch_size 64 --data.eval_batch_size 200, or another device: --trainer.accelerator cpu."
+                "--data.batch_size 64 --data.eval_batch_size 200, keep the pictures off the device, "
+                "--data.device_cache false, or use another one: --trainer.accelerator cpu."
             ) from error
         except RuntimeError as error:
             if type(error).__module__.startswith(("torch._dynamo", "torch._inductor")):

@@ -87,6 +87,8 @@ class ImageDataModule(LightningDataModule):
             raise UsageError(f"data.translate is {translate}; it must be smaller than the pictures ({image_size}).")
         if flip not in ("none", "random", "alternating"):
             raise UsageError(f"data.flip is {flip!r}; it must be none, random or alternating.")
+        if device_cache not in (True, False, "auto"):
+            raise UsageError(f"data.device_cache is {device_cache!r}; it must be auto, true or false.")
         self.source = open_source(dataset, root, url, image_size)
         self.sets: dict[str, ImageSet] = {}
         self.classes: tuple[str, ...] = ()

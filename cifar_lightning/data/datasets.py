@@ -65,23 +65,23 @@ class ImageSet(Dataset[Batch]):
         return self.__getitems__([position])
 
     def __getitems__(self, positions: Sequence[int]) -> Batch:
-        where = torch.as_tensor(positions)
-        if self.numbers.is_cuda:  # from ordinary memory the copy would wait for the step before it
+        where, on_gpu = torch.as_tensor(positions), self.numbers.is_cuda
+        if on_gpu:  # from ordinary memory the copy would wait for the step before it
             where = where.pin_memory()
-        numbers = self.numbers[where.to(self.numbers.device, non_blocking=True)]
+        numbers = self.numbers[where.to(self.numbers.device, non_blocking=on_gpu)]
         return self.images.index_select(0, numbers).permute(0, 3, 1, 2), self.labels[numbers], numbers
 
     def normalisation(self) -> Normalisation:
         """Computes the mean and standard deviation of each channel over the set."""
-        total = square = torch.zeros(self.images.shape[-1], dtype=torch.float64)
+        counts = torch.zeros(self.images.shape[-1], 256, dtype=torch.int64)
         for numbers in torch.split(self.numbers, 1000):
-            pixels = self.images[numbers].flatten(0, 2).to(torch.float64) / 255
-            total = total + pixels.sum(0)
-            square = square + pixels.square().sum(0)
-        count = len(self) * self.images.shape[1] * self.images.shape[2]
-        mean = total / count
+            channels = self.images[numbers].cpu().flatten(0, 2).T
+            counts += torch.stack([channel.bincount(minlength=256) for channel in channels])
+        shares = counts.double() / counts.sum(1, keepdim=True)
+        levels = torch.arange(256).double() / 255
+        mean = shares @ levels
         # a set of one plain colour has no spread, and must not be divided by 0
-        std = (square / count - mean.square()).clamp_min(1e-4).sqrt()
+        std = (shares @ levels.square() - mean.square()).clamp_min(1e-4).sqrt()
         return tuple(mean.tolist()), tuple(std.tolist())
 
 

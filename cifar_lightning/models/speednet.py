@@ -25,20 +25,25 @@ class Whitening(nn.Conv2d):
     def __init__(self, in_channels: int = 3, kernel_size: int = 2) -> None:
         super().__init__(in_channels, 2 * in_channels * kernel_size**2, kernel_size)
         self.weight.requires_grad_(False)
+        self.initialised = nn.Buffer(torch.tensor(False))
 
     @torch.no_grad()
     def init_from_data(self, images: Tensor, eps: float = 5e-4) -> None:
-        """Computes the filters.
+        """Computes the filters, unless that has been done.
 
         Args:
             images: (B, C, H, W) float, normalised training pictures.
             eps: Added to the variances, so that patches' faintest details are not blown up.
         """
+        if self.initialised:
+            return
         size = self.kernel_size[0]
         patches = F.unfold(images.float(), size).transpose(1, 2).flatten(0, 1)
-        variances, directions = torch.linalg.eigh(patches.T @ patches / len(patches))
+        # a small matrix, and not every accelerator can take it apart
+        variances, directions = torch.linalg.eigh((patches.T @ patches / len(patches)).cpu())
         filters = (directions / (variances + eps).sqrt()).T.view(-1, images.shape[1], size, size)
         self.weight.copy_(torch.cat([filters, -filters]))
+        self.initialised.fill_(True)
 
 
 class DiracConv(nn.Conv2d):
@@ -90,7 +95,7 @@ class SpeedNet(nn.Sequential):
     """Whitening, groups of convolutions, and a scaled head; see ``speednet``."""
 
     def init_from_data(self, images: Tensor) -> None:
-        """Prepares the first layer; called once, before the first step, with normalised pictures (B, 3, H, W)."""
+        """Prepares the first layer; called before the first step, with its normalised pictures (B, 3, H, W)."""
         whitening = self[0]
         assert isinstance(whitening, Whitening)
         whitening.init_from_data(images)
