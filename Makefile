@@ -34,7 +34,7 @@ lint: $(READY) ## check style and types
 
 check: lint test ## lint, types and tests
 
-benchmarks: $(READY) ## measure against a bare loop, textbook Lightning and Keras, in half an hour; DATA= options
+benchmarks: $(READY) ## measure against a bare loop, textbook Lightning and Keras, in a quarter of an hour; DATA= options
 	$(BIN)/python -m benchmarks.bare_loop $(DATA)
 	$(BIN)/python -m benchmarks.textbook_lightning $(DATA)
 	$(BIN)/python -m benchmarks.keras_tutorial $(DATA)

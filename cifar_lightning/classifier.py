@@ -18,7 +18,10 @@ from cifar_lightning.optim import build_optimizer, build_schedule
 
 
 class EpochMetrics(nn.Module):
-    """Means over an epoch, over all processes; updated every step and computed once.
+    """Means over an epoch, over all processes.
+
+    Each step keeps its predictions, labels and loss, and torchmetrics is given an epoch of them at once: its update
+    takes longer than all else that a step of a small network has to do beside the network.
 
     Args:
         num_classes: Number of classes K.
@@ -28,25 +31,25 @@ class EpochMetrics(nn.Module):
     def __init__(self, num_classes: int, *, per_class: bool) -> None:
         super().__init__()
         self.loss, self.pictures = SumMetric(nan_strategy="disable"), SumMetric(nan_strategy="disable")
-        # labels are known to be in range: checking would wait for the device every step
+        # labels are known to be in range: checking would wait for the device
         self.acc = MulticlassAccuracy(num_classes, average="micro", validate_args=False)
         self.confusion = MulticlassConfusionMatrix(num_classes, validate_args=False) if per_class else None
-        self._loss, self._pictures = torch.zeros(()), 0
+        self._steps: list[tuple[Tensor, Tensor, Tensor]] = []
 
     def update(self, logits: Tensor, labels: Tensor, loss: Tensor) -> None:
         """Takes in a batch: logits (B, K), labels (B,) int64 and its mean loss ()."""
-        # added up here, and handed to torchmetrics once: its update costs more than a small network's loss
-        self._loss = self._loss.to(loss.device, non_blocking=True) + loss * len(labels)
-        self._pictures += len(labels)
-        self.acc.update(logits, labels)
-        if self.confusion is not None:
-            self.confusion.update(logits, labels)
+        self._steps.append((logits.argmax(1), labels, loss.detach() * len(labels)))
 
     def finish(self) -> tuple[dict[str, Tensor], Tensor | None]:
         """Returns the loss and the accuracy by name, and the confusion matrix (K, K), and begins anew."""
-        self.loss.update(self._loss)
-        self.pictures.update(self._pictures)
-        self._loss, self._pictures = torch.zeros(()), 0
+        if self._steps:
+            predicted, labels, losses = zip(*self._steps, strict=True)
+            self._steps = []
+            self.loss.update(torch.stack(losses))
+            self.pictures.update(sum(map(len, labels)))
+            for metric in (self.acc, self.confusion):
+                if metric is not None:
+                    metric.update(torch.cat(predicted), torch.cat(labels))
         means = {"loss": self.loss.compute() / self.pictures.compute(), "acc": self.acc.compute()}
         confusion = None if self.confusion is None else self.confusion.compute()
         for metric in (self.loss, self.pictures, self.acc, self.confusion):
@@ -168,8 +171,8 @@ class ImageClassifier(LightningModule):
         images, labels, _ = batch
         logits = self(images)
         loss = F.cross_entropy(logits, labels, label_smoothing=self.hparams["label_smoothing"])
-        with torch.no_grad():  # of a mixed picture, the class of the larger part counts
-            self.train_metrics.update(logits, labels if labels.ndim == 1 else labels.argmax(1), loss)
+        # of a mixed picture, the class of the larger part counts
+        self.train_metrics.update(logits, labels if labels.ndim == 1 else labels.argmax(1), loss)
         every = self.trainer.log_every_n_steps  # type: ignore[attr-defined]
         if every and (self.global_step + 1) % every == 0:
             groups = self.optimizers(use_pl_optimizer=False).param_groups  # type: ignore[union-attr]
