@@ -42,19 +42,18 @@ class EpochMetrics(nn.Module):
 
     def finish(self) -> tuple[dict[str, Tensor], Tensor | None]:
         """Returns the loss and the accuracy by name, and the confusion matrix (K, K), and begins anew."""
+        counts = [metric for metric in (self.acc, self.confusion) if metric is not None]
         if self._steps:
             predicted, labels, losses = zip(*self._steps, strict=True)
             self._steps = []
             self.loss.update(torch.stack(losses))
             self.pictures.update(sum(map(len, labels)))
-            for metric in (self.acc, self.confusion):
-                if metric is not None:
-                    metric.update(torch.cat(predicted), torch.cat(labels))
+            for count in counts:
+                count.update(torch.cat(predicted), torch.cat(labels))
         means = {"loss": self.loss.compute() / self.pictures.compute(), "acc": self.acc.compute()}
         confusion = None if self.confusion is None else self.confusion.compute()
-        for metric in (self.loss, self.pictures, self.acc, self.confusion):
-            if metric is not None:
-                metric.reset()
+        for metric in (self.loss, self.pictures, *counts):
+            metric.reset()
         return means, confusion
 
 
