@@ -14,6 +14,7 @@ COMMANDS = {
     "validate": ("train", "measure a checkpoint on the validation pictures"),
     "test": ("train", "measure a checkpoint on the test pictures, per class, with a figure"),
     "predict": ("train", "classify your own pictures with a checkpoint"),
+    "sweep": ("sweep", "search for better hyperparameters, with one process or many"),
 }
 """Each verb: the module in ``cifar_lightning.commands`` whose ``main(argv)`` carries it out, and one line of help."""
 

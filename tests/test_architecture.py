@@ -10,6 +10,7 @@ PACKAGE = Path(__file__).parent.parent / "cifar_lightning"
 LAYERS = [  # each may import what stands below it
     {"__main__"},
     {"cli"},
+    {"commands.sweep"},
     {"commands.train"},
     {"options", "callbacks"},
     {"classifier", "data.datamodule", "checkpoint", "predictor"},

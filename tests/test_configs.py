@@ -8,7 +8,9 @@ import yaml
 from cifar_lightning.cli import main
 from tests.conftest import FAST
 
-CONFIGS = sorted((Path(__file__).parent.parent / "configs").glob("*.yaml"))
+SWEEP = Path(__file__).parent.parent / "configs" / "sweep.yaml"
+
+CONFIGS = sorted(set((Path(__file__).parent.parent / "configs").glob("*.yaml")) - {SWEEP})
 
 
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
@@ -32,3 +34,10 @@ def test_recipe_is_flat_and_names_nothing_twice(path: Path) -> None:
     assert not [
         v for section in sections.values() if isinstance(section, dict) for v in section.values() if isinstance(v, dict)
     ]
+
+
+def test_the_search_begins(here: Path, data_root: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (here / "configs").symlink_to(SWEEP.parent)
+    words = ["--data.dataset=synthetic", f"--data.root={data_root}", *FAST, "--trials=1", "--trainer.max_epochs=1"]
+    assert main(["sweep", "--config=configs/sweep.yaml", *words]) == 0
+    assert "best: runs/sweep/version_0" in capsys.readouterr().out

@@ -54,11 +54,28 @@ def main(argv: Sequence[str]) -> int:
     Raises:
         UsageError: For a mistake of the user's.
     """
+    return run(argv).status
+
+
+def run(
+    argv: Sequence[str], *, run: tuple[str, int] | None = None, callbacks: Sequence[Callback] = (), dry: bool = False
+) -> "CLI":
+    """Carries a verb out as ``main`` does, for other verbs that train.
+
+    Args:
+        argv: The verb and its arguments, with ``--ckpt_path`` resolved.
+        run: Name and number of the run's folder, where they do not follow from the config.
+        callbacks: More callbacks for training.
+        dry: Whether to build everything, which checks every option, but neither write nor train.
+
+    Raises:
+        UsageError: For a mistake of the user's.
+    """
     handler = signal.getsignal(signal.SIGINT)
     with warnings.catch_warnings():
         _quieten()
         try:
-            return CLI(list(argv)).status
+            return CLI(list(argv), run=run, callbacks=callbacks, dry=dry)
         except MisconfigurationException as error:
             raise UsageError(str(error)) from error
         except torch.OutOfMemoryError as error:
@@ -119,19 +136,32 @@ class CLI(LightningCLI):
 
     Args:
         argv: The verb and its arguments.
+        run: Name and number of the run's folder, where they do not follow from the config.
+        callbacks: More callbacks for training.
+        dry: Whether to neither write nor train.
 
     Attributes:
         status: The exit status.
+        root: The folder of all runs.
         folder: The run's folder.
     """
 
-    def __init__(self, argv: list[str]) -> None:
+    def __init__(
+        self,
+        argv: list[str],
+        *,
+        run: tuple[str, int] | None = None,
+        callbacks: Sequence[Callback] = (),
+        dry: bool = False,
+    ) -> None:
         self.status = 0
+        self.run_name, self.callbacks, self.dry = run, callbacks, dry
         self.verb = argv[0]
         self.config_files, options = split_options(argv[1:], ("-c", "--config"))
         self.ckpt_path = next(reversed(split_options(options, ("--ckpt_path",))[0]), None)
         self.checkpoint = read_checkpoint(Path(self.ckpt_path)) if self.ckpt_path else None
         self.folder = Path(self.ckpt_path or ".").parent
+        self.root = Path("runs")
         self._claimed: Path | None = None
         configs = list(self.config_files)
         for config in configs:
@@ -216,9 +246,10 @@ class CLI(LightningCLI):
         if settings.precision is None:
             chosen["precision"], why = choose_precision(settings.accelerator)
         if self.verb == "fit":
-            if not self.checkpoint:
-                self._claim_folder(Path(settings.default_root_dir or "runs"))
-            callbacks = self._fit_callbacks(settings, chosen)
+            self.root = Path(settings.default_root_dir or "runs")
+            if not self.checkpoint and not self.dry:
+                self._claim_folder(*(self.run_name or self._next_run()))
+            callbacks = [*self.callbacks, *self._fit_callbacks(settings, chosen)]
         else:
             chosen |= {"enable_checkpointing": False}
             if self.verb == "predict":  # each picture once and in order
@@ -242,19 +273,21 @@ class CLI(LightningCLI):
         )
         return trainer
 
-    def _claim_folder(self, root: Path) -> None:
-        """Makes the run a folder of its own, also when others start at the same moment."""
+    def _next_run(self) -> tuple[str, int]:
         name = Path(self.config_files[-1]).stem if self.config_files else self.model.hparams["arch"].replace(":", "-")
-        existing = [int(p.name[8:]) for p in (root / name).glob("version_*") if p.name[8:].isdigit()]
-        number = max(existing, default=-1) + 1
-        self.folder = root / name / f"version_{number}"
+        existing = [int(p.name[8:]) for p in (self.root / name).glob("version_*") if p.name[8:].isdigit()]
+        return name, max(existing, default=-1) + 1
+
+    def _claim_folder(self, name: str, number: int) -> None:
+        """Makes the run a folder of its own, also when others start at the same moment."""
+        self.folder = self.root / name / f"version_{number}"
         while _is_rank_zero() and self._claimed is None:  # the other ranks are told by rank 0
             try:
                 self.folder.mkdir(parents=True)
                 self._claimed = self.folder
             except FileExistsError:
                 number += 1
-                self.folder = root / name / f"version_{number}"
+                self.folder = self.root / name / f"version_{number}"
 
     def _logger(self) -> TensorBoardLogger:
         place = self.folder.absolute()
@@ -281,6 +314,8 @@ class CLI(LightningCLI):
     def fit(self, model: ImageClassifier, datamodule: ImageDataModule, ckpt_path: str | None) -> None:
         """Trains, and says how it went and what can be done next."""
         _check_shapes(model, datamodule)
+        if self.dry:
+            return
         started = time.perf_counter()
         try:
             self.trainer.fit(model, datamodule=datamodule, ckpt_path=ckpt_path, weights_only=True)
