@@ -28,7 +28,7 @@ class Parser(LightningArgumentParser):
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
         """Raises what is wrong as a UsageError."""
-        unknown = r"unrecognized arguments: --([\w.-]+)|does not accept option '([\w.-]+)'|Option '([\w.-]+)' is not acc"
+        unknown = r"unrecognized arguments: --([\w.-]+)|accept option '([\w.-]+)'|Option '([\w.-]+)' is not accepted"
         if found := re.search(unknown, message):
             name = next(filter(None, found.groups()))
             parsers = [self, *(self._subcommands_action._name_parser_map.values() if self._subcommands_action else [])]

@@ -5,6 +5,7 @@ import csv
 import json
 import multiprocessing
 import os
+import re
 import signal
 import sys
 import threading
@@ -315,18 +316,25 @@ def _open_storage(sweep: Sweep, folder: Path) -> BaseStorage:
         folder.mkdir(parents=True, exist_ok=True)
         url = f"sqlite:///{folder / 'study.db'}"
     options = {"connect_args": {"timeout": 60}} if url.startswith("sqlite") else {"pool_pre_ping": True}
-    try:
-        return RDBStorage(
-            url,
-            engine_kwargs=options,
-            heartbeat_interval=sweep.heartbeat,
-            grace_period=3 * sweep.heartbeat,
-            heartbeat_stale_trial_callback=RetryHeartbeatStaleTrialCallback(RETRIES),
-        )
-    except ImportError as error:
-        raise UsageError(
-            f"the storage needs a driver: pip install 'cifar-lightning[postgresql]' for PostgreSQL ({error})."
-        ) from error
+    for attempt in range(10):
+        try:
+            return RDBStorage(
+                url,
+                engine_kwargs=options,
+                heartbeat_interval=sweep.heartbeat,
+                grace_period=3 * sweep.heartbeat,
+                heartbeat_stale_trial_callback=RetryHeartbeatStaleTrialCallback(RETRIES),
+            )
+        except ImportError as error:
+            raise UsageError(
+                f"the storage needs a driver: pip install 'cifar-lightning[postgresql]' for PostgreSQL ({error})."
+            ) from error
+        except SQLAlchemyError as error:
+            # two workers that begin at the same moment both make the tables; Optuna has no lock for it
+            if attempt == 9 or not re.search("already exists|duplicate key|UNIQUE constraint", str(error)):
+                raise
+            time.sleep(0.5)
+    raise AssertionError
 
 
 def _slots(study: optuna.Study) -> list[FrozenTrial]:
