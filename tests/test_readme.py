@@ -48,7 +48,7 @@ def test_command_does_what_it_says(command: str, here: Path, trained: Path, data
         Image.fromarray(draw_pictures(1, 0, 50)[0][0].numpy()).save(picture)
     words = shlex.split(command.replace("postgresql://sweep@host/sweep", "sqlite:///shared.db"))[1:]
     if words[0] == "sweep":
-        words += ["--trials=2", "--pruner=NopPruner"]
+        words += ["--trials=2"]
     if words[0] in ("fit", "sweep"):
         words += ["--data.dataset=synthetic", f"--data.root={data_root}", "--data.url=null", *FAST]
         words += [

@@ -269,7 +269,10 @@ def _named(kind: Literal["sampler", "pruner"], sweep: Sweep, seed: int | None = 
     try:
         return build(**options)
     except (TypeError, ValueError, ImportError) as error:
-        raise UsageError(f"{kind} {name} does not take {kind}_options {options}: {error}") from error
+        raise UsageError(
+            f"{kind} {name} does not take {kind}_options {options}: {error}. Others: --{kind}_options '{{name: value}}', "
+            f"or none: --{kind}_options '{{}}'."
+        ) from error
 
 
 # -- where the workers meet ------------------------------------------------------------------------------------------
@@ -500,11 +503,12 @@ class Worker:
         if trial.state == TrialState.PRUNED:
             outcome += f", pruned after {len(values)} epoch{'s' * (len(values) > 1)}"
         leader = _best(self.study)
+        params = [(key, trial.params[key]) for key in self.sweep.space if key in trial.params]
         seconds = trial.duration.total_seconds() if trial.duration else 0.0
         print(
             f"[{done}/{self.sweep.trials}] trial {trial.number:<3} {outcome}, {seconds:.0f} s; "
             f"best {f'{show(leader.value)} (trial {leader.number})' if leader else '–'}; "
-            + ", ".join(f"{key.split('.')[-1]} {_short(value)}" for key, value in trial.params.items()),
+            + ", ".join(f"{key.split('.')[-1]} {_short(value)}" for key, value in params),
             flush=True,
         )
 
@@ -687,14 +691,17 @@ def _draw(study: optuna.Study, monitor: str, folder: Path) -> list[str]:
         try:
             with warnings.catch_warnings():
                 warnings.filterwarnings("error", "The number of trials is too small")  # it would draw nonsense
+                warnings.filterwarnings("ignore", "Attempting to set identical")  # an axis with one value
                 axes = plot(study, target_name=monitor)
         except (ValueError, RuntimeError, UserWarning) as error:
             print(f"no figure of the {name}: {error}")
             continue
-        if name == "parallel_coordinate":  # its own colours end in white
+        figure = axes.figure
+        if name == "parallel_coordinate":  # its own colours end in white, and white lines cross them
             for lines in axes.collections:
                 lines.set_cmap("viridis")
-        figure = axes.figure
+            for axis in figure.axes:
+                axis.grid(False)
         figure.set_size_inches(10, 5)
         figure.savefig(folder / f"{name}.png", dpi=120, bbox_inches="tight")
         pyplot.close("all")
