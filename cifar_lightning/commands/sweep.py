@@ -270,7 +270,7 @@ def _named(kind: Literal["sampler", "pruner"], sweep: Sweep, seed: int | None = 
         return build(**options)
     except (TypeError, ValueError, ImportError) as error:
         raise UsageError(
-            f"{kind} {name} does not take {kind}_options {options}: {error}. Others: --{kind}_options '{{name: value}}', "
+            f"{kind} {name} does not take {kind}_options {options}: {error}. Name others, "
             f"or none: --{kind}_options '{{}}'."
         ) from error
 
