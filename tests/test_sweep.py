@@ -205,7 +205,7 @@ def test_the_trial_of_a_killed_worker_is_begun_again(search: Path) -> None:
     (running,) = optuna.load_study(study_name="search", storage="sqlite:///runs/search/study.db").trials
     assert running.state == optuna.trial.TrialState.RUNNING
     others = start("--workers=2")
-    out = others.communicate(timeout=200)[0]
+    out = others.communicate(timeout=400)[0]
     assert others.returncode == 0, out
     rows = table()
     assert [row["state"] for row in rows].count("complete") == 3, out
@@ -224,7 +224,7 @@ def test_ctrl_c_queues_the_trial_again(workers: int, search: Path) -> None:
     Path("begun").read_text()
     Path("begun").unlink()
     process.send_signal(signal.SIGINT)
-    out = process.communicate(timeout=100)[0]
+    out = process.communicate(timeout=400)[0]
     assert process.returncode == 130, out
     assert "To go on, give the same command again" in out
     assert "Traceback" not in out
