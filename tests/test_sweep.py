@@ -5,6 +5,7 @@ import os
 import signal
 import subprocess
 import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -49,7 +50,7 @@ def search(here: Path, data_root: Path) -> Path:
     (here / "base.yaml").write_text(yaml.safe_dump({**base, "model": {"arch": "nets:Net"}}))
     path = here / "search.yaml"
     path.write_text(
-        "base: base.yaml\ntrials: 3\nheartbeat: 1\noverrides: {model.momentum: 0.5}\n"
+        "base: base.yaml\ntrials: 3\nheartbeat: 3\noverrides: {model.momentum: 0.5}\n"
         "space:\n  model.lr: {low: 1e-3, high: 0.1, log: true}\n  data.translate: {choices: [0, 2]}\n"
     )
     return path
@@ -60,11 +61,24 @@ def table(study: str = "search") -> list[dict[str, str]]:
         return list(csv.DictReader(file))
 
 
-def start(*words: str) -> subprocess.Popen[str]:
-    return subprocess.Popen(
-        [sys.executable, "-m", "cifar_lightning", "sweep", "--config=search.yaml", *words],
-        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
-    )  # fmt: skip
+Start = Callable[[str], subprocess.Popen[str]]
+
+
+@pytest.fixture
+def start() -> Iterator[Start]:
+    """Starts the search in a process of its own, which does not outlive the test."""
+    started = []
+
+    def begin(word: str) -> subprocess.Popen[str]:
+        words = [sys.executable, "-m", "cifar_lightning", "sweep", "--config=search.yaml", word]
+        started.append(subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True))
+        return started[-1]
+
+    yield begin
+    for process in started:
+        if process.poll() is None:
+            process.kill()
+            process.communicate()
 
 
 def test_a_search(search: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -195,9 +209,9 @@ def test_without_optuna(here: Path) -> None:
 
 
 @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="needs named pipes")
-def test_the_trial_of_a_killed_worker_is_begun_again(search: Path) -> None:
+def test_the_trial_of_a_killed_worker_is_begun_again(search: Path, start: Start) -> None:
     os.mkfifo("begun")
-    killed = start()
+    killed = start("--workers=1")
     Path("begun").read_text()  # returns when the first trial is being trained
     killed.kill()
     killed.communicate()
@@ -218,7 +232,7 @@ def test_the_trial_of_a_killed_worker_is_begun_again(search: Path) -> None:
 
 @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="needs named pipes")
 @pytest.mark.parametrize("workers", [1, 2])
-def test_ctrl_c_queues_the_trial_again(workers: int, search: Path) -> None:
+def test_ctrl_c_queues_the_trial_again(workers: int, search: Path, start: Start) -> None:
     os.mkfifo("begun")
     process = start(f"--workers={workers}")
     Path("begun").read_text()
