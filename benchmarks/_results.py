@@ -68,16 +68,10 @@ def in_turn(
         The seconds a picture of both sides in each round, and the last fit.
     """
     timer, measured = EpochTimer(), []
-    fits: list[TemporaryFit] = []
-
-    def run(argv: list[str]) -> TemporaryFit:
-        fits[:] = [TemporaryFit(argv, timer)]
-        return fits[0]
-
     for _ in range(rounds + 1):
-        train.main(["fit", *flags, "--trainer.max_epochs", "1"], run)
-        measured.append((timer.fit[-1], theirs(fits[0])))
-    return measured[1:], fits[0]
+        fitted = train.run(["fit", *flags, "--trainer.max_epochs", "1"], lambda argv: TemporaryFit(argv, timer))
+        measured.append((timer.fit[-1], theirs(fitted)))
+    return measured[1:], fitted
 
 
 def ratio(values: Sequence[float], form: str) -> str:

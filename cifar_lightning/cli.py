@@ -14,6 +14,7 @@ COMMANDS = {
     "validate": ("train", "measure a checkpoint on the validation pictures"),
     "test": ("train", "measure a checkpoint on the test pictures, per class, with a figure"),
     "bench": ("bench", "measure how fast a recipe trains and predicts on this machine, and where the time goes"),
+    "sweep": ("sweep", "search for better hyperparameters, with one process or many"),
     "models": ("models", "list the built-in networks: options, size, recipes"),
     "predict": ("predict", "classify your own pictures with a checkpoint or an exported file"),
     "export": ("export", "write a checkpoint as ONNX or .pt2, verified, to use without this package"),

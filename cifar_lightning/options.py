@@ -30,10 +30,11 @@ class Parser(LightningArgumentParser):
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
         """Raises what is wrong as a UsageError."""
-        if unknown := re.search(r"unrecognized arguments: --([\w.-]+)|does not accept option '([\w.-]+)'", message):
-            name = unknown[1] or unknown[2]
+        unknown = r"unrecognized arguments: --([\w.-]+)|accept option '([\w.-]+)'|Option '([\w.-]+)' is not accepted"
+        if found := re.search(unknown, message):
+            name = next(filter(None, found.groups()))
             parsers = [self, *(self._subcommands_action._name_parser_map.values() if self._subcommands_action else [])]
-            known = {option[2:] for p in parsers for option in p._option_string_actions if "." in option}
+            known = {option[2:] for p in parsers for option in p._option_string_actions if option[:2] == "--"}
             short = {option.split(".")[-1]: option for option in sorted(known)}
             hint = did_you_mean(name, sorted(known))
             if not hint and (near := did_you_mean(name.replace("-", "_"), short)):

@@ -10,8 +10,7 @@ PACKAGE = Path(__file__).parent.parent / "cifar_lightning"
 LAYERS = [  # each may import what stands below it
     {"__main__"},
     {"cli"},
-    {"commands.predict"},  # hands checkpoints to commands.train
-    {"commands.bench"},  # measures what commands.train does
+    {"commands.predict", "commands.bench", "commands.sweep"},  # which run commands.train
     {"commands.train", "commands.export", "commands.models"},
     {"options", "callbacks", "report"},
     {"predictor"},

@@ -26,7 +26,7 @@ COMMANDS = [
 
 def test_there_are_commands() -> None:
     assert {shlex.split(command)[0] for command in COMMANDS} <= {"make", "cifar-lightning", "tensorboard", "."}
-    for verb in ("fit", "validate", "test", "predict", "export"):
+    for verb in ("fit", "validate", "test", "predict", "export", "sweep"):
         assert [command for command in COMMANDS if command.startswith(f"cifar-lightning {verb}")]
 
 
@@ -47,10 +47,12 @@ def test_command_does_what_it_says(command: str, here: Path, trained: Path, expo
     for picture in ("cat.jpg", "holiday/1.png"):
         Path(picture).parent.mkdir(exist_ok=True)
         Image.fromarray(draw_pictures(1, 0, 50)[0][0].numpy()).save(picture)
-    words = shlex.split(command)[1:]
+    words = shlex.split(command.replace("postgresql://sweep@host/sweep", "sqlite:///shared.db"))[1:]
     if words[0] == "bench":
         words += ["--batches=2"]
-    if words[0] in ("fit", "bench"):
+    if words[0] == "sweep":
+        words += ["--trials=2"]
+    if words[0] in ("fit", "bench", "sweep"):
         words += ["--data.dataset=synthetic", f"--data.root={data_root}", "--data.url=null", *FAST]
         words += [
             "--trainer.max_epochs=4",

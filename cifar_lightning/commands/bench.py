@@ -50,7 +50,7 @@ def main(argv: Sequence[str]) -> int:
     Raises:
         UsageError: For a mistake of the user's.
     """
-    return train.main(argv, Bench)
+    return train.run(argv, Bench).status
 
 
 class Bar(ProgressBar):

@@ -9,7 +9,7 @@ import time
 import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, TypeVar, cast
 
 import numpy as np
 import torch
@@ -43,16 +43,33 @@ from cifar_lightning.options import (
 )
 from cifar_lightning.report import classify_files
 
+Made = TypeVar("Made", bound="CLI")
 
-def main(argv: Sequence[str], run: "Callable[[list[str]], CLI] | None" = None) -> int:
+
+def main(argv: Sequence[str]) -> int:
     """Runs fit, validate, test or predict.
 
     Args:
         argv: The verb and its arguments, with ``--ckpt_path`` resolved.
-        run: What carries the verb out; ``CLI`` by default.
 
     Returns:
         The exit status.
+
+    Raises:
+        UsageError: For a mistake of the user's.
+    """
+    return run(argv, CLI).status
+
+
+def run(argv: Sequence[str], make: Callable[[list[str]], Made]) -> Made:
+    """Carries a verb out as ``main`` does, for other verbs that train.
+
+    Args:
+        argv: The verb and its arguments, with ``--ckpt_path`` resolved.
+        make: ``CLI``, or what builds one of its subclasses from the arguments.
+
+    Returns:
+        What was made, when it has run.
 
     Raises:
         UsageError: For a mistake of the user's.
@@ -65,7 +82,7 @@ def main(argv: Sequence[str], run: "Callable[[list[str]], CLI] | None" = None) -
             torch.set_float32_matmul_precision("high")
             torch.backends.cudnn.benchmark = argv[0] in ("fit", "bench")  # a test must give the same to the last bit
         try:
-            return (run or CLI)(list(argv)).status
+            return make(list(argv))
         except MisconfigurationException as error:
             raise UsageError(str(error)) from error
         except torch.OutOfMemoryError as error:
@@ -259,9 +276,7 @@ class CLI(LightningCLI):
 
     def _claim_folder(self, root: Path) -> None:
         """Makes the run a folder of its own, also when others start at the same moment."""
-        name = Path(self.config_files[-1]).stem if self.config_files else self.model.hparams["arch"].replace(":", "-")
-        existing = [int(p.name[8:]) for p in (root / name).glob("version_*") if p.name[8:].isdigit()]
-        number = max(existing, default=-1) + 1
+        name, number = self._next_run(root)
         self.folder = root / name / f"version_{number}"
         while _is_rank_zero() and self._claimed is None:  # the other ranks are told by rank 0
             try:
@@ -270,6 +285,11 @@ class CLI(LightningCLI):
             except FileExistsError:
                 number += 1
                 self.folder = root / name / f"version_{number}"
+
+    def _next_run(self, root: Path) -> tuple[str, int]:
+        name = Path(self.config_files[-1]).stem if self.config_files else self.model.hparams["arch"].replace(":", "-")
+        existing = [int(p.name[8:]) for p in (root / name).glob("version_*") if p.name[8:].isdigit()]
+        return name, max(existing, default=-1) + 1
 
     def _logger(self) -> TensorBoardLogger:
         place = self.folder.absolute()

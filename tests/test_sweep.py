@@ -1,0 +1,251 @@
+"""sweep: searches through the real command line, with real processes where it is about them."""
+
+import csv
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import optuna
+import pytest
+import yaml
+
+from cifar_lightning.cli import main
+from tests.conftest import FAST
+
+NETS = """
+import os, threading
+from torch import nn
+
+class Net(nn.Sequential):
+    def __init__(self, num_classes, width=4):
+        super().__init__(nn.Conv2d(3, width, 3, stride=4), nn.Flatten(), nn.LazyLinear(num_classes))
+        self.width = width
+        import torch
+        super().forward(torch.zeros(1, 3, 32, 32))
+
+    def forward(self, images):
+        if self.training and self.width == 8:
+            raise ArithmeticError("eight is too wide")
+        if self.training and os.path.exists("begun"):
+            open("begun", "w").close()  # returns when the test reads it
+            threading.Event().wait()
+        return super().forward(images)
+"""
+"""A network that fails where its width is 8, and stands still once a pipe named begun is read."""
+
+
+@pytest.fixture
+def search(here: Path, data_root: Path) -> Path:
+    """A config of a search around a small recipe, in the current folder."""
+    words = dict(word.removeprefix("--").split("=") for word in FAST)
+    base: dict[str, Any] = {"model": {}, "data": {"dataset": "synthetic", "root": str(data_root)}, "trainer": {}}
+    for key, value in words.items():
+        section, name = key.split(".")
+        base[section][name] = int(value)
+    (here / "nets.py").write_text(NETS)
+    (here / "base.yaml").write_text(yaml.safe_dump({**base, "model": {"arch": "nets:Net"}}))
+    path = here / "search.yaml"
+    path.write_text(
+        "base: base.yaml\ntrials: 3\nheartbeat: 3\noverrides: {model.momentum: 0.5}\n"
+        "space:\n  model.lr: {low: 1e-3, high: 0.1, log: true}\n  data.translate: {choices: [0, 2]}\n"
+    )
+    return path
+
+
+def table(study: str = "search") -> list[dict[str, str]]:
+    with open(f"runs/{study}/trials.csv", encoding="utf-8") as file:
+        return list(csv.DictReader(file))
+
+
+Start = Callable[[str], subprocess.Popen[str]]
+
+
+@pytest.fixture
+def start() -> Iterator[Start]:
+    """Starts the search in a process of its own, which does not outlive the test."""
+    started = []
+
+    def begin(word: str) -> subprocess.Popen[str]:
+        words = [sys.executable, "-m", "cifar_lightning", "sweep", "--config=search.yaml", word]
+        started.append(subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True))
+        return started[-1]
+
+    yield begin
+    for process in started:
+        if process.poll() is None:
+            process.kill()
+            process.communicate()
+
+
+def test_a_search(search: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["sweep", f"--config={search}"]) == 0
+    out = capsys.readouterr().out
+    assert "[3/3]" in out
+    rows = table()
+    assert [row["state"] for row in rows] == ["complete"] * 3
+    for row in rows:
+        run = Path(row["run"])
+        assert run == Path(f"runs/search/version_{row['trial']}")
+        config = yaml.safe_load((run / "config.yaml").read_text())
+        assert config["model"]["lr"] == pytest.approx(float(row["model.lr"]))
+        assert config["data"]["translate"] == int(row["data.translate"])
+        assert config["model"]["momentum"] == 0.5
+        assert {p.name for p in run.iterdir()} >= {"best.ckpt", "last.ckpt", "figures"}
+    best = max(rows, key=lambda row: float(row["val/acc"]))
+    recipe = yaml.safe_load(Path("runs/search/best.yaml").read_text())
+    base = yaml.safe_load(Path("base.yaml").read_text())
+    assert recipe["trainer"] == base["trainer"]
+    assert recipe["model"] == {"arch": "nets:Net", "momentum": 0.5, "lr": float(best["model.lr"])}
+    assert recipe["data"] == {**base["data"], "translate": int(best["data.translate"])}
+    assert len(list(Path("runs/search/figures").glob("*.png"))) == 3
+    assert "fit --config runs/search/best.yaml" in out
+    assert main(["fit", "--config=runs/search/best.yaml", "--trainer.max_epochs=1"]) == 0
+
+
+def test_a_finished_search_goes_on_where_more_is_asked(search: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["sweep", f"--config={search}", "--trials=1"]) == 0
+    before = table()
+    assert main(["sweep", f"--config={search}", "--trials=1"]) == 0
+    assert table() == before
+    capsys.readouterr()
+    assert main(["sweep", f"--config={search}", "--trials=2"]) == 0
+    assert "1 of 2 trials done" in capsys.readouterr().out
+    assert table()[:1] == before
+    assert len({row["model.lr"] for row in table()}) == 2, "the seed does not propose the same again"
+    assert main(["sweep", f"--config={search}", "--model.momentum=0.75"]) == 2
+    assert "was begun with another overrides" in capsys.readouterr().err
+
+
+def test_the_same_seed_proposes_the_same(search: Path) -> None:
+    for study, seed in [("one", 1), ("two", 1), ("three", 2)]:
+        assert main(["sweep", f"--config={search}", "--trials=1", f"--study={study}", f"--seed={seed}"]) == 0
+    assert table("one")[0]["model.lr"] == table("two")[0]["model.lr"] != table("three")[0]["model.lr"]
+
+
+def test_a_flag_fixes_what_would_be_searched(search: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["sweep", "--model.lr", "0.02", "-c", str(search), "--trials=1", "--monitor=val/loss"]) == 0
+    assert "model.lr is not searched" in capsys.readouterr().out
+    recipe = yaml.safe_load(Path("runs/search/best.yaml").read_text())
+    assert recipe["model"]["lr"] == 0.02
+    assert float(table()[0]["val/loss"]) > 1
+
+
+def test_pruned_trials_are_whole_runs(search: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    words = ["--trials=1", "--pruner=ThresholdPruner", "--pruner_options={lower: 2}"]
+    assert main(["sweep", f"--config={search}", *words]) == 1
+    assert "no trial was trained to the end" in capsys.readouterr().out
+    (row,) = table()
+    assert (row["state"], row["epochs"]) == ("pruned", "1")
+    assert {p.name for p in Path(row["run"]).iterdir()} >= {"best.ckpt", "last.ckpt", "figures", "config.yaml"}
+
+
+def test_a_failing_trial_ends_nothing(search: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    search.write_text("base: base.yaml\ntrials: 2\nspace: {model.arch_options: {choices: [{width: 8}, {width: 2}]}}")
+    words = ["--sampler=GridSampler", "--sampler_options={search_space: {model.arch_options: ['{\"width\": 8}', "]
+    words[-1] += "'{\"width\": 2}']}}"
+    assert main(["sweep", f"--config={search}", *words]) == 0
+    assert {(row["state"], row["error"]) for row in table()} == {("fail", "eight is too wide"), ("complete", "")}
+    assert yaml.safe_load(Path("runs/search/best.yaml").read_text())["model"]["arch_options"] == {"width": 2}
+    assert "ArithmeticError" in capsys.readouterr().err, "a bug keeps its traceback"
+
+
+def test_the_test_pictures_are_never_read(search: Path, picture_folder: Path) -> None:
+    for picture in (picture_folder / "test").glob("*/*.png"):
+        picture.write_bytes(b"no picture: reading it fails")
+    words = ["--data.dataset=folder", f"--data.root={picture_folder}", "--data.val_size=12", "--data.batch_size=8"]
+    assert main(["sweep", f"--config={search}", "--trials=1", *words]) == 0
+    assert main(["test", "--ckpt_path=runs/search/version_0/best.ckpt", "--model.arch=nets:Net"]) == 2
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        ("model.lr", "model.lrr", "there is no option model.lrr. Did you mean model.lr"),
+        ("low: 1e-3", "low: -1", "above"),
+        ("low: 1e-3", "low: '1e-3'", "space.model.lr.low is '1e-3'; it must be a number"),
+        ("low: 1e-3", "low: 1", "space.model.lr"),
+        ("low: 1e-3", "lo: 1", "must be {low: …, high: …}"),
+        ("log: true", "lgo: true", "there is no lgo."),
+        ("[0, 2]", "[0, 2.5]", "data.translate is 2.5; it must be a whole number."),
+        ("[0, 2]", "[0, 99]", "smaller than the pictures"),
+        ("[0, 2]", "[]", "the choices are []"),
+        ("{choices: [0, 2]}", "2", "must be {low"),
+        ("model.momentum: 0.5", "model.lr: 0.5", "model.lr stands in both"),
+        ("model.momentum: 0.5", "model.momentun: 0.5", "Did you mean model.momentum or"),
+        ("base: base.yaml", "base: bas.yaml", "there is no recipe bas.yaml"),
+        ("trials: 3", "trials: 0", "trials is 0"),
+        ("trials: 3", "trails: 3", "there is no option trails. Did you mean trials"),
+        ("trials: 3", "trials: x", "trials is x; it must be a whole number."),
+        ("trials: 3", "sampler: TPESample", "Did you mean TPESampler"),
+        ("trials: 3", "pruner: median", "Did you mean MedianPruner?"),
+        ("trials: 3", "pruner_options: {warm: 1}", "does not take pruner_options"),
+        ("trials: 3", "monitor: test/acc", "it must be one of val/acc, val/loss"),
+        ("trials: 3", "storage: nothing://x", "the storage can't be used"),
+        ("trials: 3", "storage: postgresql://nobody@127.0.0.1:1/none", "the storage can't be used"),
+        ("model.momentum: 0.5", "data.val_size: 0", "data.val_size is 0"),
+        ("model.momentum: 0.5", "trainer.devices: 2, trainer.accelerator: cpu", "one device"),
+    ],
+)
+def test_mistakes_are_found_before_anything_is_trained(
+    search: Path, old: str, new: str, message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    text = search.read_text()
+    assert old in text
+    search.write_text(text.replace(old, new))
+    assert main(["sweep", f"--config={search}"]) == 2
+    assert message in capsys.readouterr().err
+    assert not Path("runs").exists()
+
+
+def test_without_optuna(here: Path) -> None:
+    code = "import sys; sys.modules['optuna'] = None; from cifar_lightning.cli import main; sys.exit(main(['sweep']))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    assert done.stderr == "cifar-lightning: sweep needs optuna: pip install 'cifar-lightning[sweep]'\n"
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="needs named pipes")
+def test_the_trial_of_a_killed_worker_is_begun_again(search: Path, start: Start) -> None:
+    os.mkfifo("begun")
+    killed = start("--workers=1")
+    Path("begun").read_text()  # returns when the first trial is being trained
+    killed.kill()
+    killed.communicate()
+    Path("begun").unlink()
+    (running,) = optuna.load_study(study_name="search", storage="sqlite:///runs/search/study.db").trials
+    assert running.state == optuna.trial.TrialState.RUNNING
+    others = start("--workers=2")
+    out = others.communicate(timeout=400)[0]
+    assert others.returncode == 0, out
+    rows = table()
+    assert [row["state"] for row in rows].count("complete") == 3, out
+    assert [row["trial"] for row in rows if row["state"] != "complete"] == ["0"]
+    (again,) = (row for row in rows if row["again"])
+    assert again["again"] == "0"
+    assert float(again["model.lr"]) == running.params["model.lr"]
+    assert len({row["model.lr"] for row in rows}) == 3, "no two workers propose the same"
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="needs named pipes")
+@pytest.mark.parametrize("workers", [1, 2])
+def test_ctrl_c_queues_the_trial_again(workers: int, search: Path, start: Start) -> None:
+    os.mkfifo("begun")
+    process = start(f"--workers={workers}")
+    Path("begun").read_text()
+    Path("begun").unlink()
+    process.send_signal(signal.SIGINT)
+    out = process.communicate(timeout=400)[0]
+    assert process.returncode == 130, out
+    assert "To go on, give the same command again" in out
+    assert "Traceback" not in out
+    states = [
+        t.state.name for t in optuna.load_study(study_name="search", storage="sqlite:///runs/search/study.db").trials
+    ]
+    assert "RUNNING" not in states
+    assert "WAITING" in states
+    assert main(["sweep", f"--config={search}"]) == 0
+    assert [row["state"] for row in table()].count("complete") == 3
