@@ -60,7 +60,13 @@ def exported(trained: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def weights_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Weights of MobileNetV2 for 1,000 classes, untrained, named by their checksum as torchvision's are."""
     made = tmp_path_factory.mktemp("mirror") / "made.pth"
-    torch.save(torchvision.models.mobilenet_v2().state_dict(), made)
+    network = torchvision.models.mobilenet_v2()
+    for module in network.modules():
+        if isinstance(module, torch.nn.BatchNorm2d):
+            module.momentum = None  # the mean over all batches: features then differ between pictures
+    with torch.no_grad():
+        network(torch.randn(16, 3, 64, 64))
+    torch.save(network.state_dict(), made)
     return made.rename(made.with_name(f"mobilenet_v2-{hash_file(made)[:8]}.pth"))
 
 

@@ -103,6 +103,7 @@ def _quieten() -> None:
         ".*ended before the epoch ended",  # _check_resume says so
         ".*Checkpoint directory .* exists and is not empty",  # resuming goes on in the run's folder
         ".*sync_dist=True",  # torchmetrics has summed over the processes already
+        r".*module\(s\) in eval mode at the start",  # model.freeze means it
         ".*callbacks used to create the checkpoint need to be provided",  # test needs no ModelCheckpoint
     ):
         warnings.filterwarnings("ignore", message)
