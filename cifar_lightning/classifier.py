@@ -14,6 +14,13 @@ from torchmetrics.classification import MulticlassAccuracy, MulticlassConfusionM
 from cifar_lightning import UsageError
 from cifar_lightning.augment import tta_views
 from cifar_lightning.models import create_model
+from cifar_lightning.models.pretrained import (
+    backbone_parameters,
+    evaluate_frozen,
+    find_weights,
+    load_weights,
+    use_small_stem,
+)
 from cifar_lightning.optim import build_optimizer, build_schedule
 
 
@@ -67,6 +74,12 @@ class ImageClassifier(LightningModule):
         arch: The network: one of ``list_models()``, "torchvision:<name>", or your own "package.module:Class".
         num_classes: Number of classes K; the command line takes it from the data.
         arch_options: The network's own options, by name.
+        weights: Pretrained weights to begin with: a name of torchvision's, such as "IMAGENET1K_V1", or a file. They
+            are loaded when fit begins, into all but the last layer.
+        stem: "cifar" gives the first convolution a stride of 1 instead of 2, for small pictures; "keep" does not.
+        freeze: What is not trained: "all_but_head" (the last layer), "backbone" (all but the part of the network
+            that this layer is in), or "none". What is frozen stays in evaluation mode.
+        backbone_lr: What the learning rate of the backbone is multiplied by, > 0.
         optimizer: "adam", "adamw", "sgd" (with Nesterov momentum) or "muon" (for convolutions, beside sgd for all
             else).
         lr: Peak learning rate, > 0.
@@ -91,6 +104,10 @@ class ImageClassifier(LightningModule):
         arch: str = "cnn",
         num_classes: int = 10,
         arch_options: dict[str, Any] | None = None,
+        weights: str | None = None,
+        stem: Literal["keep", "cifar"] = "keep",
+        freeze: Literal["none", "backbone", "all_but_head"] = "none",
+        backbone_lr: float = 1.0,
         optimizer: Literal["adam", "adamw", "sgd", "muon"] = "adam",
         lr: float = 1e-3,
         weight_decay: float = 0.0,
@@ -105,7 +122,7 @@ class ImageClassifier(LightningModule):
     ) -> None:
         super().__init__()
         self.save_hyperparameters()
-        for name, value in [("lr", lr), ("sgd_lr", sgd_lr)]:
+        for name, value in [("lr", lr), ("sgd_lr", sgd_lr), ("backbone_lr", backbone_lr)]:
             if value <= 0:
                 raise UsageError(f"model.{name} is {value}; it must be above 0.")
         if weight_decay < 0:
@@ -121,6 +138,13 @@ class ImageClassifier(LightningModule):
         if tta not in ("none", "flip", "flip_translate"):
             raise UsageError(f"model.tta is {tta!r}; it must be none, flip or flip_translate.")
         self.net: nn.Module = create_model(arch, num_classes, arch_options)
+        if stem == "cifar":
+            use_small_stem(self.net)
+        if freeze != "none":
+            for parameter in backbone_parameters(self.net, num_classes, all_but_head=freeze == "all_but_head"):
+                parameter.requires_grad_(False)
+            self.train()
+        self._fresh = True  # no checkpoint has been loaded
         self.net.to(memory_format=torch.channels_last)
 
         self.train_metrics = EpochMetrics(num_classes, per_class=False)
@@ -133,6 +157,24 @@ class ImageClassifier(LightningModule):
         """Computes logits (B, K) of normalised pictures (B, C, H, W)."""
         return self.net(images)  # type: ignore[no-any-return]
 
+    def train(self, mode: bool = True) -> "ImageClassifier":
+        super().train(mode)
+        if self.hparams["freeze"] != "none":
+            evaluate_frozen(self.net)
+        return self
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        self._fresh = False
+
+    def on_fit_start(self) -> None:
+        options = self.hparams
+        if options["weights"] is not None and self._fresh:
+            if self.trainer.local_rank == 0:  # the others find what it has downloaded
+                find_weights(options["arch"], options["weights"])
+            self.trainer.strategy.barrier()
+            load_weights(self.net, find_weights(options["arch"], options["weights"]), options["num_classes"])
+        self._fresh = False
+
     def setup(self, stage: str) -> None:
         if self.hparams["compile"] and stage == "fit":
             on_gpu = self.trainer.strategy.root_device.type == "cuda"
@@ -140,7 +182,8 @@ class ImageClassifier(LightningModule):
             self.net.compile(mode="max-autotune" if on_gpu else "default", dynamic=False)
 
     def on_train_batch_start(self, batch: tuple[Tensor, Tensor, Tensor], batch_idx: int) -> None:
-        if self.global_step == 0 and batch_idx == 0 and hasattr(self.net, "init_from_data"):
+        fresh = self.global_step == 0 and batch_idx == 0 and self.hparams["weights"] is None
+        if fresh and hasattr(self.net, "init_from_data"):
             images = cast(Tensor, self.all_gather(batch[0]))  # (processes, B, C, H, W), or (B, C, H, W) in one process
             self.net.init_from_data(images.reshape(-1, *images.shape[-3:]))  # type: ignore[operator]
             if self.trainer.world_size > 1:  # other processors may have computed it with other signs
@@ -175,7 +218,8 @@ class ImageClassifier(LightningModule):
         every = self.trainer.log_every_n_steps  # type: ignore[attr-defined]
         if every and (self.global_step + 1) % every == 0:
             groups = self.optimizers(use_pl_optimizer=False).param_groups  # type: ignore[union-attr]
-            whole = max(groups, key=lambda group: group.get("lr_ends", 1.0))  # the first that is trained to the end
+            # the first that is trained to the end, and at the whole rate
+            whole = max(groups, key=lambda group: (group.get("lr_ends", 1.0), group.get("lr_factor", 1.0)))
             self.log_dict({"train/loss_step": loss, "lr": whole["lr"]})
         return loss
 
@@ -212,7 +256,7 @@ class ImageClassifier(LightningModule):
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
         for module in self.net.modules():  # a training before this one may have ended it
-            if hasattr(module, "bias_lr_ends"):
+            if hasattr(module, "bias_lr_ends") and self.hparams["freeze"] == "none":
                 cast(Tensor, module.bias).requires_grad_(True)
         options = self.hparams
         steps = self.trainer.estimated_stepping_batches
@@ -221,6 +265,7 @@ class ImageClassifier(LightningModule):
                 f"model.schedule {options['schedule']} needs a training of known length: set trainer.max_epochs or "
                 "trainer.max_steps, or --model.schedule constant."
             )
+        factor, classes = options["backbone_lr"], options["num_classes"]
         optimizer = build_optimizer(
             self.net,
             options["optimizer"],
@@ -229,6 +274,7 @@ class ImageClassifier(LightningModule):
             momentum=options["momentum"],
             sgd_lr=options["sgd_lr"],
             sgd_momentum=options["sgd_momentum"],
+            lr_factors=dict.fromkeys(backbone_parameters(self.net, classes), factor) if factor != 1 else None,
             # Lightning clips no gradients that a fused optimiser may have to unscale
             fused=self.trainer.gradient_clip_val is None,
         )

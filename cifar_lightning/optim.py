@@ -1,7 +1,7 @@
 """Optimisers and learning-rate schedules by name, in pure torch."""
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, cast
 
 import torch
@@ -81,6 +81,7 @@ def build_optimizer(
     momentum: float,
     sgd_lr: float = 0.0,
     sgd_momentum: float = 0.0,
+    lr_factors: Mapping[nn.Parameter, float] | None = None,
     fused: bool = True,
 ) -> Optimizer:
     """Builds an optimiser.
@@ -97,6 +98,7 @@ def build_optimizer(
         momentum: Momentum of sgd and muon, in [0, 1); ignored by the others.
         sgd_lr: Peak learning rate of the SGD beside Muon, > 0.
         sgd_momentum: Momentum of the SGD beside Muon, in [0, 1).
+        lr_factors: What the peak rate of some parameters is multiplied by, such as those of a pretrained backbone.
         fused: Whether one kernel does a whole step.
 
     Raises:
@@ -107,14 +109,16 @@ def build_optimizer(
     for p in model.parameters():
         if not p.requires_grad:
             continue
-        settings: dict[str, Any] = {"lr_ends": ends.get(p, 1.0)}
+        factor = (lr_factors or {}).get(p, 1.0)
+        settings: dict[str, Any] = {"lr_ends": ends.get(p, 1.0), "lr_factor": factor, "lr": lr * factor}
         if name != "muon":
             # two groups also where neither decays: a resumed run may have another decay
             settings |= {"decays": p.ndim > 1, "weight_decay": weight_decay if p.ndim > 1 else 0.0}
         elif p.ndim == 4:
-            settings |= {"orthogonal": True, "lr": lr, "momentum": momentum}
+            settings |= {"orthogonal": True, "momentum": momentum}
         else:
-            settings |= {"orthogonal": False, "lr": sgd_lr, "momentum": sgd_momentum, "weight_decay": weight_decay}
+            settings |= {"orthogonal": False, "momentum": sgd_momentum, "weight_decay": weight_decay}
+            settings["lr"] = sgd_lr * factor
         same = next((group for group in groups if settings.items() <= group.items()), None)
         if same is None:
             groups.append(same := {"params": [], **settings})

@@ -38,7 +38,9 @@ class Parser(LightningArgumentParser):
             short = {option.split(".")[-1]: option for option in sorted(known)}
             hint = did_you_mean(name, sorted(known))
             if not hint and (near := did_you_mean(name.replace("-", "_"), short)):
-                hint = re.sub(r"\b(" + "|".join(short) + r")\b", lambda m: short[m[0]], near)
+                asked, names = near.split(" mean ")  # data.mean is an option
+                names = re.sub(r"\b(" + "|".join(short) + r")\b", lambda m: short[m[0]], names)
+                hint = f"{asked} mean {names}"
             raise UsageError(f"there is no option {name}.{hint}") from ex
         if wrong := re.search(r'key "([\w.]+)":', message):
             value = re.search(r"(?:Got|Given) value: (.*)", message)

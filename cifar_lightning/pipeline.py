@@ -18,7 +18,7 @@ class Pipeline(nn.Module):
     """Turns decoded pictures into probabilities: what a ``Predictor`` runs and what is exported.
 
     Args:
-        preprocess: Normalises the pictures.
+        preprocess: Resizes and normalises the pictures.
         classifier: What they are classified with.
     """
 
@@ -63,7 +63,8 @@ def load_pipeline(path: Path, arch: str | None = None) -> tuple[Pipeline, Card]:
             f"changed since? {' '.join(str(error).split())[:300]}"
         ) from error
     data = checkpoint["ImageDataModule"]
-    pipeline = Pipeline(Preprocess(data["mean"], data["std"]), classifier).eval().requires_grad_(False)
+    preprocess = Preprocess(data["mean"], data["std"], checkpoint["datamodule_hyper_parameters"].get("resize"))
+    pipeline = Pipeline(preprocess, classifier).eval().requires_grad_(False)
     digest = hash_file(path)
     card = Card(
         arch=settings["arch"],

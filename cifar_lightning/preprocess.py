@@ -4,32 +4,40 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 
 class Preprocess(nn.Module):
-    """Turns uint8 pictures into normalised floats.
+    """Turns uint8 pictures into normalised floats of the size that a network wants.
 
     A module, so that an exported network can carry it and it follows the device.
 
     Args:
         mean: Mean of each of the C channels, in [0, 1].
         std: Standard deviation of each channel, in (0, 1].
+        size: Height and width that the pictures are resized to, in pixels, bilinearly and without aliasing; None
+            leaves them as they are.
     """
 
-    def __init__(self, mean: Sequence[float], std: Sequence[float]) -> None:
+    def __init__(self, mean: Sequence[float], std: Sequence[float], size: int | None = None) -> None:
         super().__init__()
+        self.size = size
         # (pixel / 255 - mean) / std, as one multiplication and one addition
         scale = 1 / (255 * torch.tensor(std))
         self.scale = nn.Buffer(scale.view(1, -1, 1, 1))
         self.shift = nn.Buffer((-255 * torch.tensor(mean) * scale).view(1, -1, 1, 1))
 
     def forward(self, images: Tensor) -> Tensor:
-        """Normalises a batch.
+        """Resizes and normalises a batch.
 
         Args:
             images: (B, C, H, W) uint8.
 
         Returns:
-            (B, C, H, W) float32, channels-last.
+            (B, C, H, W) float32, channels-last; H and W are ``size``, if there is one.
         """
-        return images.to(torch.float32, memory_format=torch.channels_last).mul_(self.scale).add_(self.shift)
+        pixels = images.to(torch.float32, memory_format=torch.channels_last)
+        if self.size is not None:
+            pixels = F.interpolate(pixels, (self.size, self.size), mode="bilinear", antialias=True)
+            pixels = pixels.contiguous(memory_format=torch.channels_last)
+        return pixels.mul_(self.scale).add_(self.shift)

@@ -16,6 +16,7 @@ import torch
 import torchvision
 from PIL import Image
 
+from cifar_lightning.checkpoint import hash_file
 from cifar_lightning.cli import main
 
 FAST = [
@@ -53,6 +54,29 @@ def exported(trained: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     for name in ("model.onnx", "model.pt2"):
         assert main(["export", f"--ckpt_path={trained / 'best.ckpt'}", f"--output={folder / name}"]) == 0
     return folder
+
+
+@pytest.fixture(scope="session")
+def weights_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Weights of MobileNetV2 for 1,000 classes, untrained, named by their checksum as torchvision's are."""
+    made = tmp_path_factory.mktemp("mirror") / "made.pth"
+    network = torchvision.models.mobilenet_v2()
+    for module in network.modules():
+        if isinstance(module, torch.nn.BatchNorm2d):
+            module.momentum = None  # the mean over all batches: features then differ between pictures
+    with torch.no_grad():
+        network(torch.randn(16, 3, 64, 64))
+    torch.save(network.state_dict(), made)
+    return made.rename(made.with_name(f"mobilenet_v2-{hash_file(made)[:8]}.pth"))
+
+
+@pytest.fixture
+def official_weights(weights_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Makes torchvision believe in ``weights_file``, and returns where it is kept once it is downloaded."""
+    official = torchvision.models.MobileNet_V2_Weights.IMAGENET1K_V1.value
+    monkeypatch.setattr(official, "url", weights_file.as_uri())
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path / "torch"))
+    return tmp_path / "torch" / "hub" / "checkpoints" / weights_file.name
 
 
 @pytest.fixture

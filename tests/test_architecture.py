@@ -16,7 +16,7 @@ LAYERS = [  # each may import what stands below it
     {"predictor"},
     {"pipeline"},
     {"classifier", "data.datamodule", "checkpoint"},
-    {"models", "optim", "augment", "preprocess", "figures", "data.datasets"},
+    {"models", "models.pretrained", "optim", "augment", "preprocess", "figures", "data.datasets"},
     {
         "models.cnn",
         "models.resnet",

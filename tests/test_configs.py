@@ -17,6 +17,7 @@ CONFIGS = sorted(set((Path(__file__).parent.parent / "configs").glob("*.yaml")) 
 
 
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
+@pytest.mark.usefixtures("official_weights")
 def test_recipe_trains_and_tests(path: Path, here: Path, data_root: Path) -> None:
     words = ["--data.dataset=synthetic", f"--data.root={data_root}", *FAST, *SHRUNK.get(path.stem, [])]
     words += ["--trainer.max_epochs=1", "--data.batch_size=8", "--data.eval_batch_size=20"]

@@ -147,9 +147,37 @@ def test_validation_can_be_off_or_come_with_the_data(picture_folder: Path) -> No
     assert len(own.sets["train"]) == 60
 
 
+def test_resizing_is_the_network_s_not_the_set_s(archive: Archive, tmp_path: Path) -> None:
+    data = ImageDataModule("cifar10", str(tmp_path / "data"), val_size=10, resize=48, mean=[0.5] * 3, std=[0.25] * 3)
+    assert data.input_size == 48
+    data.prepare_data()
+    data.setup("fit")
+    images, _, _ = data.on_after_batch_transfer(next(iter(data.train_dataloader())), 0)
+    assert images.shape[1:] == (3, 48, 48)
+    assert data.state_dict()["mean"] == [0.5] * 3
+    with pytest.raises(UsageError, match=r"--data\.resize 48"):
+        ImageDataModule("cifar10", image_size=48)
+
+
+def test_some_of_the_training_pictures(data_root: Path) -> None:
+    data = ImageDataModule("synthetic", str(data_root), val_size=1000, train_size=200)
+    for stage in ("fit", "validate"):
+        data.setup(stage)
+    train, val = data.sets["train"], data.sets["val"]
+    assert train.labels[train.numbers].bincount().tolist() == [20] * 10
+    assert len(val) == 1000
+    assert not set(train.numbers.tolist()) & set(val.numbers.tolist())
+    with pytest.raises(UsageError, match="9,001, but there are 9,000"):
+        ImageDataModule("synthetic", str(data_root), val_size=1000, train_size=9001).setup("fit")
+
+
 @pytest.mark.parametrize(
     "options",
     [
+        {"resize": 0},
+        {"train_size": 0},
+        {"mean": [0.5] * 3},
+        {"mean": [0.5] * 3, "std": [0.0] * 3},
         {"batch_size": 0},
         {"val_size": -1},
         {"translate": 32},

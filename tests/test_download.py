@@ -55,6 +55,14 @@ def test_fetches(server: str, tmp_path: Path) -> None:
     assert [p.name for p in target.parent.iterdir()] == ["file"]
 
 
+def test_the_beginning_of_another_checksum_will_do(server: str, tmp_path: Path) -> None:
+    sha256 = hashlib.sha256(CONTENT).hexdigest()
+    fetch(f"{server}/file", tmp_path / "file", sha256[:8], "sha256")
+    assert matches(tmp_path / "file", sha256, "sha256")
+    with pytest.raises(DownloadError, match="SHA256 00000000"):
+        fetch(f"{server}/file", tmp_path / "other", "0" * 8, "sha256")
+
+
 def test_goes_on_after_a_connection_that_broke_off(server: str, tmp_path: Path) -> None:
     target = tmp_path / "file"
     with pytest.raises(DownloadError, match="broke off"):

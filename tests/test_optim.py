@@ -117,6 +117,19 @@ def test_a_group_s_training_can_end_early() -> None:
     assert seen == [(2.0, 2.0), (1.0, 1.5), (0.0, 1.0), (0.0, 0.5), (0.0, 0.0)]
 
 
+def test_a_backbone_can_learn_more_slowly() -> None:
+    network = nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 2))
+    factors = dict.fromkeys(network[0].parameters(), 0.1)
+    optimizer = build_optimizer(network, "adamw", lr=2.0, weight_decay=0.5, momentum=0.0, lr_factors=factors)
+    schedule = build_schedule(optimizer, "linear", total_steps=2, warmup=0.0)
+    for factor in (1.0, 0.5):
+        rates = {id(p): group["lr"] for group in optimizer.param_groups for p in group["params"]}
+        assert [rates[id(p)] for p in network[0].parameters()] == pytest.approx([0.2 * factor] * 2)
+        assert [rates[id(p)] for p in network[1].parameters()] == pytest.approx([2.0 * factor] * 2)
+        optimizer.step()
+        schedule.step()
+
+
 def test_unknown_names() -> None:
     with pytest.raises(KeyError):
         build_optimizer(nn.Linear(1, 1), "lion", lr=1, weight_decay=0, momentum=0)

@@ -1,4 +1,6 @@
+import pytest
 import torch
+from torch.nn import functional as F
 
 from cifar_lightning.preprocess import Preprocess
 
@@ -12,3 +14,15 @@ def test_normalises_as_the_formula_says() -> None:
     assert made.dtype == torch.float32
     assert made.is_contiguous(memory_format=torch.channels_last)
     assert images.dtype == torch.uint8
+
+
+@pytest.mark.parametrize("size", [16, 48])
+def test_resizes_without_aliasing(size: int) -> None:
+    images = torch.randint(0, 256, (2, 3, 32, 32), dtype=torch.uint8)
+    made = Preprocess((0.5,) * 3, (0.25,) * 3, size)(images)
+    expected = F.interpolate(images / 255, (size, size), mode="bilinear", antialias=True)
+    torch.testing.assert_close(made, (expected - 0.5) / 0.25, atol=1e-5, rtol=1e-5)
+    assert made.is_contiguous(memory_format=torch.channels_last)
+    stripes = torch.arange(32).remainder(2).mul(255).to(torch.uint8).expand(1, 3, 32, 32)
+    middle = Preprocess((0.5,) * 3, (0.25,) * 3, 16)(stripes)[..., 4:-4]
+    assert middle.abs().max() < 0.1  # grey: every other column would be black or white

@@ -37,6 +37,7 @@ def test_make_knows_the_target(command: str) -> None:
 
 
 @pytest.mark.parametrize("command", [c for c in COMMANDS if c.startswith("cifar-lightning")])
+@pytest.mark.usefixtures("official_weights")
 def test_command_does_what_it_says(command: str, here: Path, trained: Path, exported: Path, data_root: Path) -> None:
     shutil.copytree(ROOT / "configs", "configs")
     shutil.copytree(ROOT / "docs" / "pictures", "docs/pictures")
@@ -53,7 +54,13 @@ def test_command_does_what_it_says(command: str, here: Path, trained: Path, expo
     if words[0] == "sweep":
         words += ["--trials=2"]
     if words[0] in ("fit", "bench", "sweep"):
-        words += ["--data.dataset=synthetic", f"--data.root={data_root}", "--data.url=null", *FAST]
+        words += [
+            "--data.dataset=synthetic",
+            f"--data.root={data_root}",
+            "--data.url=null",
+            "--data.image_size=32",
+            *FAST,
+        ]
         words += [
             "--trainer.max_epochs=4",
             "--trainer.accelerator=cpu",

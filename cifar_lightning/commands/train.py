@@ -30,6 +30,7 @@ from cifar_lightning.checkpoint import check_architecture, read_checkpoint
 from cifar_lightning.classifier import ImageClassifier
 from cifar_lightning.data.datamodule import ImageDataModule
 from cifar_lightning.models import is_custom
+from cifar_lightning.models.pretrained import find_normalisation, find_weights
 from cifar_lightning.options import (
     RESUMED,
     Parser,
@@ -122,6 +123,7 @@ def _quieten() -> None:
         ".*ended before the epoch ended",  # _check_resume says so
         ".*Checkpoint directory .* exists and is not empty",  # resuming goes on in the run's folder
         ".*sync_dist=True",  # torchmetrics has summed over the processes already
+        r".*module\(s\) in eval mode at the start",  # model.freeze means it
         ".*callbacks used to create the checkpoint need to be provided",  # test needs no ModelCheckpoint
     ):
         warnings.filterwarnings("ignore", message)
@@ -229,11 +231,13 @@ class CLI(LightningCLI):
         """Does nothing: the checkpoint's settings came in as the first config, where configs and flags win."""
 
     def before_instantiate_classes(self) -> None:
-        """Takes the number of classes from the data, where it does not come from a checkpoint."""
+        """Takes the classes' number from the data and the normalisation from weights, if no checkpoint has them."""
         config = self.config[self.verb]
         if self.checkpoint is None:
             data = ImageDataModule(**config.data.as_dict())
             config.model.num_classes = data.num_classes
+            if self.verb == "fit" and config.model.weights is not None and config.data.mean is None:
+                _take_normalisation(config)
         elif self.verb == "fit":
             _check_resume(self.checkpoint, config)
 
@@ -312,8 +316,11 @@ class CLI(LightningCLI):
     # -- the verbs -----------------------------------------------------------------------------------------------
 
     def before_fit(self) -> None:
-        """Tries the network before any data are loaded."""
+        """Tries the network and looks for its weights before any data are loaded."""
         _check_shapes(self.model, self.datamodule)
+        options = self.model.hparams
+        if options["weights"] is not None and self.checkpoint is None and _is_rank_zero():
+            _say(f"weights: {find_weights(options['arch'], options['weights'])}")
 
     def fit(self, model: ImageClassifier, datamodule: ImageDataModule, ckpt_path: str | None) -> None:
         """Trains, and says how it went and what can be done next."""
@@ -427,8 +434,8 @@ class CLI(LightningCLI):
 def _check_resume(checkpoint: dict[str, Any], config: Any) -> None:
     """Says what resuming can't do."""
     before = checkpoint["hyper_parameters"]
-    for name in ("arch", "arch_options", "num_classes", "optimizer"):
-        if config.model[name] != before.get(name):
+    for name in ("arch", "arch_options", "num_classes", "stem", "freeze", "optimizer"):
+        if config.model[name] != before.get(name, config.model[name]):
             raise UsageError(
                 f"model.{name} can't change from {before.get(name)} to {config.model[name]} when a run is resumed. "
                 "Leave out --ckpt_path to begin a new run."
@@ -441,8 +448,8 @@ def _check_resume(checkpoint: dict[str, Any], config: Any) -> None:
                 "pictures it was trained on would be among the validation pictures. Leave out --ckpt_path to begin "
                 "a new run."
             )
-    for name in ("lr", "weight_decay", "momentum", "sgd_lr", "sgd_momentum"):
-        if config.model[name] != before.get(name):
+    for name in ("lr", "weight_decay", "momentum", "sgd_lr", "sgd_momentum", "backbone_lr"):
+        if config.model[name] != before.get(name, config.model[name]):
             _say(
                 f"note: model.{name} {config.model[name]} is not used: resuming restores the optimiser as it was, "
                 f"with {before.get(name)}"
@@ -461,17 +468,28 @@ def _check_resume(checkpoint: dict[str, Any], config: Any) -> None:
         )
 
 
+def _take_normalisation(config: Any) -> None:
+    """Gives the data the mean and standard deviation that the weights were trained with."""
+    if found := find_normalisation(config.model.arch, config.model.weights):
+        config.data.mean, config.data.std = found
+    elif Path(config.model.weights).expanduser().is_file():
+        _say(
+            f"note: {config.model.weights} is no official file, so the pictures are normalised by their own mean and "
+            "std; if the weights want others, set data.mean and data.std"
+        )
+
+
 def _check_shapes(model: ImageClassifier, data: ImageDataModule) -> None:
     """Tries the network on one blank picture, before any data are loaded."""
-    size, classes = data.hparams["image_size"], model.hparams["num_classes"]
-    arch = model.hparams["arch"]
+    size, classes = data.input_size, model.hparams["num_classes"]
+    arch, option = model.hparams["arch"], "data.resize" if data.hparams["resize"] else "data.image_size"
     training = model.training
     try:
         with torch.no_grad():
             logits = model.eval()(torch.zeros(1, 3, size, size))
     except Exception as error:  # networks raise whatever they like
         raise UsageError(
-            f"{arch} can't take pictures of {size} × {size} (data.image_size): {str(error).split(chr(10))[0]}"
+            f"{arch} can't take pictures of {size} × {size} ({option}): {str(error).split(chr(10))[0]}"
         ) from error
     model.train(training)
     if logits.shape != (1, classes):

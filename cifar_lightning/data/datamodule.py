@@ -31,10 +31,16 @@ class ImageDataModule(LightningDataModule):
         dataset: "cifar10", "cifar100", "folder" (your own: root/train/<class>/*) or "synthetic" (built in).
         root: The folder the pictures are in or are downloaded to.
         url: A mirror of the CIFAR archive: http(s), or a local file; its checksum must be the official one.
-        image_size: Height and width of the pictures, in pixels.
+        image_size: Height and width of the pictures as they are loaded, in pixels.
+        resize: Height and width that they are resized to for the network, on the device, after flip and translation
+            and before cutout; None leaves them as they are.
+        mean: What is subtracted from each channel, of pixels in [0, 1]; by default the published figures, or those
+            of the training pictures. The command line takes it from pretrained weights.
+        std: What each channel is then divided by; goes with mean.
+        train_size: Number of training pictures to use, the same share of each class; None uses all.
         val_size: Number of training pictures held out for validation, stratified; not used where the data set has
             a validation split of its own. 0 turns validation off.
-        split_seed: Which training pictures are held out.
+        split_seed: Which training pictures are held out, and which are used.
         batch_size: Training pictures a step, in each process.
         eval_batch_size: Pictures a step in validation, test and prediction.
         flip: "random" mirrors each training picture in half of the epochs, left to right; "alternating" in every
@@ -57,6 +63,10 @@ class ImageDataModule(LightningDataModule):
         root: str = "data",
         url: str | None = None,
         image_size: int = 32,
+        resize: int | None = None,
+        mean: list[float] | None = None,
+        std: list[float] | None = None,
+        train_size: int | None = None,
         val_size: int = 5000,
         split_seed: int = 0,
         batch_size: int = 128,
@@ -73,6 +83,8 @@ class ImageDataModule(LightningDataModule):
         self.save_hyperparameters()
         for name, value, least in [
             ("image_size", image_size, 1),
+            ("resize", resize, 1),
+            ("train_size", train_size, 1),
             ("val_size", val_size, 0),
             ("batch_size", batch_size, 1),
             ("eval_batch_size", eval_batch_size, 1),
@@ -81,7 +93,7 @@ class ImageDataModule(LightningDataModule):
             ("mixup", mixup, 0),
             ("cutmix", cutmix, 0),
         ]:
-            if value < least:
+            if value is not None and value < least:
                 raise UsageError(f"data.{name} is {value}; it must be at least {least}.")
         if translate >= image_size:
             raise UsageError(f"data.translate is {translate}; it must be smaller than the pictures ({image_size}).")
@@ -89,16 +101,23 @@ class ImageDataModule(LightningDataModule):
             raise UsageError(f"data.flip is {flip!r}; it must be none, random or alternating.")
         if device_cache not in (True, False, "auto"):
             raise UsageError(f"data.device_cache is {device_cache!r}; it must be auto, true or false.")
+        if (mean is None) != (std is None) or len(mean or []) != len(std or []) or min(std or [1]) <= 0:
+            raise UsageError(f"data.mean is {mean} and data.std {std}; give both, a number above 0 for each channel.")
         self.source = open_source(dataset, root, url, image_size)
         self.sets: dict[str, ImageSet] = {}
         self.classes: tuple[str, ...] = ()
-        self.normalisation: Normalisation | None = None
+        self.normalisation: Normalisation | None = (tuple(mean), tuple(std)) if mean and std else None
         self.preprocess: Preprocess | None = None
 
     @property
     def num_classes(self) -> int:
         """Number of classes K; for a folder this looks at the disk."""
         return len(self.classes) or self.source.num_classes()
+
+    @property
+    def input_size(self) -> int:
+        """Height and width of the pictures that the network sees."""
+        return self.hparams["resize"] or self.hparams["image_size"]  # type: ignore[no-any-return]
 
     @property
     def description(self) -> str:
@@ -122,6 +141,7 @@ class ImageDataModule(LightningDataModule):
                 self.sets[split] = self.source.load(split)
         if stage in ("fit", "validate"):
             self._hold_out()
+            self._limit_training()
         for held in self.sets.values():
             self._check_classes(held.classes)
         self._cache_on_device()
@@ -136,6 +156,16 @@ class ImageDataModule(LightningDataModule):
                 raise UsageError(f"data.val_size is {size:,}, but there are {len(train):,} training pictures.")
             first, second = stratified_split(train.labels, size, self.hparams["split_seed"])
             self.sets |= {"train": train.subset(first), "val": train.subset(second)}
+
+    def _limit_training(self) -> None:
+        """Leaves out the training pictures beyond ``train_size``."""
+        size, train = self.hparams["train_size"], self.sets["train"]
+        if size is None or size == len(train):
+            return
+        if size > len(train):
+            raise UsageError(f"data.train_size is {size:,}, but there are {len(train):,} training pictures.")
+        _, chosen = stratified_split(train.labels[train.numbers], size, self.hparams["split_seed"])
+        self.sets["train"] = train.subset(train.numbers[chosen])
 
     def _cache_on_device(self) -> None:
         """Moves the pictures to the accelerator once and for all, where they are to stay there."""
@@ -253,7 +283,7 @@ class ImageDataModule(LightningDataModule):
         """Turns (B, C, H, W) uint8 into what the network sees."""
         if self.preprocess is None:
             self.normalisation = self.normalisation or self.source.normalisation or self._measure_normalisation()
-            self.preprocess = Preprocess(*self.normalisation)
+            self.preprocess = Preprocess(*self.normalisation, self.hparams["resize"])
         return self.preprocess.to(images.device)(images)  # type: ignore[no-any-return]
 
     def _measure_normalisation(self) -> Normalisation:

@@ -154,7 +154,10 @@ class Cifar:
 
     def __init__(self, name: str, root: Path, url: str | None, image_size: int) -> None:
         if image_size != 32:
-            raise UsageError(f"{name} pictures are 32 × 32; data.image_size {image_size} can't be had from them.")
+            raise UsageError(
+                f"{name} pictures are 32 × 32; data.image_size {image_size} can't be had from them. "
+                f"--data.resize {image_size} enlarges them for the network."
+            )
         self.name, self.root, self.url = name, root, url
         self._num_classes, self.normalisation = self._FACTS[name]
 

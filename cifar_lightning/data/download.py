@@ -27,18 +27,18 @@ class DownloadError(Exception):
     """Why a file could not be had, in one sentence."""
 
 
-def matches(path: Path, md5: str) -> bool:
-    """Tells whether a file exists and has this MD5 checksum."""
+def matches(path: Path, checksum: str, algorithm: str = "md5") -> bool:
+    """Tells whether a file exists and its checksum, in hexadecimal, is or begins with this one."""
     if not path.is_file():
         return False
     with path.open("rb") as file:
-        digest = hashlib.md5(usedforsecurity=False)
+        digest = hashlib.new(algorithm, usedforsecurity=False)
         for chunk in _chunks(file):
             digest.update(chunk)
-    return digest.hexdigest() == md5
+    return digest.hexdigest().startswith(checksum)
 
 
-def fetch(url: str, path: Path, md5: str) -> None:
+def fetch(url: str, path: Path, checksum: str, algorithm: str = "md5") -> None:
     """Fetches a file, with a progress bar, and puts it in its place only when its checksum is right.
 
     A download that breaks off stays beside the place as ``<name>.part`` and the next call goes on from there.
@@ -46,7 +46,8 @@ def fetch(url: str, path: Path, md5: str) -> None:
     Args:
         url: An http(s) or file URL, or a path.
         path: Where the file is to be.
-        md5: Its MD5 checksum, in hexadecimal.
+        checksum: Its checksum, or how that begins, in hexadecimal.
+        algorithm: The checksum's kind, of those of ``hashlib``.
 
     Raises:
         DownloadError: If it can't be had, or its checksum is wrong.
@@ -65,11 +66,11 @@ def fetch(url: str, path: Path, md5: str) -> None:
         raise DownloadError(f"there is no connection ({error.reason})") from error
     except (OSError, http.client.HTTPException) as error:
         raise DownloadError(f"{error or type(error).__name__}") from error
-    if not matches(part, md5):
+    if not matches(part, checksum, algorithm):
         part.unlink()
         if begun and url.startswith("http"):  # what was there already may be what is wrong
-            return fetch(url, path, md5)
-        raise DownloadError(f"what came does not have the official checksum (MD5 {md5})")
+            return fetch(url, path, checksum, algorithm)
+        raise DownloadError(f"what came does not have the official checksum ({algorithm.upper()} {checksum})")
     with part.open("rb") as file:
         os.fsync(file.fileno())
     part.replace(path)

