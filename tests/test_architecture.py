@@ -12,8 +12,9 @@ LAYERS = [  # each may import what stands below it
     {"cli"},
     {"commands.predict"},  # hands checkpoints to commands.train
     {"commands.bench"},  # measures what commands.train does
-    {"commands.train", "commands.export", "commands.models"},
-    {"options", "callbacks", "report"},
+    {"commands.train", "commands.export", "commands.models", "commands.serve"},
+    {"options", "callbacks", "report", "server"},
+    {"batching"},  # of what predictor runs
     {"predictor"},
     {"pipeline"},
     {"classifier", "data.datamodule", "checkpoint"},
@@ -27,6 +28,7 @@ LAYERS = [  # each may import what stands below it
         "data.download",
         "pictures",
         "card",
+        "guard",
     },
 ]
 WITHOUT_LIGHTNING = LAYERS[-1] | LAYERS[-2]
