@@ -174,6 +174,7 @@ class _Service:
                 raise HTTPException(400, f"the form can't be read: {error.message}") from error
             fields = [value for _, value in form.multi_items()]
             files = [(field.filename or "", await field.read()) for field in fields if isinstance(field, UploadFile)]
+            await form.close()
         elif kind.startswith("image/") or kind in ("", "application/octet-stream"):
             files = [("", b"".join([chunk async for chunk in body]))]
         else:

@@ -29,7 +29,7 @@ Ctrl+C or SIGTERM ends the server after it has answered what it was asked.
 
 class _Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
-        given = message.removeprefix("unrecognized arguments: ").split()[0]
+        given = message.removeprefix("unrecognized arguments: ").split()[0].partition("=")[0]
         hint = did_you_mean(given, self._option_string_actions) if given.startswith("--") else ""
         raise UsageError(f"{message}.{hint} cifar-lightning serve --help lists the options.")
 
