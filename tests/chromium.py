@@ -6,6 +6,8 @@ import select
 import shutil
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +16,7 @@ PATH = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.wh
 # Chromium reads commands from file descriptor 3 and writes to 4; these are pytest's own here
 _LAUNCH = (
     "import os, sys; fds = [os.dup(int(fd)) for fd in sys.argv[1:3]]; "
-    "[os.dup2(fd, 3 + i) for i, fd in enumerate(fds)]; os.execv(sys.argv[3], sys.argv[3:])"
+    "[os.set_inheritable(os.dup2(fd, 3 + i), True) for i, fd in enumerate(fds)]; os.execv(sys.argv[3], sys.argv[3:])"
 )
 _FLAGS = [
     "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-component-update",
@@ -22,38 +24,45 @@ _FLAGS = [
 ]  # fmt: skip
 
 
-class Chromium:
-    """One browser with one page; a context manager.
+SECONDS = 120
+"""How long the browser may be silent."""
+
+
+@contextmanager
+def open_page(profile: Path) -> Iterator["Page"]:
+    """Starts a browser with one empty page, and ends it."""
+    assert PATH
+    (theirs_in, out), (into, theirs_out) = os.pipe(), os.pipe()
+    words = [sys.executable, "-c", _LAUNCH, str(theirs_in), str(theirs_out), PATH, *_FLAGS]
+    process = subprocess.Popen(
+        [*words, f"--user-data-dir={profile}"], pass_fds=(theirs_in, theirs_out), stderr=subprocess.DEVNULL
+    )
+    os.close(theirs_in)
+    os.close(theirs_out)
+    try:
+        yield Page(into, out)
+    finally:
+        os.close(out)
+        os.close(into)
+        process.terminate()
+        process.wait(SECONDS)
+
+
+class Page:
+    """A page of the browser at the other end of two pipes.
 
     Attributes:
         events: What the page did, such as ``Network.requestWillBeSent``.
     """
 
-    def __init__(self, profile: Path, seconds: float = 120) -> None:
-        assert PATH
-        self._seconds, self._count, self._unread, self._session = seconds, 0, b"", ""
+    def __init__(self, into: int, out: int) -> None:
+        self._in, self._out = into, out
+        self._count, self._unread, self._session = 0, b"", ""
         self.events: list[dict[str, Any]] = []
-        theirs_in, self._out = os.pipe()
-        self._in, theirs_out = os.pipe()
-        words = [sys.executable, "-c", _LAUNCH, str(theirs_in), str(theirs_out), PATH, *_FLAGS]
-        self._process = subprocess.Popen(
-            [*words, f"--user-data-dir={profile}"], pass_fds=(theirs_in, theirs_out), stderr=subprocess.DEVNULL
-        )
-        os.close(theirs_in)
-        os.close(theirs_out)
         target = self.call("Target.createTarget", url="about:blank")["targetId"]
         self._session = self.call("Target.attachToTarget", targetId=target, flatten=True)["sessionId"]
         for domain in ("Page", "Network", "Runtime", "Log", "DOM"):
             self.call(f"{domain}.enable")
-
-    def __enter__(self) -> "Chromium":
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        os.close(self._out)
-        os.close(self._in)
-        self._process.terminate()
-        self._process.wait(self._seconds)
 
     def call(self, method: str, **params: Any) -> dict[str, Any]:
         """Sends a command and returns what it results in."""
@@ -83,7 +92,7 @@ class Chromium:
 
     def _read(self) -> dict[str, Any]:
         while b"\0" not in self._unread:
-            assert select.select([self._in], [], [], self._seconds)[0], "Chromium says nothing"
+            assert select.select([self._in], [], [], SECONDS)[0], "Chromium says nothing"
             received = os.read(self._in, 2**20)
             assert received, "Chromium has ended"
             self._unread += received

@@ -467,7 +467,7 @@ def test_the_page_in_a_browser(server: Server, tmp_path: Path) -> None:
     files["large.png"] = bytes(200_001)
     for name, content in files.items():
         (tmp_path / name).write_bytes(content)
-    with chromium.Chromium(tmp_path / "profile") as browser:
+    with chromium.open_page(tmp_path / "profile") as browser:
 
         def verdicts(count: int) -> dict[str, str]:
             found: dict[str, str] = browser.wait_for(
