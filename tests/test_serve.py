@@ -9,6 +9,7 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 import zlib
@@ -247,6 +248,17 @@ def test_bytes_are_counted_while_they_arrive(server: Server) -> None:
     connection.sendall(b"POST /v1/predict HTTP/1.1\r\nHost: a\r\nContent-Length: 999999999999\r\n\r\n")
     assert connection.makefile("rb").readline().split()[1] == b"413"
     connection.close()
+
+
+def test_no_picture_is_written_to_the_disk(predictor: Predictor, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(_: object) -> None:
+        raise AssertionError("a form was moved to the disk")
+
+    monkeypatch.setattr(tempfile.SpooledTemporaryFile, "rollover", refuse)
+    with serving(predictor) as running:
+        sent = picture("green", "BMP", (1000, 1000))
+        assert len(sent) > 2_000_000
+        assert running.post("/v1/predict", sent).json["label"] == "green"
 
 
 def test_the_server_says_what_it_is(server: Server) -> None:
