@@ -18,10 +18,12 @@ COMMANDS = {
     "models": ("models", "list the built-in networks: options, size, recipes"),
     "predict": ("predict", "classify your own pictures with a checkpoint or an exported file"),
     "export": ("export", "write a checkpoint as ONNX or .pt2, verified, to use without this package"),
+    "serve": ("serve", "a web page and an HTTP API for people's own pictures"),
 }
 """Each verb: the module in ``cifar_lightning.commands`` whose ``main(argv)`` carries it out, and one line of help."""
 
-NEEDS_CHECKPOINT = {"validate", "test", "predict", "export"}
+NEEDS_CHECKPOINT = dict.fromkeys(("validate", "test", "predict", "export"), "--ckpt_path") | {"serve": "--model"}
+"""The option that names the checkpoint, for each verb that can't do without one."""
 
 HELP = f"""\
 usage: cifar-lightning VERB [options]
@@ -31,6 +33,7 @@ usage: cifar-lightning VERB [options]
   cifar-lightning fit --config configs/cnn.yaml          train
   cifar-lightning test --ckpt_path best.ckpt             measure the newest run's best checkpoint
   cifar-lightning predict --ckpt_path best.ckpt cat.jpg  classify a picture
+  cifar-lightning serve --model best.ckpt                classify pictures in a browser
 
 cifar-lightning VERB --help lists the options of a verb; --version prints the version."""
 
@@ -75,18 +78,19 @@ def _check_verb(verb: str) -> str:
 
 
 def _check_files(args: list[str]) -> list[str]:
-    """Returns the arguments with ``--ckpt_path`` resolved, after checking that the files they name exist."""
+    """Returns the arguments with the checkpoint's path resolved, after checking that the files they name exist."""
     verb, checkpoint_given, checked = args[0], False, []
+    names_checkpoint = NEEDS_CHECKPOINT.get(verb, "--ckpt_path")
     position = 0
     while position < len(args):
         option, equals, value = args[position].partition("=")
-        if option in ("-c", "--config", "--ckpt_path"):
+        if option in ("-c", "--config", names_checkpoint):
             if not equals:
                 position += 1
                 if position == len(args):
                     raise UsageError(f"{option} needs a value.")
                 value = args[position]
-            if option == "--ckpt_path":
+            if option == names_checkpoint:
                 checkpoint_given = True
                 value = str(find_checkpoint(value))
             else:
@@ -97,7 +101,7 @@ def _check_files(args: list[str]) -> list[str]:
         position += 1
     if verb in NEEDS_CHECKPOINT and not checkpoint_given:
         raise UsageError(
-            f"{verb} needs a checkpoint: cifar-lightning {verb} --ckpt_path best.ckpt (the newest run's), "
+            f"{verb} needs a checkpoint: cifar-lightning {verb} {names_checkpoint} best.ckpt (the newest run's), "
             "or the path of one. Train one with: cifar-lightning fit --config configs/demo.yaml"
         )
     return checked

@@ -26,7 +26,17 @@ class PictureError(ValueError):
     """Why a file can't be read as a picture, in a few words."""
 
 
-def decode_picture(source: str | Path | bytes | Image.Image, size: int) -> NDArray[np.uint8]:
+class UnknownFormatError(PictureError):
+    """It is no picture, or one of a format that is not read."""
+
+
+class TooManyPixelsError(PictureError):
+    """It is too large to decode."""
+
+
+def decode_picture(
+    source: str | Path | bytes | Image.Image, size: int, max_pixels: int = MAX_PIXELS
+) -> NDArray[np.uint8]:
     """Decodes a picture of any size and mode to a square.
 
     The first frame is taken, turned upright as its EXIF data say, laid on white where it is transparent, resized so
@@ -35,20 +45,25 @@ def decode_picture(source: str | Path | bytes | Image.Image, size: int) -> NDArr
     Args:
         source: The file's path or its bytes: PNG, JPEG, WebP, BMP or GIF. Or a picture that PIL has opened or made.
         size: Height and width of the result, in pixels.
+        max_pixels: A picture of more is refused before it is decoded.
 
     Returns:
         (size, size, 3) uint8, RGB.
 
     Raises:
-        PictureError: If it is missing, broken, larger than ``MAX_PIXELS`` or of another format.
+        PictureError: If it is missing or broken, or a kind of this: ``TooManyPixelsError``, ``UnknownFormatError``.
     """
     try:
         with _open(source) as picture:
-            if picture.width * picture.height > MAX_PIXELS:
-                raise PictureError(f"{picture.width} × {picture.height} pixels are too many (over {MAX_PIXELS:,})")
+            if picture.width * picture.height > max_pixels:
+                raise TooManyPixelsError(
+                    f"{picture.width} × {picture.height} pixels are too many (over {max_pixels:,})"
+                )
             rgb = _to_rgb(ImageOps.exif_transpose(picture))
     except UnidentifiedImageError:
-        raise PictureError("it is not a PNG, JPEG, WebP, BMP or GIF picture") from None
+        raise UnknownFormatError("it is not a PNG, JPEG, WebP, BMP or GIF picture") from None
+    except Image.DecompressionBombError:  # PIL's own limit, which it checks while opening
+        raise TooManyPixelsError(f"it has too many pixels (over {max_pixels:,})") from None
     except FileNotFoundError:
         raise PictureError("there is no such file") from None
     except PictureError:

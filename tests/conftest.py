@@ -31,6 +31,21 @@ FAST = [
 """Makes any recipe a matter of a second."""
 
 
+WITHOUT_TORCH = """
+import sys, importlib.abc
+
+class Block(importlib.abc.MetaPathFinder):
+    def find_spec(self, name, path=None, target=None):
+        if name.split(".")[0] in BLOCKED:
+            raise ModuleNotFoundError(f"{name} is blocked", name=name)
+
+BLOCKED = {"torch", "torchvision", "torchmetrics", "lightning", "pytorch_lightning", "lightning_utilities", "rich",
+           "matplotlib", "jsonargparse", "yaml", "tensorboard", "onnx", "onnxscript"}
+sys.meta_path.insert(0, Block())
+"""
+"""Begins a script that can import no more than onnxruntime, numpy, pillow and what the server needs."""
+
+
 @pytest.fixture(scope="session")
 def data_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder in which the synthetic pictures are drawn once."""

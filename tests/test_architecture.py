@@ -11,8 +11,9 @@ LAYERS = [  # each may import what stands below it
     {"__main__"},
     {"cli"},
     {"commands.predict", "commands.bench", "commands.sweep"},  # which run commands.train
-    {"commands.train", "commands.export", "commands.models"},
-    {"options", "callbacks", "report"},
+    {"commands.train", "commands.export", "commands.models", "commands.serve"},
+    {"options", "callbacks", "report", "server"},
+    {"batching"},  # of what predictor runs
     {"predictor"},
     {"pipeline"},
     {"classifier", "data.datamodule", "checkpoint"},
@@ -26,6 +27,7 @@ LAYERS = [  # each may import what stands below it
         "data.download",
         "pictures",
         "card",
+        "guard",
     },
 ]
 WITHOUT_LIGHTNING = LAYERS[-1] | LAYERS[-2]

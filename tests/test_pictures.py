@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from cifar_lightning import UsageError, pictures
+from cifar_lightning import UsageError
 from cifar_lightning.pictures import PictureError, decode_picture, find_pictures
 
 
@@ -84,7 +84,7 @@ def test_extreme_shapes() -> None:
     assert decode_picture(encoded(Image.new("RGB", (5000, 1), "red")), 32).shape == (32, 32, 3)
 
 
-def test_what_is_no_picture(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_is_no_picture(tmp_path: Path) -> None:
     whole = encoded(Image.fromarray(np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8)))
     for content, message in [
         (b"", "not a PNG"),
@@ -98,9 +98,8 @@ def test_what_is_no_picture(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
         decode_picture(tmp_path / "nothing.png", 32)
     with pytest.raises(PictureError, match="broken"):
         decode_picture(tmp_path, 32)
-    monkeypatch.setattr(pictures, "MAX_PIXELS", 4095)
     with pytest.raises(PictureError, match="64 × 64 pixels are too many"):
-        decode_picture(whole, 32)
+        decode_picture(whole, 32, max_pixels=4095)
 
 
 def test_finding_pictures(tmp_path: Path) -> None:

@@ -23,23 +23,17 @@ from cifar_lightning.cli import main
 from cifar_lightning.data.synthetic import CLASSES, draw_pictures
 from cifar_lightning.pictures import PictureError, decode_picture
 from cifar_lightning.predictor import rank
+from tests.conftest import WITHOUT_TORCH
 
-ONLY = """
-import sys, importlib.abc
-
-class Block(importlib.abc.MetaPathFinder):
-    def find_spec(self, name, path=None, target=None):
-        if name.split(".")[0] in BLOCKED:
-            raise ModuleNotFoundError(f"{name} is blocked", name=name)
-
-BLOCKED = {"torch", "torchvision", "torchmetrics", "lightning", "pytorch_lightning", "lightning_utilities", "rich",
-           "matplotlib", "jsonargparse", "yaml", "tensorboard", "onnx", "onnxscript"}
-sys.meta_path.insert(0, Block())
+ONLY = (
+    WITHOUT_TORCH
+    + """
 import cifar_lightning
 from cifar_lightning import Predictor
 predictor = Predictor(sys.argv[1])
 print(predictor.card.arch, *(p.label for p in predictor(sys.argv[2:])))
 """
+)
 
 
 @pytest.fixture

@@ -3,8 +3,10 @@
 import re
 import shlex
 import shutil
+import signal
 import subprocess
 import sys
+import urllib.request
 from pathlib import Path
 
 import pytest
@@ -26,7 +28,7 @@ COMMANDS = [
 
 def test_there_are_commands() -> None:
     assert {shlex.split(command)[0] for command in COMMANDS} <= {"make", "cifar-lightning", "tensorboard", "."}
-    for verb in ("fit", "validate", "test", "predict", "export", "sweep"):
+    for verb in ("fit", "validate", "test", "predict", "export", "sweep", "serve"):
         assert [command for command in COMMANDS if command.startswith(f"cifar-lightning {verb}")]
 
 
@@ -36,14 +38,19 @@ def test_make_knows_the_target(command: str) -> None:
     assert done.returncode == 0
 
 
-@pytest.mark.parametrize("command", [c for c in COMMANDS if c.startswith("cifar-lightning")])
-@pytest.mark.usefixtures("official_weights")
-def test_command_does_what_it_says(command: str, here: Path, trained: Path, exported: Path, data_root: Path) -> None:
+@pytest.fixture
+def ready(here: Path, trained: Path, exported: Path) -> None:
+    """Makes the current folder one in which the commands have what they need."""
     shutil.copytree(ROOT / "configs", "configs")
     shutil.copytree(ROOT / "docs" / "pictures", "docs/pictures")
     shutil.copytree(trained, "runs/demo/version_0")
     shutil.copytree(trained, "runs/cnn/version_0")
     shutil.copy(exported / "model.onnx", "model.onnx")
+
+
+@pytest.mark.usefixtures("ready", "official_weights")
+@pytest.mark.parametrize("command", [c for c in COMMANDS if re.match("cifar-lightning (?!serve)", c)])
+def test_command_does_what_it_says(command: str, data_root: Path) -> None:
     Path("my_nets.py").write_text("\n".join(re.findall(r"```python\n# my_nets.py\n(.*?)```", README, re.DOTALL)))
     for picture in ("cat.jpg", "holiday/1.png"):
         Path(picture).parent.mkdir(exist_ok=True)
@@ -68,6 +75,21 @@ def test_command_does_what_it_says(command: str, here: Path, trained: Path, expo
             "--trainer.strategy=auto",
         ]
     assert main(words) == 0
+
+
+@pytest.mark.usefixtures("ready")
+@pytest.mark.parametrize("command", [c for c in COMMANDS if c.startswith("cifar-lightning serve")])
+def test_serve_starts_and_stops(command: str) -> None:
+    words = [sys.executable, "-m", "cifar_lightning", *shlex.split(command)[1:], "--port=0"]
+    with subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as server:
+        assert server.stdout
+        while "open http://" not in (line := server.stdout.readline()):
+            assert line, server.communicate()
+        address = line.split()[1]
+        assert urllib.request.urlopen(f"{address}/readyz", timeout=100).status == 200
+        server.send_signal(signal.SIGINT)
+        server.communicate(timeout=100)
+    assert server.returncode == 0
 
 
 def test_predictor_example_runs(here: Path, trained: Path, capsys: pytest.CaptureFixture[str]) -> None:

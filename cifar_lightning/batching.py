@@ -1,0 +1,57 @@
+"""Micro-batching: pictures that arrive while the model is busy are classified together."""
+
+import asyncio
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cifar_lightning.predictor import Run
+
+PAUSE = 0.002
+"""How long to wait for more, in seconds, where there is more than one picture already; a lone one never waits."""
+
+
+class Batcher:
+    """Classifies single pictures in batches, in a thread of its own; for one event loop.
+
+    There is nothing to start or stop: it works while pictures wait.
+
+    Args:
+        run: Turns a batch (B, H, W, C) into probabilities (B, K).
+        batch_size: The most pictures to classify at once.
+    """
+
+    def __init__(self, run: Run, batch_size: int = 64) -> None:
+        self._run, self._batch_size = run, batch_size
+        self._waiting: list[tuple[NDArray[np.uint8], asyncio.Future[NDArray[np.float32]]]] = []
+        self._thread = ThreadPoolExecutor(1, "model")
+        self._work: asyncio.Task[None] | None = None
+
+    async def classify(self, image: NDArray[np.uint8]) -> NDArray[np.float32]:
+        """Returns the probabilities (K,) of a picture (H, W, C); raises what ``run`` raises."""
+        future: asyncio.Future[NDArray[np.float32]] = asyncio.get_running_loop().create_future()
+        self._waiting.append((image, future))
+        if self._work is None or self._work.done():
+            self._work = asyncio.create_task(self._empty())
+        return await future
+
+    async def _empty(self) -> None:
+        while self._waiting:
+            if 1 < len(self._waiting) < self._batch_size:
+                await asyncio.sleep(PAUSE)
+            batch, self._waiting = self._waiting[: self._batch_size], self._waiting[self._batch_size :]
+            batch = [(image, future) for image, future in batch if not future.done()]  # nobody waits for the others
+            if not batch:
+                continue
+            images = np.stack([image for image, _ in batch])
+            try:
+                rows = await asyncio.get_running_loop().run_in_executor(self._thread, self._run, images)
+            except Exception as error:
+                for _, future in batch:
+                    if not future.done():
+                        future.set_exception(error)
+            else:
+                for (_, future), row in zip(batch, rows, strict=True):
+                    if not future.done():
+                        future.set_result(row)

@@ -1,0 +1,336 @@
+"""The web application of ``serve``: the page, the API under /v1, health and metrics."""
+
+import asyncio
+import base64
+import io
+import os
+from collections.abc import AsyncGenerator, AsyncIterator, Coroutine, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import asynccontextmanager, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, TypeVar
+
+import numpy as np
+from fastapi import FastAPI, HTTPException, Query, Request
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import FileResponse, PlainTextResponse, Response
+from fastapi.staticfiles import StaticFiles
+from fastapi_offline import FastAPIOffline
+from numpy.typing import NDArray
+from PIL import Image
+from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from pydantic import BaseModel
+from starlette.datastructures import UploadFile
+from starlette.exceptions import HTTPException as StarletteHTTPException
+from starlette.formparsers import MultiPartException, MultiPartParser
+from starlette.requests import ClientDisconnect
+from starlette.types import ASGIApp
+
+from cifar_lightning import __version__
+from cifar_lightning.batching import Batcher
+from cifar_lightning.card import Card
+from cifar_lightning.guard import Guard, Problem, problem
+from cifar_lightning.pictures import PictureError, TooManyPixelsError, UnknownFormatError, decode_picture
+from cifar_lightning.predictor import Guess, Predictor, rank
+
+WEB = Path(__file__).parent / "web"
+"""The page's files."""
+
+_T = TypeVar("_T")
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What a server takes; what is more is refused, in a sentence.
+
+    Attributes:
+        bytes: Of a request's body.
+        pixels: Of a picture, width times height.
+        pictures: Of one request to /v1/predict/batch.
+        requests: That are received or answered at once.
+        seconds: For receiving a request, and then for answering it.
+    """
+
+    bytes: int = 10_000_000
+    pixels: int = 50_000_000
+    pictures: int = 32
+    requests: int = 64
+    seconds: float = 30.0
+
+
+class Answer(BaseModel):
+    """What the model says of one picture: its most probable class, and the most probable ones, best first."""
+
+    label: str
+    probability: float
+    top: tuple[Guess, ...]
+    preview: str | None = None
+    """The picture as the network sees it, a data: URL of a PNG, where ?preview=true asks for it."""
+
+
+class Item(BaseModel):
+    """What became of one picture of several: an answer or a problem."""
+
+    filename: str
+    answer: Answer | None = None
+    problem: Problem | None = None
+
+
+class Answers(BaseModel):
+    """What became of several pictures, in the order in which they were sent."""
+
+    results: list[Item]
+
+
+class Model(BaseModel):
+    """What the model says of itself, and what the server takes."""
+
+    card: Card
+    limits: Limits
+
+
+class _InMemory(MultiPartParser):
+    spool_max_size = 0  # no part is ever moved to the disk; the body's size has a limit of its own
+
+
+_FILE = {"type": "string", "format": "binary"}
+_FORM = {"multipart/form-data": {"schema": {"type": "object", "properties": {"file": _FILE}, "required": ["file"]}}}
+_FORMS = {
+    "multipart/form-data": {
+        "schema": {
+            "type": "object",
+            "properties": {"files": {"type": "array", "items": _FILE, "minItems": 1}},
+            "required": ["files"],
+        }
+    }
+}
+_RAW = {kind: {"schema": _FILE} for kind in ("image/*", "application/octet-stream")}
+_ERRORS: dict[int | str, dict[str, Any]] = {
+    status: {
+        "description": text,
+        "content": {"application/problem+json": {"schema": Problem.model_json_schema()}},
+    }
+    for status, text in {
+        400: "The request holds no picture, or not as many as it should",
+        401: "The server needs its token",
+        408: "The request took too long to arrive",
+        413: "Too many bytes or pixels",
+        415: "The request, or the picture in it, is of another format",
+        422: "The picture is broken, or an argument is",
+        503: "The server is busy; Retry-After says when to come again",
+    }.items()
+}
+
+
+class _Service:
+    """Receives, decodes and classifies pictures, within limits."""
+
+    def __init__(self, predictor: Predictor, limits: Limits, registry: CollectorRegistry) -> None:
+        self.card, self.limits, self.ready = predictor.card, limits, False
+        self._predictor = predictor
+        self._decoders = ThreadPoolExecutor(os.cpu_count(), "decoder")
+        self._batcher = Batcher(self._classify_batch)
+        self._batches = Histogram(
+            "model_batch_size", "Pictures classified at once", buckets=[1, 2, 4, 8, 16, 32, 64], registry=registry
+        )
+        self._busy = Counter("requests_refused_busy_total", "Requests refused as too many", registry=registry)
+        self._active = 0
+        Gauge("requests_active", "Requests with pictures now", registry=registry).set_function(lambda: self._active)
+
+    async def warm_up(self) -> None:
+        """Classifies a first picture, which takes longer than those after it."""
+        size = self.card.image_size
+        await self._batcher.classify(np.zeros((size, size, 3), np.uint8))
+        self.ready = True
+
+    @contextmanager
+    def admitted(self) -> Iterator[None]:
+        """Counts a request, from before its body is received: that bounds the memory that all of them take."""
+        if self._active >= self.limits.requests:
+            self._busy.inc()
+            raise _busy(f"{self._active} requests are being answered, which is all this server takes at once.")
+        self._active += 1
+        try:
+            yield
+        finally:
+            self._active -= 1
+
+    async def receive(self, request: Request) -> list[tuple[str, bytes]]:
+        """Receives the files of a request, at least one, with their names."""
+        try:
+            return await asyncio.wait_for(self._read_files(request), self.limits.seconds)
+        except asyncio.TimeoutError:
+            detail = f"the request did not arrive within {self.limits.seconds:g} seconds."
+            raise HTTPException(408, detail, {"Connection": "close"}) from None
+
+    async def _read_files(self, request: Request) -> list[tuple[str, bytes]]:
+        kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+        body = _limited(request, self.limits.bytes)
+        if kind == "multipart/form-data":
+            try:
+                form = await _InMemory(request.headers, body, max_files=self.limits.pictures).parse()
+            except MultiPartException as error:
+                raise HTTPException(400, f"the form can't be read: {error.message}") from error
+            fields = [value for _, value in form.multi_items()]
+            files = [(field.filename or "", await field.read()) for field in fields if isinstance(field, UploadFile)]
+            await form.close()
+        elif kind.startswith("image/") or kind in ("", "application/octet-stream"):
+            files = [("", b"".join([chunk async for chunk in body]))]
+        else:
+            raise HTTPException(
+                415,
+                f"the request is {kind}; send multipart/form-data, or the picture itself as image/jpeg, image/png, … "
+                "With curl: -F file=@cat.jpg, or --data-binary @cat.jpg -H 'Content-Type: image/jpeg'.",
+            )
+        if not any(data for _, data in files):
+            raise HTTPException(400, "the request holds no picture.")
+        return files
+
+    async def answer(self, data: bytes, top_k: int, preview: bool) -> Answer:
+        """Classifies one picture, or says why not."""
+        loop, size = asyncio.get_running_loop(), self.card.image_size
+        try:
+            image = await loop.run_in_executor(self._decoders, decode_picture, data, size, self.limits.pixels)
+        except PictureError as error:
+            status = {TooManyPixelsError: 413, UnknownFormatError: 415}.get(type(error), 422)
+            raise HTTPException(status, f"the picture can't be used: {error}.") from error
+        top = rank(await self._batcher.classify(image), self.card.classes, top_k)
+        shown = _to_url(image) if preview else None
+        return Answer(label=top[0].label, probability=top[0].probability, top=top, preview=shown)
+
+    async def in_time(self, answer: Coroutine[Any, Any, _T]) -> _T:
+        """Awaits an answer for as long as the limits say."""
+        try:
+            return await asyncio.wait_for(answer, self.limits.seconds)
+        except asyncio.TimeoutError:
+            raise _busy(f"there was no answer within {self.limits.seconds:g} seconds.") from None
+
+    def _classify_batch(self, images: NDArray[np.uint8]) -> NDArray[np.float32]:
+        self._batches.observe(len(images))
+        return self._predictor.probabilities(images)
+
+
+async def _limited(request: Request, limit: int) -> AsyncGenerator[bytes, None]:
+    """Yields a request's body; stops receiving where it is too long, whatever its head says."""
+    received = int(request.headers.get("content-length", 0))
+    if received <= limit:
+        received = 0
+        async for chunk in request.stream():
+            received += len(chunk)
+            if received > limit:
+                break
+            yield chunk
+    if received > limit:
+        raise HTTPException(413, f"a request may have {limit / 1e6:g} MB at most.", {"Connection": "close"})
+
+
+def _busy(detail: str) -> HTTPException:
+    return HTTPException(503, detail, {"Retry-After": "1"})
+
+
+def _to_url(image: NDArray[np.uint8]) -> str:
+    file = io.BytesIO()
+    Image.fromarray(image).save(file, "PNG")
+    return "data:image/png;base64," + base64.b64encode(file.getvalue()).decode()
+
+
+def create_app(predictor: Predictor, limits: Limits | None = None, token: str | None = None) -> ASGIApp:
+    """Makes the web application.
+
+    Args:
+        predictor: The model.
+        limits: What is taken.
+        token: What callers must know; None for nothing.
+
+    Returns:
+        An ASGI application, for one process with one event loop.
+    """
+    registry = CollectorRegistry()
+    service = _Service(predictor, limits or Limits(), registry)
+
+    @asynccontextmanager
+    async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+        await service.warm_up()
+        yield
+        service.ready = False
+
+    app = FastAPIOffline(
+        title="cifar-lightning",
+        version=__version__,
+        description="Classifies pictures. Every error is a problem as RFC 9457 describes it.",
+        redoc_url=None,
+        favicon_url="/static/icon.svg",
+        lifespan=lifespan,
+    )
+    app.mount("/static", StaticFiles(directory=WEB), name="static")
+
+    @app.exception_handler(StarletteHTTPException)
+    async def say_problem(_: Request, error: StarletteHTTPException) -> Response:
+        return problem(error.status_code, error.detail, dict(error.headers or {}))
+
+    @app.exception_handler(RequestValidationError)
+    async def say_arguments(_: Request, error: RequestValidationError) -> Response:
+        return problem(422, "; ".join(f"{wrong['loc'][-1]}: {wrong['msg']}" for wrong in error.errors()) + ".")
+
+    @app.exception_handler(ClientDisconnect)
+    async def say_nothing(_: Request, error: ClientDisconnect) -> Response:
+        return problem(400, "the request ended early.")  # nobody reads it
+
+    @app.exception_handler(Exception)
+    async def say_broken(_: Request, error: Exception) -> Response:
+        return problem(500, "something is wrong with this server; its log says what.")
+
+    @app.post("/v1/predict", responses=_ERRORS, openapi_extra={"requestBody": {"content": _FORM | _RAW}})
+    async def predict(request: Request, top_k: Annotated[int, Query(ge=1)] = 3, preview: bool = False) -> Answer:
+        """Classifies one picture: a form with one file, or the file itself as the body."""
+        with service.admitted():
+            files = await service.receive(request)
+            if len(files) > 1:
+                raise HTTPException(400, f"these are {len(files)} pictures; /v1/predict/batch takes several.")
+            return await service.in_time(service.answer(files[0][1], top_k, preview))
+
+    @app.post("/v1/predict/batch", responses=_ERRORS, openapi_extra={"requestBody": {"content": _FORMS}})
+    async def predict_batch(request: Request, top_k: Annotated[int, Query(ge=1)] = 3, preview: bool = False) -> Answers:
+        """Classifies the files of a form; for one that can't be used, its result says why, and the others count."""
+        with service.admitted():
+
+            async def settle(name: str, data: bytes) -> Item:
+                try:
+                    return Item(filename=name, answer=await service.answer(data, top_k, preview))
+                except HTTPException as error:
+                    return Item(filename=name, problem=Problem.of(error.status_code, error.detail))
+
+            files = await service.receive(request)
+            return Answers(results=await service.in_time(_gather([settle(name, data) for name, data in files])))
+
+    @app.get("/v1/model")
+    async def model() -> Model:
+        """The model's card, and what this server takes."""
+        return Model(card=service.card, limits=service.limits)
+
+    @app.get("/livez", response_class=PlainTextResponse)
+    async def livez() -> str:
+        """Whether the process answers."""
+        return "alive\n"
+
+    @app.get("/readyz", response_class=PlainTextResponse, responses={503: _ERRORS[503]})
+    async def readyz() -> str:
+        """Whether a first picture was classified, and the server is not about to stop."""
+        if not service.ready:
+            raise _busy("the model is not ready.")
+        return "ready\n"
+
+    @app.get("/metrics", include_in_schema=False)
+    async def metrics() -> Response:
+        return Response(generate_latest(registry), media_type=CONTENT_TYPE_LATEST)
+
+    @app.get("/", include_in_schema=False)
+    async def page() -> Response:
+        return FileResponse(WEB / "index.html")
+
+    return Guard(app, registry, token)
+
+
+async def _gather(coroutines: list[Coroutine[Any, Any, _T]]) -> list[_T]:
+    return list(await asyncio.gather(*coroutines))
