@@ -8,6 +8,7 @@ import signal
 import time
 import warnings
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any, TypeVar, cast
 
@@ -18,6 +19,7 @@ from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
 from lightning.pytorch.loggers import TensorBoardLogger
+from lightning.pytorch.profilers import PassThroughProfiler
 from lightning.pytorch.trainer.states import TrainerStatus
 from lightning_utilities.core.rank_zero import rank_zero_only
 from numpy.typing import NDArray
@@ -129,6 +131,14 @@ def _quieten() -> None:
         warnings.filterwarnings("ignore", message)
     # https://github.com/Lightning-AI/pytorch-lightning/issues/21326
     warnings.simplefilter("ignore", FutureWarning)
+
+
+class NoProfiler(PassThroughProfiler):
+    """Measures nothing, faster than Lightning's: over a hundred times in each step, which a small network notices."""
+
+    def profile(self, action_name: str) -> AbstractContextManager[None]:  # type: ignore[override]  # no generator
+        """Returns a context that does nothing."""
+        return nullcontext()
 
 
 class SaveConfig(SaveConfigCallback):
@@ -261,6 +271,8 @@ class CLI(LightningCLI):
                 chosen |= {"devices": 1, "num_nodes": 1, "limit_predict_batches": None}
             step = (self.checkpoint or {}).get("global_step", 0)
             callbacks = [Report(self.folder, Path(self.ckpt_path or ""), step)] if self.verb == "test" else []
+        if settings.profiler is None:
+            chosen["profiler"] = NoProfiler()
         if settings.logger in (None, True):
             chosen["logger"] = self._logger() if self.verb == "fit" else False
         try:

@@ -280,7 +280,8 @@ class Folder:
             pictures = [entry for entry in entries if is_picture(Path(entry.name)) and entry.is_file()]
             if not pictures:
                 empty.append(name)
-            ignored += [f"{name}/{e.name}" for e in entries if e not in pictures and not e.name.startswith(".")]
+            others = {entry.name for entry in entries} - {entry.name for entry in pictures}
+            ignored += [f"{name}/{other}" for other in sorted(others) if not other.startswith(".")]
             for entry in pictures:
                 stat = entry.stat()
                 digest.update(f"{name}/{entry.name} {stat.st_size} {stat.st_mtime_ns}\n".encode())

@@ -18,11 +18,11 @@ def cnn(num_classes: int = 10) -> nn.Sequential:
     """
     network = nn.Sequential(
         nn.Conv2d(3, 32, 3),
+        nn.MaxPool2d(2),  # before the ReLU: the same function as after it, on a quarter of the numbers
         nn.ReLU(),
-        nn.MaxPool2d(2),
         nn.Conv2d(32, 64, 3),
-        nn.ReLU(),
         nn.MaxPool2d(2),
+        nn.ReLU(),
         nn.Conv2d(64, 64, 3),
         nn.ReLU(),
         nn.Flatten(),
