@@ -1,15 +1,20 @@
-"""What the benchmarks share: options, a fit in this process, rounds of both sides in turn, and results.md."""
+"""What the benchmarks share: options, pictures, both sides in this process or as processes, and results.md."""
 
+import os
+import subprocess
+import time
 from argparse import ArgumentParser, Namespace, RawDescriptionHelpFormatter
 from collections.abc import Callable, Sequence
 from datetime import datetime, timezone
 from pathlib import Path
 
 import torch
+from torch import Tensor
 
 from cifar_lightning.callbacks import versions
 from cifar_lightning.commands import train
 from cifar_lightning.commands.bench import EpochTimer, TemporaryFit, hardware, spread
+from cifar_lightning.data.datamodule import ImageDataModule
 
 CNN = str(Path(__file__).parent.parent / "configs" / "cnn.yaml")
 RESULTS = Path(__file__).with_name("results.md")
@@ -22,13 +27,16 @@ round after round; a result is the median of the rounds' ratios, with the lowest
 QUICK = ["--data.dataset=synthetic", "--data.val_size=100", "--trainer.limit_train_batches=4"]
 
 
-def parse(argv: Sequence[str] | None, doc: str | None, rounds: int) -> Namespace:
+def parse(
+    argv: Sequence[str] | None, doc: str | None, rounds: int, parents: Sequence[ArgumentParser] = ()
+) -> Namespace:
     """Parses the options of a benchmark.
 
     Args:
         argv: The command line's words; those of the process by default.
         doc: The script's docstring.
         rounds: How many rounds are run by default.
+        parents: Parsers of more options, without help.
 
     Returns:
         ``rounds``, ``quick``, ``dataset``, ``root`` and ``flags``: the data's and all other words, for ``fit``.
@@ -38,6 +46,7 @@ def parse(argv: Sequence[str] | None, doc: str | None, rounds: int) -> Namespace
         epilog="All other options are passed on to cifar-lightning fit.",
         formatter_class=RawDescriptionHelpFormatter,
         allow_abbrev=False,
+        parents=parents,
     )
     parser.add_argument("--rounds", type=int, default=rounds, help=f"rounds that count ({rounds})")
     parser.add_argument("--quick", action="store_true", help="some batches of synthetic pictures; no row is written")
@@ -52,6 +61,38 @@ def parse(argv: Sequence[str] | None, doc: str | None, rounds: int) -> Namespace
     options.root = options.root.absolute()
     options.flags = ["--data.dataset", options.dataset, "--data.root", str(options.root), *flags]
     return options
+
+
+def pictures(options: Namespace, val_size: int) -> dict[str, tuple[Tensor, Tensor]]:
+    """Loads the pictures with the split that ``fit`` has; the first 512 of each, if the run is a quick one.
+
+    Args:
+        options: What ``parse`` returned.
+        val_size: How many training pictures are held out for validation.
+
+    Returns:
+        By split, images (N, H, W, C) uint8 and labels (N,).
+    """
+    data = ImageDataModule(options.dataset, str(options.root), val_size=val_size)
+    data.prepare_data()
+    data.setup("fit")
+    data.source.prepare(["test"])
+    data.setup("test")
+    loaded = {}
+    for split, held in data.sets.items():
+        numbers = held.numbers[:512] if options.quick else held.numbers
+        loaded[split] = held.images[numbers], held.labels[numbers]
+    return loaded
+
+
+def run_process(folder: Path, *words: object) -> tuple[float, str]:
+    """Runs a process in a folder and on all cores, and returns the seconds it took and what it printed."""
+    all_cores = {name: value for name, value in os.environ.items() if name != "OMP_NUM_THREADS"}
+    started = time.perf_counter()
+    done = subprocess.run(
+        [str(word) for word in words], cwd=folder, env=all_cores, stdout=subprocess.PIPE, text=True, check=True
+    )
+    return time.perf_counter() - started, done.stdout
 
 
 def in_turn(

@@ -10,12 +10,9 @@ Keras reads them from one uncompressed file that is written beforehand.
 """
 
 import json
-import os
 import subprocess
 import sys
-import time
-from argparse import Namespace
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from statistics import mean, median
 from tempfile import TemporaryDirectory
@@ -24,9 +21,9 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
-from benchmarks._results import CNN, parse, ratio, record
-from cifar_lightning.data.datamodule import ImageDataModule
+from benchmarks._results import CNN, parse, pictures, ratio, record, run_process
 
 PINNED = ("tensorflow-cpu==2.21.0", "keras==3.15.1", "numpy==2.4.6")
 VENV = Path(__file__).with_name(".venv-keras")
@@ -40,11 +37,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     epochs = 1 if options.quick else 10
     ours, theirs = [], []
     with TemporaryDirectory() as folder:
-        pictures = Path(folder) / "pictures.npz"
-        write_pictures(pictures, options)
+        file = Path(folder) / "pictures.npz"
+        write_pictures(file, pictures(options, val_size=100 if options.quick else 5000))
         for seed in range(options.rounds):
             ours.append(run_ours(Path(folder) / f"{seed}", options.flags, epochs, seed))
-            seconds, output = run(Path(folder), python, SCRIPT, pictures, "--epochs", epochs, "--seed", seed)
+            seconds, output = run_process(Path(folder), python, SCRIPT, file, "--epochs", epochs, "--seed", seed)
             theirs.append((seconds, float(json.loads(output.splitlines()[-1])["accuracy"])))
     record(
         options,
@@ -70,17 +67,11 @@ def make_environment() -> Path:
     return python
 
 
-def write_pictures(path: Path, options: Namespace) -> None:
-    """Writes the pictures and labels of all three splits, in the order and with the split that ``fit`` has."""
-    data = ImageDataModule(options.dataset, str(options.root), val_size=100 if options.quick else 5000)
-    data.prepare_data()
-    data.setup("fit")
-    data.source.prepare(["test"])
-    data.setup("test")
+def write_pictures(path: Path, splits: Mapping[str, tuple[Tensor, Tensor]]) -> None:
+    """Writes the pictures and labels of all three splits."""
     arrays: dict[str, NDArray[Any]] = {}
-    for split, held in data.sets.items():
-        numbers = held.numbers[:512] if options.quick else held.numbers
-        arrays |= {f"{split}_images": held.images[numbers].numpy(), f"{split}_labels": held.labels[numbers].numpy()}
+    for split, (images, labels) in splits.items():
+        arrays |= {f"{split}_images": images.numpy(), f"{split}_labels": labels.numpy()}
     np.savez(path, **arrays)  # type: ignore[arg-type]  # its other option is a bool
 
 
@@ -89,20 +80,10 @@ def run_ours(folder: Path, flags: Sequence[str], epochs: int, seed: int) -> tupl
     folder.mkdir()
     command = (sys.executable, "-m", "cifar_lightning")
     words = ("--config", CNN, *flags, "--trainer.max_epochs", epochs, "--trainer.accelerator", "cpu")
-    training, _ = run(folder, *command, "fit", *words, "--seed_everything", seed)
-    testing, _ = run(folder, *command, "test", "--ckpt_path", "best.ckpt", "--trainer.accelerator", "cpu")
+    training, _ = run_process(folder, *command, "fit", *words, "--seed_everything", seed)
+    testing, _ = run_process(folder, *command, "test", "--ckpt_path", "best.ckpt", "--trainer.accelerator", "cpu")
     result = json.loads((folder / "runs" / "cnn" / "version_0" / "test.json").read_text(encoding="utf-8"))
     return training + testing, float(result["accuracy"])
-
-
-def run(folder: Path, *words: object) -> tuple[float, str]:
-    """Runs a process on all cores and returns the seconds it took and what it printed."""
-    all_cores = {name: value for name, value in os.environ.items() if name != "OMP_NUM_THREADS"}
-    started = time.perf_counter()
-    done = subprocess.run(
-        [str(word) for word in words], cwd=folder, env=all_cores, stdout=subprocess.PIPE, text=True, check=True
-    )
-    return time.perf_counter() - started, done.stdout
 
 
 def summary(measured: Sequence[tuple[float, float]]) -> str:
