@@ -60,5 +60,5 @@ parser = argparse.ArgumentParser()
 parser.add_argument("--seeds", nargs="+", required=True)
 options, flags = parser.parse_known_args()
 for seed in options.seeds:
-    train.main(["fit", *flags, "--seed_everything", seed], Run)
+    train.run(["fit", *flags, "--seed_everything", seed], Run)
 print(json.dumps(results))
