@@ -130,6 +130,7 @@ def record(
     theirs: str,
     device: torch.device,
     others: str = "",
+    case: str = "",
     path: Path = RESULTS,
 ) -> None:
     """Prints a row and, unless the run was a quick one, writes it in the place of the row of the same benchmark.
@@ -142,11 +143,12 @@ def record(
         theirs: What the other side measured.
         device: Where it ran.
         others: The versions of what only the other side needs.
+        case: Which row of the benchmark's, where it has several.
         path: The file of the table.
     """
     used = ", ".join(f"{name} {versions()[name]}" for name in ("cifar_lightning", "torch", "lightning"))
     cells = {
-        "benchmark": f"[{benchmark}]({benchmark}.py)",
+        "benchmark": f"[{benchmark}]({benchmark}.py) {case}".rstrip(),
         "result": result,
         "ours": ours,
         "theirs": theirs,

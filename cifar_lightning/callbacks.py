@@ -166,7 +166,7 @@ class Report(Callback):
         if not trainer.is_global_zero or _is_trial(trainer):
             return
         metrics = {}
-        if "val" in data.sets and model.confusion is not None:
+        if "val/acc" in trainer.callback_metrics:  # not if max_steps ended an epoch before its validation
             metrics = {"val/acc": float(trainer.callback_metrics["val/acc"])}
             drawn = self._draw(trainer, model, data, "val", f"after epoch {trainer.current_epoch}")
             for writer in _writers(trainer):

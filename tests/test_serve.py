@@ -5,6 +5,7 @@ import base64
 import http.client
 import io
 import json
+import resource
 import signal
 import socket
 import subprocess
@@ -14,7 +15,7 @@ import threading
 import time
 import zlib
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -29,6 +30,7 @@ from PIL import Image
 from cifar_lightning.batching import Batcher
 from cifar_lightning.card import Card
 from cifar_lightning.cli import main
+from cifar_lightning.commands.serve import _listen
 from cifar_lightning.predictor import Predictor
 from cifar_lightning.server import WEB, Limits, create_app
 from tests import chromium
@@ -433,6 +435,24 @@ def test_without_torch_and_every_request_answered_after_sigterm(started: Any) ->
     _, log = process.communicate(timeout=60)
     assert "Traceback" not in log
     assert process.returncode in (0, -signal.SIGTERM)
+
+
+def test_replies_do_not_wait_for_the_acknowledgement_of_their_heads() -> None:
+    with (
+        _listen("127.0.0.1", 0) as listener,
+        socket.create_connection(listener.getsockname()),
+        listener.accept()[0] as accepted,
+    ):
+        assert accepted.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
+
+
+def test_a_thousand_connections_that_say_nothing_hinder_nobody(started: Any) -> None:
+    resource.setrlimit(resource.RLIMIT_NOFILE, (4096, resource.getrlimit(resource.RLIMIT_NOFILE)[1]))
+    server, _ = started()
+    with ExitStack() as open_ones:
+        for _ in range(1000):
+            open_ones.enter_context(socket.create_connection(("127.0.0.1", server.port), timeout=60))
+        assert server.ask("POST", "/v1/predict", picture("green")).json["label"] == "green"
 
 
 @pytest.mark.parametrize("token", [None, "secret"])

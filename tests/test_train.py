@@ -352,6 +352,20 @@ def test_without_validation_there_is_no_best(data_root: Path, here: Path, capsys
     assert f"test --ckpt_path {folder / 'last.ckpt'}" in out
 
 
+@pytest.mark.filterwarnings("ignore:.*could not find the monitored key")
+def test_a_fit_that_ends_before_its_first_validation(
+    data_root: Path, here: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = [
+        f"--data.root={data_root}",
+        "--data.dataset=synthetic",
+        "--data.val_size=100",
+        "--trainer.limit_val_batches=1",
+    ]
+    assert main(["fit", *words, "--trainer.max_steps=1"]) == 0
+    assert "ended before its first validation" in capsys.readouterr().out
+
+
 def test_a_fit_that_cannot_begin_leaves_no_run(here: Path, data_root: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["fit", "--data.dataset=synthetic", f"--data.root={data_root}", "--data.val_size=10000"]) == 2
     assert "but there are 10,000 training pictures" in capsys.readouterr().err

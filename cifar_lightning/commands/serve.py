@@ -122,9 +122,13 @@ def _whole(text: str) -> int:
 def _listen(host: str, port: int) -> socket.socket:
     try:
         family, *_, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0]
-        return socket.create_server(address[:2], family=family, backlog=2048)
+        listener = socket.create_server(address[:2], family=family, backlog=2048)
     except OSError as error:
         raise UsageError(
             f"can't listen at {host}, port {port}: {error.strerror}. Choose another with --port (0 takes a free one) "
             "or --host."
         ) from error
+    # connections inherit it; asyncio sets it for sockets of another making only, and without it every reply on a
+    # connection that is kept waits 40 ms for the acknowledgement of its head: https://github.com/Kludex/uvicorn/issues/3149
+    listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    return listener

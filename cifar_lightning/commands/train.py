@@ -370,7 +370,12 @@ class CLI(LightningCLI):
             if kept and kept.best_model_score is not None:
                 _say(f"best: epoch {epoch}, val/acc {kept.best_model_score:.2%} of {len(data.sets['val']):,} pictures")
         elif last.exists():
-            _say("no best.ckpt: validation is off (data.val_size 0), so no epoch can be told to be the best")
+            why = (
+                "the training ended before its first validation"
+                if "val" in data.sets
+                else "validation is off (data.val_size 0)"
+            )
+            _say(f"no best.ckpt: {why}, so no epoch can be told to be the best")
         if last.exists():
             path = best if best.exists() else last
             _say(
