@@ -120,7 +120,7 @@ def make_files(network: str, folder: Path) -> tuple[Path, Path]:
     """Makes a checkpoint of a network, trained for one step, and an ONNX file of it."""
     words = ("--data.dataset=synthetic", f"--data.root={folder}/data", f"--trainer.default_root_dir={folder}")
     command = (sys.executable, "-m", "cifar_lightning")
-    short = ("--trainer.max_steps=1", "--trainer.limit_val_batches=1", "--data.batch_size=32", "--data.val_size=100")
+    short = ("--trainer.max_epochs=1", "--trainer.limit_train_batches=1", "--data.batch_size=32", "--data.val_size=100")
     run_process(folder, *command, "fit", "--model.arch", network, *words, *short)
     checkpoint, onnx = folder / network / "version_0" / "last.ckpt", folder / f"{network}.onnx"
     run_process(folder, *command, "export", "--ckpt_path", checkpoint, "--output", onnx)
