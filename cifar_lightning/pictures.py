@@ -59,7 +59,11 @@ def decode_picture(
                 raise TooManyPixelsError(
                     f"{picture.width} × {picture.height} pixels are too many (over {max_pixels:,})"
                 )
-            rgb = _to_rgb(ImageOps.exif_transpose(picture))
+            if picture is source:  # its owner's: not to be changed
+                rgb = _to_rgb(ImageOps.exif_transpose(picture))
+            else:  # a copy of a large picture would take hundreds of megabytes
+                ImageOps.exif_transpose(picture, in_place=True)
+                rgb = _to_rgb(picture)
     except UnidentifiedImageError:
         raise UnknownFormatError("it is not a PNG, JPEG, WebP, BMP or GIF picture") from None
     except Image.DecompressionBombError:  # PIL's own limit, which it checks while opening
@@ -85,9 +89,12 @@ def _to_rgb(picture: Image.Image) -> Image.Image:
     if picture.mode.startswith("I"):  # 16 bits a pixel, which PIL's own conversion clips at 255
         return Image.fromarray((np.asarray(picture).clip(0, 65535) // 257).astype(np.uint8)).convert("RGB")
     if picture.has_transparency_data:
-        picture = picture.convert("RGBA")
-        return Image.alpha_composite(Image.new("RGBA", picture.size, "white"), picture).convert("RGB")
-    return picture.convert("RGB")
+        rgba = picture if picture.mode == "RGBA" else picture.convert("RGBA")
+        white = Image.new("RGB", rgba.size, "white")
+        white.paste(rgba, mask=rgba)
+        return white
+    picture.load()
+    return picture if picture.mode == "RGB" else picture.convert("RGB")
 
 
 def find_pictures(names: Iterable[str]) -> list[Path]:

@@ -3,7 +3,6 @@
 import asyncio
 import base64
 import io
-import os
 from collections.abc import AsyncGenerator, AsyncIterator, Coroutine, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager, contextmanager
@@ -36,6 +35,9 @@ from cifar_lightning.predictor import Guess, Predictor, rank
 
 WEB = Path(__file__).parent / "web"
 """The page's files."""
+
+DECODERS = 4
+"""How many pictures are decoded at once: one of 50 megapixels takes 180 to 750 MB meanwhile, by its format."""
 
 _T = TypeVar("_T")
 
@@ -129,7 +131,7 @@ class _Service:
     def __init__(self, predictor: Predictor, limits: Limits, registry: CollectorRegistry) -> None:
         self.card, self.limits, self.ready = predictor.card, limits, False
         self._predictor = predictor
-        self._decoders = ThreadPoolExecutor(os.cpu_count(), "decoder")
+        self._decoders = ThreadPoolExecutor(DECODERS, "decoder")
         self._batcher = Batcher(self._classify_batch)
         self._batches = Histogram(
             "model_batch_size", "Pictures classified at once", buckets=[1, 2, 4, 8, 16, 32, 64], registry=registry
@@ -196,7 +198,7 @@ class _Service:
             status = {TooManyPixelsError: 413, UnknownFormatError: 415}.get(type(error), 422)
             raise HTTPException(status, f"the picture can't be used: {error}.") from error
         top = rank(await self._batcher.classify(image), self.card.classes, top_k)
-        shown = _to_url(image) if preview else None
+        shown = await loop.run_in_executor(self._decoders, _to_url, image) if preview else None
         return Answer(label=top[0].label, probability=top[0].probability, top=top, preview=shown)
 
     async def in_time(self, answer: Coroutine[Any, Any, _T]) -> _T:
@@ -223,6 +225,10 @@ async def _limited(request: Request, limit: int) -> AsyncGenerator[bytes, None]:
             yield chunk
     if received > limit:
         raise HTTPException(413, f"a request may have {limit / 1e6:g} MB at most.", {"Connection": "close"})
+
+
+def _body(content: dict[str, Any]) -> dict[str, Any]:
+    return {"requestBody": {"required": True, "content": content}}
 
 
 def _busy(detail: str) -> HTTPException:
@@ -281,7 +287,7 @@ def create_app(predictor: Predictor, limits: Limits | None = None, token: str | 
     async def say_broken(_: Request, error: Exception) -> Response:
         return problem(500, "something is wrong with this server; its log says what.")
 
-    @app.post("/v1/predict", responses=_ERRORS, openapi_extra={"requestBody": {"content": _FORM | _RAW}})
+    @app.post("/v1/predict", responses=_ERRORS, openapi_extra=_body(_FORM | _RAW))
     async def predict(request: Request, top_k: Annotated[int, Query(ge=1)] = 3, preview: bool = False) -> Answer:
         """Classifies one picture: a form with one file, or the file itself as the body."""
         with service.admitted():
@@ -290,7 +296,7 @@ def create_app(predictor: Predictor, limits: Limits | None = None, token: str | 
                 raise HTTPException(400, f"these are {len(files)} pictures; /v1/predict/batch takes several.")
             return await service.in_time(service.answer(files[0][1], top_k, preview))
 
-    @app.post("/v1/predict/batch", responses=_ERRORS, openapi_extra={"requestBody": {"content": _FORMS}})
+    @app.post("/v1/predict/batch", responses=_ERRORS, openapi_extra=_body(_FORMS))
     async def predict_batch(request: Request, top_k: Annotated[int, Query(ge=1)] = 3, preview: bool = False) -> Answers:
         """Classifies the files of a form; for one that can't be used, its result says why, and the others count."""
         with service.admitted():
@@ -316,7 +322,7 @@ def create_app(predictor: Predictor, limits: Limits | None = None, token: str | 
 
     @app.get("/readyz", response_class=PlainTextResponse, responses={503: _ERRORS[503]})
     async def readyz() -> str:
-        """Whether a first picture was classified, and the server is not about to stop."""
+        """Whether a first picture was classified, and the server did not end."""
         if not service.ready:
             raise _busy("the model is not ready.")
         return "ready\n"

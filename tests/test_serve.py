@@ -15,7 +15,7 @@ import threading
 import time
 import zlib
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -419,19 +419,21 @@ def test_without_torch_and_every_request_answered_after_sigterm(started: Any) ->
     server, process = started()
     sent = picture("green")
     assert server.ask("POST", "/v1/predict", sent).json["label"] == "green"
-    connection = server.begin(sent)
-    server.has_active(1)
+    held = [server.begin(sent) for _ in range(32)]
+    server.has_active(32)
     process.send_signal(signal.SIGTERM)
     while True:  # until it takes no more
         try:
             socket.create_connection(("127.0.0.1", server.port), timeout=60).close()
         except ConnectionRefusedError:
             break
-    connection.sendall(sent[len(sent) // 2 :])
-    reply = connection.makefile("rb").read()
-    assert reply.startswith(b"HTTP/1.1 200")
-    assert json.loads(reply.rpartition(b"\r\n")[2])["label"] == "green"
-    connection.close()
+    for connection in held:
+        connection.sendall(sent[len(sent) // 2 :])
+    for connection in held:
+        reply = connection.makefile("rb").read()
+        assert reply.startswith(b"HTTP/1.1 200")
+        assert json.loads(reply.rpartition(b"\r\n")[2])["label"] == "green"
+        connection.close()
     _, log = process.communicate(timeout=60)
     assert "Traceback" not in log
     assert process.returncode in (0, -signal.SIGTERM)
@@ -446,13 +448,24 @@ def test_replies_do_not_wait_for_the_acknowledgement_of_their_heads() -> None:
         assert accepted.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
 
 
-def test_a_thousand_connections_that_say_nothing_hinder_nobody(started: Any) -> None:
+def test_a_thousand_connections_and_one_that_never_reads(started: Any) -> None:
     resource.setrlimit(resource.RLIMIT_NOFILE, (4096, resource.getrlimit(resource.RLIMIT_NOFILE)[1]))
-    server, _ = started()
-    with ExitStack() as open_ones:
-        for _ in range(1000):
-            open_ones.enter_context(socket.create_connection(("127.0.0.1", server.port), timeout=60))
-        assert server.ask("POST", "/v1/predict", picture("green")).json["label"] == "green"
+    server, process = started("--timeout=0.5")
+    held = [socket.create_connection(("127.0.0.1", server.port), timeout=60) for _ in range(1000)]
+    assert server.post("/v1/predict", picture("blue")).json["label"] == "blue"
+    for connection in held:
+        connection.sendall(b"GET /livez HTTP/1.1\r\nHost: a\r\n\r\n")
+    for connection in held:
+        assert connection.recv(12) == b"HTTP/1.1 200"
+        connection.close()
+    with socket.socket() as deaf:
+        deaf.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        deaf.connect(("127.0.0.1", server.port))
+        deaf.sendall(b"GET /static-offline-docs/swagger-ui-bundle.js HTTP/1.1\r\nHost: a\r\n\r\n" * 20)
+        assert deaf.recv(12) == b"HTTP/1.1 200"
+        process.send_signal(signal.SIGTERM)
+        process.communicate(timeout=60)
+    assert process.returncode in (0, -signal.SIGTERM)
 
 
 @pytest.mark.parametrize("token", [None, "secret"])
@@ -466,24 +479,27 @@ def test_a_public_address_without_a_token_is_warned_of(
     process.send_signal(signal.SIGINT)
     out, log = process.communicate(timeout=60)
     assert process.returncode == 0, log
-    assert ("warning: whoever reaches 0.0.0.0" in out) == (token is None)
+    assert ("warning: whoever reaches 0.0.0.0" in log) == (token is None)
     assert "secret" not in out + log
 
 
 def test_mistakes_are_answered_in_a_sentence(model: Path, here: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (here / "broken.onnx").write_bytes(b"no model")
     (here / "broken.ckpt").write_bytes(b"no model")
+    (here / "half.onnx").write_bytes(model.read_bytes()[:200])
     with socket.create_server(("127.0.0.1", 0)) as taken:
         for words, message in [
             (["--model=broken.onnx"], "can't be read as ONNX"),
             (["--model=broken.ckpt"], "broken.ckpt"),
+            (["--model=half.onnx"], "can't be read as ONNX"),
             (["--model=missing.onnx"], "missing.onnx"),
             ([], "serve needs a checkpoint"),
             ([f"--model={model}", f"--port={taken.getsockname()[1]}"], "Choose another with --port"),
             ([f"--model={model}", "--port=99999"], "from 0 to 65535"),
             ([f"--model={model}", "--prot=1"], "Did you mean --port?"),
             ([f"--model={model}", "--timeout=0"], "a number above 0"),
-            ([f"--model={model}", "--token="], "the token is empty"),
+            ([f"--model={model}", "--token= "], "the token is empty"),
+            ([f"--model={model}", "--token=schlüssel"], "beyond ASCII"),
         ]:
             assert main(["serve", *words]) == 2
             error = capsys.readouterr().err

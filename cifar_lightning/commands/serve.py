@@ -3,10 +3,12 @@
 import argparse
 import os
 import socket
+import sys
 from collections.abc import Sequence
 from contextlib import suppress
 from importlib.util import find_spec
 from ipaddress import ip_address
+from math import ceil
 from typing import NoReturn
 
 from cifar_lightning import UsageError, did_you_mean
@@ -69,9 +71,15 @@ def main(argv: Sequence[str]) -> int:
         print(
             f"warning: whoever reaches {host} can use this server. Ask them for a token (--token, or {TOKEN}), and put "
             "a proxy with TLS before it.",
-            flush=True,
+            file=sys.stderr,
         )
-    config = uvicorn.Config(create_app(predictor, limits, options.token), server_header=False, log_level="info")
+    config = uvicorn.Config(
+        create_app(predictor, limits, options.token),
+        server_header=False,
+        log_level="info",
+        # what is in hand is received and answered by then; who does not read the answer is not waited for
+        timeout_graceful_shutdown=ceil(2 * options.timeout),
+    )
     with suppress(KeyboardInterrupt):  # the ordinary end
         uvicorn.Server(config).run([listener])
     return 0
@@ -100,8 +108,10 @@ def _parse(argv: Sequence[str]) -> argparse.Namespace:
     options = parser.parse_args(argv[1:])
     if not 0 <= options.port < 2**16:
         raise UsageError(f"--port is {options.port}; it must be from 0 to 65535.")
-    if options.token is not None and not options.token.strip():
-        raise UsageError("the token is empty; give one, or none.")
+    if options.token is not None:
+        options.token = options.token.strip()
+        if not options.token or not options.token.isascii():  # a header holds no others
+            raise UsageError("the token is empty or has letters beyond ASCII; give another, or none.")
     return options
 
 
