@@ -127,7 +127,7 @@ class TrainerSettings(Callback):
     """Keeps the Trainer's plain settings in each checkpoint, so that resuming needs no config.
 
     Args:
-        settings: Flat primitives by name.
+        settings: Plain data by name.
     """
 
     def __init__(self, settings: Mapping[str, Any]) -> None:
@@ -161,7 +161,7 @@ class Report(Callback):
             curves = {name: ["Multiline", [f"^train/{name}$", f"^val/{name}$"]] for name in ("loss", "acc")}
             writer.add_custom_scalars({"training and validation": curves})
 
-    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+    def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:  # an average of the weights is in now
         model, data = _ours(trainer, pl_module)
         if not trainer.is_global_zero or _is_trial(trainer):
             return

@@ -4,7 +4,9 @@ import math
 from typing import Any, Literal, cast
 
 import torch
-from lightning.pytorch import LightningModule
+from lightning.pytorch import Callback, LightningModule
+from lightning.pytorch.callbacks import StochasticWeightAveraging, WeightAveraging
+from lightning.pytorch.callbacks.finetuning import BaseFinetuning
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -13,11 +15,13 @@ from torchmetrics.classification import MulticlassAccuracy, MulticlassConfusionM
 
 from cifar_lightning import UsageError
 from cifar_lightning.augment import tta_views
+from cifar_lightning.averaging import Averaging
 from cifar_lightning.models import create_model
 from cifar_lightning.models.pretrained import (
     backbone_parameters,
     evaluate_frozen,
     find_weights,
+    get_backbone,
     load_weights,
     use_small_stem,
 )
@@ -90,6 +94,10 @@ class ImageClassifier(LightningModule):
         sgd_momentum: Momentum of the sgd beside muon, in [0, 1).
         schedule: "constant", "linear" or "cosine" (to 0, after a linear warm-up), or "onecycle".
         warmup: The part of the training during which the learning rate rises, in [0, 1).
+        ema: Decay of an exponential moving average of the weights, in [0, 1), such as 0.999; that average is what is
+            validated, saved and used. 0 takes none.
+        swa: The part of the training after which the mean of the weights begins, in [0, 1), such as 0.75; that mean is
+            what is validated, saved and used. 0 takes none.
         label_smoothing: Part of the target that is spread over all classes in training, in [0, 1).
         tta: Test-time augmentation, in validate, test and predict: "flip" averages the logits of a picture and its
             mirror image, "flip_translate" those of both moved by a pixel too; "none" is fastest.
@@ -116,6 +124,8 @@ class ImageClassifier(LightningModule):
         sgd_momentum: float = 0.9,
         schedule: Literal["constant", "linear", "cosine", "onecycle"] = "onecycle",
         warmup: float = 0.3,
+        ema: float = 0.0,
+        swa: float = 0.0,
         label_smoothing: float = 0.0,
         tta: Literal["none", "flip", "flip_translate"] = "none",
         compile: bool = False,
@@ -131,10 +141,14 @@ class ImageClassifier(LightningModule):
             ("momentum", momentum),
             ("sgd_momentum", sgd_momentum),
             ("warmup", warmup),
+            ("ema", ema),
+            ("swa", swa),
             ("label_smoothing", label_smoothing),
         ]:
             if not 0 <= value < 1:
                 raise UsageError(f"model.{name} is {value}; it must be at least 0 and below 1.")
+        if ema and swa:
+            raise UsageError(f"model.ema is {ema} and model.swa {swa}; one of them must be 0.")
         if tta not in ("none", "flip", "flip_translate"):
             raise UsageError(f"model.tta is {tta!r}; it must be none, flip or flip_translate.")
         self.net: nn.Module = create_model(arch, num_classes, arch_options)
@@ -163,6 +177,39 @@ class ImageClassifier(LightningModule):
             evaluate_frozen(self.net)
         return self
 
+    @property
+    def backbone(self) -> nn.Module:
+        """What Lightning's BackboneFinetuning freezes and unfreezes: the network without the part the head is in."""
+        return get_backbone(self.net, self.hparams["num_classes"])
+
+    def configure_callbacks(self) -> list[Callback]:
+        options, fitting = self.hparams, self.trainer.state.fn == "fit"
+        average = options["ema"] or options["swa"]
+        for callback in self.trainer.callbacks if fitting else []:  # type: ignore[attr-defined]
+            if isinstance(callback, StochasticWeightAveraging):
+                raise UsageError(
+                    "StochasticWeightAveraging has a learning rate of its own for each epoch, and its weights do not "
+                    "reach the checkpoints. Take the mean of the weights by --model.swa 0.75 instead."
+                )
+            if average and isinstance(callback, WeightAveraging) and not isinstance(callback, Averaging):
+                raise UsageError(
+                    f"One average of the weights is enough: leave out {type(callback).__name__}, or model.ema and "
+                    "model.swa."
+                )
+            if isinstance(callback, BaseFinetuning) and options["optimizer"] == "muon":
+                raise UsageError(
+                    f"{type(callback).__name__} can't add what it unfreezes to muon; use another --model.optimizer."
+                )
+            if isinstance(callback, BaseFinetuning) and self.trainer.world_size > 1:
+                raise UsageError(  # https://github.com/Lightning-AI/pytorch-lightning/issues/20340
+                    f"{type(callback).__name__} works in one process only: the gradients of what is unfrozen later "
+                    "would not be shared. Set --trainer.devices 1."
+                )
+        if not (fitting and average):
+            return []
+        # not a line in trainer.callbacks: so it is kept for resuming, can be swept, and is where the weights are
+        return [Averaging(self.trainer.strategy.root_device, options["ema"], options["swa"])]
+
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         self._fresh = False
 
@@ -180,6 +227,11 @@ class ImageClassifier(LightningModule):
             on_gpu = self.trainer.strategy.root_device.type == "cuda"
             # tuning ends in CUDA graphs, which spare a GPU the launches of a small network's many kernels
             self.net.compile(mode="max-autotune" if on_gpu else "default", dynamic=False)
+
+    def on_train_start(self) -> None:
+        for group in self.optimizers(use_pl_optimizer=False).param_groups:  # type: ignore[union-attr]
+            for parameter in group["params"]:  # https://github.com/Lightning-AI/pytorch-lightning/issues/21901
+                parameter.requires_grad_(True)
 
     def on_train_batch_start(self, batch: tuple[Tensor, Tensor, Tensor], batch_idx: int) -> None:
         fresh = self.global_step == 0 and batch_idx == 0 and self.hparams["weights"] is None
@@ -260,10 +312,11 @@ class ImageClassifier(LightningModule):
                 cast(Tensor, module.bias).requires_grad_(True)
         options = self.hparams
         steps = self.trainer.estimated_stepping_batches
-        if math.isinf(steps) and options["schedule"] != "constant":
+        if math.isinf(steps) and (options["schedule"] != "constant" or options["swa"]):
+            what = f"swa {options['swa']}" if options["schedule"] == "constant" else f"schedule {options['schedule']}"
             raise UsageError(
-                f"model.schedule {options['schedule']} needs a training of known length: set trainer.max_epochs or "
-                "trainer.max_steps, or --model.schedule constant."
+                f"model.{what} needs a training of known length: set trainer.max_epochs or trainer.max_steps, or "
+                "--model.schedule constant and --model.swa 0."
             )
         factor, classes = options["backbone_lr"], options["num_classes"]
         optimizer = build_optimizer(

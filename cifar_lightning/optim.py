@@ -123,13 +123,25 @@ def build_optimizer(
         if same is None:
             groups.append(same := {"params": [], **settings})
         same["params"].append(p)
+    # what a group has that is added later, as when a backbone is unfrozen
     builders: dict[str, Callable[[], Optimizer]] = {
-        "adam": lambda: torch.optim.Adam(groups, lr=lr, fused=fused),
-        "adamw": lambda: torch.optim.AdamW(groups, lr=lr, fused=fused),
-        "sgd": lambda: torch.optim.SGD(groups, lr=lr, momentum=momentum, nesterov=momentum > 0, fused=fused),
+        "adam": lambda: torch.optim.Adam(groups, lr=lr, weight_decay=weight_decay, fused=fused),
+        "adamw": lambda: torch.optim.AdamW(groups, lr=lr, weight_decay=weight_decay, fused=fused),
+        "sgd": lambda: torch.optim.SGD(
+            groups, lr=lr, momentum=momentum, weight_decay=weight_decay, nesterov=momentum > 0, fused=fused
+        ),
         "muon": lambda: Muon(groups, fused=fused),
     }
     return builders[name]()
+
+
+class Schedule(LambdaLR):
+    """Leaves the rates of groups alone that are added to the optimiser later, where torch would fail."""
+
+    def get_lr(self) -> list[float | Tensor]:
+        """Returns the next rate of each group."""
+        added = self.optimizer.param_groups[len(self.base_lrs) :]
+        return [*super().get_lr(), *(group["lr"] for group in added)]
 
 
 def build_schedule(optimizer: Optimizer, name: str, *, total_steps: int, warmup: float) -> LRScheduler:
@@ -167,7 +179,7 @@ def build_schedule(optimizer: Optimizer, name: str, *, total_steps: int, warmup:
         total = max(1, round(ends * total_steps))
         return lambda step: 0.0 if ends < 1 and step >= total else factor(step, total)
 
-    return LambdaLR(optimizer, [factor_of(group) for group in optimizer.param_groups])
+    return Schedule(optimizer, [factor_of(group) for group in optimizer.param_groups])
 
 
 def _cosine(t: float) -> float:

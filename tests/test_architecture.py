@@ -17,6 +17,7 @@ LAYERS = [  # each may import what stands below it
     {"predictor"},
     {"pipeline"},
     {"classifier", "data.datamodule", "checkpoint"},
+    {"averaging"},
     {"models", "models.pretrained", "optim", "augment", "preprocess", "figures", "data.datasets"},
     {
         "models.cnn",

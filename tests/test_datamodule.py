@@ -75,9 +75,11 @@ def test_batches(data: ImageDataModule) -> None:
     assert torch.equal(same_labels, labels)
 
 
+@pytest.mark.parametrize("auto_augment", ["none", "randaugment", "trivialaugment"])
 def test_processes_share_an_epoch_and_augment_as_one_does(
-    data: ImageDataModule, monkeypatch: pytest.MonkeyPatch
+    auto_augment: str, data: ImageDataModule, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    data.hparams["auto_augment"] = auto_augment
     data.trainer = Trainer(accelerator="cpu", logger=False)
     data.trainer.training = True
 
@@ -182,6 +184,7 @@ def test_some_of_the_training_pictures(data_root: Path) -> None:
         {"val_size": -1},
         {"translate": 32},
         {"flip": "often"},
+        {"auto_augment": "often"},
         {"dataset": "mnist"},
         {"image_size": 0},
     ],

@@ -51,6 +51,17 @@ def test_optimisers_learn(name: str) -> None:
     assert loss.item() < 0.01
 
 
+def test_a_group_that_is_added_keeps_its_rate() -> None:
+    optimizer = build_optimizer(nn.Linear(2, 2), "adamw", lr=0.1, weight_decay=0.3, momentum=0.0)
+    schedule = build_schedule(optimizer, "linear", total_steps=4, warmup=0.0)
+    optimizer.add_param_group({"params": [nn.Parameter(torch.ones(2))], "lr": 0.01})
+    for _ in range(2):
+        optimizer.step()
+        schedule.step()
+    assert [group["lr"] for group in optimizer.param_groups] == pytest.approx([0.05, 0.05, 0.01])
+    assert optimizer.param_groups[-1]["weight_decay"] == 0.3
+
+
 def test_the_shapes_of_the_schedules() -> None:
     assert rates("constant", 4, 0.0) == [2.0] * 5
     assert rates("linear", 4, 0.0) == pytest.approx([2.0, 1.5, 1.0, 0.5, 0.0])

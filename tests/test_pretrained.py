@@ -2,6 +2,8 @@
 
 import os
 import shutil
+import subprocess
+import sys
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -18,6 +20,7 @@ from cifar_lightning.models.pretrained import (
     find_head,
     find_normalisation,
     find_weights,
+    get_backbone,
     load_weights,
     use_small_stem,
 )
@@ -143,6 +146,7 @@ def test_heads_and_backbones(arch: str, head: str, frozen_with_it: set[str]) -> 
     assert find_head(network, 7) == head
     names = {p: name for name, p in network.named_parameters()}
     backbone = {names[p] for p in backbone_parameters(network, 7)}
+    assert {names[p] for p in get_backbone(network, 7).parameters()} == backbone
     rest = {names[p] for p in backbone_parameters(network, 7, all_but_head=True)}
     assert backbone <= rest
     assert {name.split(".")[0] for name in rest - backbone} == frozen_with_it
@@ -215,6 +219,51 @@ def test_a_frozen_backbone_is_the_official_one_to_the_end(
 
     card = Predictor(run / "last.onnx").card
     assert (card.image_size, list(card.mean)) == (32, MEAN)
+
+
+@pytest.mark.usefixtures("official_weights")
+def test_the_backbone_is_unfrozen_in_the_midst_and_also_when_resumed(
+    weights_file: Path, here: Path, data_root: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = [*FIT, f"--data.root={data_root}", f"--model.weights={WEIGHTS}", "--model.schedule=constant"]
+    # without dropout, whose chances go on otherwise when resumed
+    words += ["--model.arch_options={dropout: 0}", "--model.warmup=0", "--trainer.callbacks+=BackboneFinetuning"]
+    words += ["--trainer.callbacks.unfreeze_backbone_at_epoch=1", "--trainer.precision=32-true"]
+    for epochs in (3, 1):
+        assert main([*words, f"--trainer.max_epochs={epochs}"]) == 0
+    whole, halted = (Path(f"runs/torchvision-mobilenet_v2/version_{n}/last.ckpt") for n in range(2))
+    held = torch.load(weights_file, weights_only=True)
+    filters = [name for name, value in held.items() if value.ndim == 4]
+
+    def learnt() -> set[bool]:
+        state = torch.load(halted, weights_only=True)["state_dict"]
+        return {not torch.equal(state[f"net.{name}"], held[name]) for name in filters}
+
+    assert learnt() == {False}
+    capsys.readouterr()
+    for epochs in (2, 3):  # before it is unfrozen, and after
+        resume = ["fit", f"--ckpt_path={halted}", f"--trainer.max_epochs={epochs}"]
+        assert main(resume) == 2
+        config = f"--config {halted.with_name('config.yaml')}"
+        assert config in capsys.readouterr().err
+        assert main([*resume, *config.split()]) == 0
+        assert learnt() == {True}
+    one, two = (torch.load(path, weights_only=True)["state_dict"] for path in (whole, halted))
+    assert all(torch.equal(value, two[name]) for name, value in one.items())
+
+
+@pytest.mark.parametrize(
+    ("option", "message"), [("--model.optimizer=muon", "to muon"), ("--trainer.devices=2", "in one process only")]
+)
+def test_where_the_backbone_can_t_be_unfrozen(option: str, message: str, here: Path, data_root: Path) -> None:
+    words = [*FIT, f"--data.root={data_root}", "--trainer.callbacks+=BackboneFinetuning", "--trainer.accelerator=cpu"]
+    done = subprocess.run(  # the second process is started as the first one was
+        [sys.executable, "-m", "cifar_lightning", *words, option],
+        capture_output=True, text=True, check=False, timeout=100,
+    )  # fmt: skip
+    assert done.returncode == 2
+    assert message in done.stderr
+    assert not list(Path().glob("runs/*"))
 
 
 def test_weights_of_a_network_that_prepares_itself_stay_as_they_are(here: Path, data_root: Path) -> None:

@@ -191,8 +191,9 @@ def test_ones_own_network_through_the_installed_command(
     [
         [],
         ["--model.optimizer=muon", "--data.flip=alternating", "--data.cutout=8", "--data.mixup=1", "--data.cutmix=1"],
+        ["--model.ema=0.9", "--data.auto_augment=trivialaugment"],
     ],
-    ids=["plain", "muon and mixing"],
+    ids=["plain", "muon and mixing", "average and auto-augment"],
 )
 def test_resuming_goes_on_as_if_nothing_had_happened(
     options: list[str], data_root: Path, here: Path, capsys: pytest.CaptureFixture[str]
@@ -214,8 +215,9 @@ def test_resuming_goes_on_as_if_nothing_had_happened(
     whole, resumed = (torch.load(p, weights_only=True) for p in (Path("runs/cnn/version_0/last.ckpt"), halted))
     assert resumed["epoch"] == whole["epoch"] == 2
     assert resumed["global_step"] == whole["global_step"] == 12
-    for name, value in whole["state_dict"].items():
-        assert torch.equal(value, resumed["state_dict"][name]), name
+    for held in {"state_dict", "current_model_state"} & whole.keys():
+        for name, value in whole[held].items():
+            assert torch.equal(value, resumed[held][name]), name
     capsys.readouterr()
     assert main(["fit", "--ckpt_path", str(halted)]) == 2
     assert "already been trained for its 3 epochs" in capsys.readouterr().err
@@ -421,9 +423,17 @@ def test_a_result_that_cannot_be_written_is_printed(run: Path, capsys: pytest.Ca
     assert "could not be written" in captured.err
 
 
-def test_clipping_works_with_the_chosen_precision(here: Path, data_root: Path) -> None:
-    words = ["fit", "--data.dataset=synthetic", f"--data.root={data_root}", *FAST, "--trainer.max_epochs=1"]
-    assert main([*words, "--trainer.gradient_clip_val=1.0", "--trainer.precision=bf16-mixed"]) == 0
+@pytest.mark.parametrize("optimizer", ["adam", "adamw", "sgd", "muon"])
+def test_clipping_works_with_the_chosen_precision(optimizer: str, here: Path, data_root: Path) -> None:
+    words = ["fit", "--data.dataset=synthetic", f"--data.root={data_root}", *FAST, f"--model.optimizer={optimizer}"]
+    for epochs in (1, 2):
+        clipped = [f"--trainer.max_epochs={epochs}", "--trainer.gradient_clip_val=1e-9"]
+        assert main([*words, *clipped, "--trainer.precision=bf16-mixed"]) == 0
+    first, second = (
+        torch.load(f"runs/cnn/version_{n}/last.ckpt", weights_only=True)["state_dict"]["net.0.weight"] for n in range(2)
+    )
+    # adam and the filters of muon make steps of the same size of the smallest gradients
+    assert torch.allclose(first, second, atol=1e-7) == (optimizer == "sgd")
 
 
 def test_a_training_without_end_needs_a_constant_rate(
@@ -432,7 +442,7 @@ def test_a_training_without_end_needs_a_constant_rate(
     words = ["fit", "--data.dataset=synthetic", f"--data.root={data_root}", *FAST, "--trainer.max_epochs=-1"]
     assert main(words) == 2
     assert "needs a training of known length" in capsys.readouterr().err
-    assert main([*words, "--model.schedule=constant", "--trainer.max_time=00:00:00:01"]) == 0
+    assert main([*words, "--model.schedule=constant", "--model.ema=0.9", "--trainer.max_time=00:00:00:01"]) == 0
 
 
 @pytest.mark.parametrize("option", ["--data.split_seed=7", "--data.val_size=50", "--data.dataset=cifar10"])

@@ -125,6 +125,7 @@ def _quieten() -> None:
         ".*ended before the epoch ended",  # _check_resume says so
         ".*Checkpoint directory .* exists and is not empty",  # resuming goes on in the run's folder
         ".*sync_dist=True",  # torchmetrics has summed over the processes already
+        ".*params to be frozen already exist",  # BackboneFinetuning leaves batch norm out of what it freezes
         r".*module\(s\) in eval mode at the start",  # model.freeze means it
         ".*callbacks used to create the checkpoint need to be provided",  # test needs no ModelCheckpoint
     ):
@@ -255,6 +256,9 @@ class CLI(LightningCLI):
         """Builds the Trainer with the run's folder, logger, checkpoints and reports."""
         settings = self._get(self.config_init, "trainer")
         check_devices(settings.accelerator, settings.devices)
+        given = settings.callbacks or []
+        given = list(given) if isinstance(given, Sequence) else [given]
+        self._asked = [type(callback).__name__ for callback in given]
         chosen: dict[str, Any] = {}
         why = "as asked"
         if settings.precision is None and self.verb == "predict":
@@ -262,7 +266,9 @@ class CLI(LightningCLI):
         elif settings.precision is None:
             chosen["precision"], why = choose_precision(settings.accelerator)
         if self.verb == "fit":
-            if not self.checkpoint:
+            if self.checkpoint:
+                self._check_callbacks(self.checkpoint)
+            else:
                 self._claim_folder(Path(settings.default_root_dir or "runs"))
             callbacks = self._fit_callbacks(settings, chosen)
         else:
@@ -276,7 +282,7 @@ class CLI(LightningCLI):
         if settings.logger in (None, True):
             chosen["logger"] = self._logger() if self.verb == "fit" else False
         try:
-            trainer = super().instantiate_trainer(**chosen, callbacks=[*(settings.callbacks or []), *callbacks])
+            trainer = super().instantiate_trainer(**chosen, callbacks=[*given, *callbacks])
         except (MisconfigurationException, ImportError, RuntimeError, TypeError, ValueError) as error:
             # the options are all that it depends on
             raise UsageError(
@@ -289,6 +295,15 @@ class CLI(LightningCLI):
             f"{trainer.accelerator.name()}, {trainer.precision} ({why})"
         )
         return trainer
+
+    def _check_callbacks(self, checkpoint: dict[str, Any]) -> None:
+        """Refuses to go on without what the run was trained with and no checkpoint may name, since it is code."""
+        before = checkpoint.get("trainer_settings", {}).get("callbacks", [])
+        if missing := [name for name in before if name not in self._asked]:
+            raise UsageError(
+                f"this run was trained with trainer.callbacks {', '.join(missing)}, which a checkpoint can't bring "
+                f"along. Name them again: --config {self.folder / 'config.yaml'}"
+            )
 
     def _claim_folder(self, root: Path) -> None:
         """Makes the run a folder of its own, also when others start at the same moment."""
@@ -319,7 +334,8 @@ class CLI(LightningCLI):
             callbacks.append(ProgressBar())
         if settings.enable_checkpointing is not False:
             kept = {name: settings[name] for name in RESUMED} | chosen
-            callbacks.append(TrainerSettings({k: v for k, v in kept.items() if is_plain(v)}))
+            plain = {k: v for k, v in kept.items() if is_plain(v)}
+            callbacks.append(TrainerSettings(plain | {"callbacks": self._asked}))
             if self._get(self.config_init, "data").hparams["val_size"]:
                 callbacks.append(RunCheckpoint(self.folder, "best", monitor="val/acc"))
             callbacks.append(RunCheckpoint(self.folder, "last"))
@@ -387,8 +403,10 @@ class CLI(LightningCLI):
 
     def _next(self, verb: str, path: Path) -> str:
         arch = self.model.hparams["arch"]
-        trust = ["--model.arch", arch] if is_custom(arch) else []
-        return shlex.join(["cifar-lightning", verb, "--ckpt_path", str(path), *trust])
+        needed = ["--model.arch", arch] if is_custom(arch) else []
+        if verb == "fit" and self._asked:
+            needed += ["--config", str(self.folder / "config.yaml")]
+        return shlex.join(["cifar-lightning", verb, "--ckpt_path", str(path), *needed])
 
     def validate(self, model: ImageClassifier, datamodule: ImageDataModule, ckpt_path: str) -> None:
         """Measures the validation pictures and prints the result."""
@@ -451,7 +469,7 @@ class CLI(LightningCLI):
 def _check_resume(checkpoint: dict[str, Any], config: Any) -> None:
     """Says what resuming can't do."""
     before = checkpoint["hyper_parameters"]
-    for name in ("arch", "arch_options", "num_classes", "stem", "freeze", "optimizer"):
+    for name in ("arch", "arch_options", "num_classes", "stem", "freeze", "optimizer", "ema", "swa"):
         if config.model[name] != before.get(name, config.model[name]):
             raise UsageError(
                 f"model.{name} can't change from {before.get(name)} to {config.model[name]} when a run is resumed. "

@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, DistributedSampler
 
 from cifar_lightning import UsageError
-from cifar_lightning.augment import augment, cutout, mix
+from cifar_lightning.augment import augment, auto_augment, cutout, mix
 from cifar_lightning.data.datasets import Batch, ImageSet, Normalisation, open_source, stratified_split
 from cifar_lightning.preprocess import Preprocess
 
@@ -46,6 +46,8 @@ class ImageDataModule(LightningDataModule):
         flip: "random" mirrors each training picture in half of the epochs, left to right; "alternating" in every
             other epoch; "none" never does.
         translate: Training pictures are moved by up to this many pixels in each direction, reflected at the border.
+        auto_augment: "randaugment" or "trivialaugment" (torchvision's operations, drawn for each training picture); it
+            takes longer than all the rest. "none" is off.
         cutout: Side of the square that is blanked in each training picture, in pixels; 0 blanks none.
         mixup: alpha, the strength of mixup: training pictures and labels are blended in pairs; 0 is off.
         cutmix: alpha, the strength of cutmix: rectangles of one training picture are pasted into another; 0 is off.
@@ -73,6 +75,7 @@ class ImageDataModule(LightningDataModule):
         eval_batch_size: int = 1000,
         flip: Literal["none", "random", "alternating"] = "random",
         translate: int = 2,
+        auto_augment: Literal["none", "randaugment", "trivialaugment"] = "none",
         cutout: int = 0,
         mixup: float = 0.0,
         cutmix: float = 0.0,
@@ -99,6 +102,8 @@ class ImageDataModule(LightningDataModule):
             raise UsageError(f"data.translate is {translate}; it must be smaller than the pictures ({image_size}).")
         if flip not in ("none", "random", "alternating"):
             raise UsageError(f"data.flip is {flip!r}; it must be none, random or alternating.")
+        if auto_augment not in ("none", "randaugment", "trivialaugment"):
+            raise UsageError(f"data.auto_augment is {auto_augment!r}; it must be none, randaugment or trivialaugment.")
         if device_cache not in (True, False, "auto"):
             raise UsageError(f"data.device_cache is {device_cache!r}; it must be auto, true or false.")
         if (mean is None) != (std is None) or len(mean or []) != len(std or []) or min(std or [1]) <= 0:
@@ -263,6 +268,7 @@ class ImageDataModule(LightningDataModule):
         options = self.hparams
         seed, epoch = options["seed"], self.trainer.current_epoch
         images = augment(images, numbers, seed=seed, epoch=epoch, flip=options["flip"], translate=options["translate"])
+        images = auto_augment(images, numbers, seed=seed, epoch=epoch, policy=options["auto_augment"])
         images = self.normalise(images)
         if size := options["cutout"]:
             images = cutout(images, numbers, seed=seed, epoch=epoch, size=size)

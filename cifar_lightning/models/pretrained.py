@@ -173,6 +173,22 @@ def backbone_parameters(network: nn.Module, num_classes: int, *, all_but_head: b
     return found
 
 
+def get_backbone(network: nn.Module, num_classes: int) -> nn.Module:
+    """Returns the part of a network that makes features, as a module of the same layers: ``backbone_parameters``'.
+
+    Raises:
+        UsageError: If there is none.
+    """
+    backbone_parameters(network, num_classes)
+    backbone, head = nn.Module(), find_head(network, num_classes).split(".")[0]
+    for name, child in network.named_children():
+        if name != head:
+            backbone.add_module(name, child)
+    for name, parameter in network.named_parameters(recurse=False):
+        backbone.register_parameter(name, parameter)
+    return backbone
+
+
 def evaluate_frozen(network: nn.Module) -> None:
     """Puts the parts that are frozen as a whole into evaluation mode: batch norm, dropout and their like."""
     parameters = list(network.parameters())

@@ -1,0 +1,51 @@
+"""The average of the weights over the steps of a training, in place of the newest ones."""
+
+from typing import Any
+
+import torch
+from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch.callbacks import WeightAveraging
+from torch import Tensor
+from torch.optim.swa_utils import get_ema_multi_avg_fn, get_swa_multi_avg_fn
+
+
+class Averaging(WeightAveraging):
+    """Lightning's averaging of weights and buffers, on the model's device and for all tensors at once.
+
+    Validation measures the average, a checkpoint's ``state_dict`` is the average, and what is trained stands beside it,
+    for resuming.
+
+    Args:
+        device: Where the average is kept.
+        ema: Decay of an exponential moving average (https://arxiv.org/abs/1806.05594, section 5), in [0, 1); 0 for the
+            mean instead.
+        swa: The part of the training after which the mean begins (https://arxiv.org/abs/1803.05407), in [0, 1); until
+            then the newest weights stand for it.
+    """
+
+    def __init__(self, device: torch.device, ema: float, swa: float) -> None:
+        super().__init__(device=device, multi_avg_fn=self._update)
+        self.swa, self._start, self._swapped = swa, 0, False
+        self._average = get_ema_multi_avg_fn(ema) if ema else get_swa_multi_avg_fn()  # type: ignore[no-untyped-call]
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._start = round(self.swa * trainer.estimated_stepping_batches) if self.swa else 0  # may have no end
+
+    def _update(self, averages: Any, newest: Any, count: Tensor) -> None:
+        if averages[0].is_floating_point():
+            self._average(averages, newest, max(0, int(count) - self._start))
+        else:  # counters, which torch can't take the mean of
+            for average, new in zip(averages, newest, strict=True):
+                average.copy_(new)
+
+    def on_validation_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        super().on_validation_epoch_start(trainer, pl_module)
+        self._swapped = True
+
+    def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        super().on_validation_epoch_end(trainer, pl_module)
+        self._swapped = False
+
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+        if self._swapped:  # Ctrl+C while validating: what is saved next must not take the one for the other
+            self.on_validation_epoch_end(trainer, pl_module)
