@@ -12,6 +12,8 @@ folder of its own (benchmarks/.litserve).
 import asyncio
 import base64
 import json
+import os
+import signal
 import socket
 import subprocess
 import sys
@@ -20,7 +22,6 @@ from argparse import ArgumentParser, Namespace
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from os import environ
 from pathlib import Path
 from statistics import median
 from tempfile import TemporaryDirectory
@@ -133,9 +134,11 @@ def started(words: Sequence[str]) -> Iterator[tuple["subprocess.Popen[bytes]", i
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    path = {"PYTHONPATH": f"{environ.get('PYTHONPATH', '')}:{INSTALLED}"} if str(SCRIPT) in words else {}
+    path = {"PYTHONPATH": f"{os.environ.get('PYTHONPATH', '')}:{INSTALLED}"} if str(SCRIPT) in words else {}
     command = [word.format(port=port) for word in words]
-    process = subprocess.Popen(command, env={**environ, **path}, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    process = subprocess.Popen(
+        command, env={**os.environ, **path}, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    )
     try:
         deadline = time.monotonic() + 60
         while True:
@@ -148,7 +151,7 @@ def started(words: Sequence[str]) -> Iterator[tuple["subprocess.Popen[bytes]", i
                 time.sleep(0.1)
         yield process, port
     finally:
-        process.terminate()
+        os.killpg(process.pid, signal.SIGKILL)  # LitServe's processes outlive the one that started them
         process.wait()
 
 

@@ -653,7 +653,8 @@ def _report(study: optuna.Study, sweep: Sweep, folder: Path) -> int:
     print(
         f"best: {best.user_attrs['run']} (trial {best.number})\n"
         f"written: {folder / 'best.yaml'}, {folder / 'trials.csv'}, {folder / 'figures'}: {', '.join(drawn)}\n"
-        f"next:\n  cifar-lightning fit --config {folder / 'best.yaml'}"
+        f"next:\n  cifar-lightning fit --config {folder / 'best.yaml'}\n"
+        f"  cifar-lightning predict --ckpt_path {best.user_attrs['run']}/best.ckpt YOUR_PICTURES"
     )
     return 0
 

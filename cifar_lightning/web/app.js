@@ -5,7 +5,7 @@ const AT_ONCE = 4; // requests
 const UNSURE = 0.5; // below this probability an answer is marked
 
 const $ = (id) => document.getElementById(id);
-const percent = (probability) => `${(100 * probability).toFixed(probability > 0.999 || probability < 0.1 ? 1 : 0)} %`;
+const percent = (probability) => `${(100 * probability).toFixed(1)} %`;
 
 let limits = { bytes: Infinity, seconds: 30 };
 let size = 0;
