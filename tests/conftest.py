@@ -3,6 +3,7 @@
 import hashlib
 import io
 import pickle
+import signal
 import struct
 import tarfile
 from collections.abc import Callable
@@ -18,6 +19,9 @@ from PIL import Image
 
 from cifar_lightning.checkpoint import hash_file
 from cifar_lightning.cli import main
+
+# what a shell starts in the background ignores Ctrl+C, and so would the processes that tests start
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 FAST = [
     "--trainer.max_epochs=2",

@@ -478,13 +478,10 @@ def test_in_python(data_root: Path, here: Path) -> None:
 def test_ctrl_c_saves_and_says_how_to_go_on(here: Path, data_root: Path) -> None:
     words = ["fit", "--data.dataset=synthetic", f"--data.root={data_root}", "--trainer.max_epochs=100"]
     words += ["--data.val_size=100", "--trainer.limit_train_batches=20", "--trainer.limit_val_batches=1"]
-    # what a shell starts in the background ignores Ctrl+C, and so would its children
-    handler = signal.signal(signal.SIGINT, signal.default_int_handler)
     process = subprocess.Popen(
         [sys.executable, "-m", "cifar_lightning", *words], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
         env={**os.environ, "PYTHONUNBUFFERED": "1"},
     )  # fmt: skip
-    signal.signal(signal.SIGINT, handler)
     assert process.stdout
     out = ""
     for line in process.stdout:
