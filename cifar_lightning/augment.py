@@ -38,10 +38,16 @@ def random_integers(indices: Tensor, high: int, seed: int, epoch: int, stream: s
 
     The mixing function is Chris Wellons' lowbias32, https://nullprogram.com/blog/2018/07/31/.
     """
-    key = 0
-    for part in (seed, epoch, _STREAMS[stream]):
-        key = _mix((key + part + 0x9E3779B9) & _MASK)
+    key = hash_integers(seed, epoch, _STREAMS[stream])
     return (_mix(_mix(indices & _MASK) ^ key) * high) >> 32
+
+
+def hash_integers(*parts: int) -> int:
+    """Hashes whole numbers into one of 32 bits, the same everywhere."""
+    key = 0
+    for part in parts:
+        key = _mix((key + part + 0x9E3779B9) & _MASK)
+    return key
 
 
 def _mix(x: Integers) -> Integers:

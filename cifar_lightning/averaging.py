@@ -25,7 +25,7 @@ class Averaging(WeightAveraging):
 
     def __init__(self, device: torch.device, ema: float, swa: float) -> None:
         super().__init__(device=device, multi_avg_fn=self._update)
-        self.swa, self._start, self._swapped = swa, 0, False
+        self.swa, self._start = swa, 0
         self._average = get_ema_multi_avg_fn(ema) if ema else get_swa_multi_avg_fn()  # type: ignore[no-untyped-call]
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -37,15 +37,3 @@ class Averaging(WeightAveraging):
         else:  # counters, which torch can't take the mean of
             for average, new in zip(averages, newest, strict=True):
                 average.copy_(new)
-
-    def on_validation_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        super().on_validation_epoch_start(trainer, pl_module)
-        self._swapped = True
-
-    def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        super().on_validation_epoch_end(trainer, pl_module)
-        self._swapped = False
-
-    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
-        if self._swapped:  # Ctrl+C while validating: what is saved next must not take the one for the other
-            self.on_validation_epoch_end(trainer, pl_module)

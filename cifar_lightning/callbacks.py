@@ -2,6 +2,8 @@
 
 import json
 import platform
+import signal
+import threading
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -13,6 +15,7 @@ import torchvision
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint, RichProgressBar
 from lightning.pytorch.loggers import TensorBoardLogger
+from lightning.pytorch.utilities.exceptions import SIGTERMException
 from matplotlib.figure import Figure
 from torch import Tensor
 from torch.utils.tensorboard import SummaryWriter
@@ -112,15 +115,94 @@ class RunCheckpoint(ModelCheckpoint):
             mode="max",
             enable_version_counter=False,
             auto_insert_metric_name=False,
-            save_on_exception=monitor is None,
         )
+
+    def state_dict(self) -> dict[str, Any]:
+        # without the folder, so that the same training writes the same file anywhere
+        return {**_in_folder(super().state_dict(), Path()), "dirpath": ""}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         # with another folder's paths Lightning would forget the best score, and delete that folder's best.ckpt
-        here = Path(str(self.dirpath))
-        moved = {k: str(here / Path(v).name) if v else v for k, v in state_dict.items() if k.endswith("_model_path")}
-        best = {str(here / Path(path).name): score for path, score in state_dict["best_k_models"].items()}
-        super().load_state_dict({**state_dict, **moved, "best_k_models": best, "dirpath": self.dirpath})
+        super().load_state_dict({**_in_folder(state_dict, Path(str(self.dirpath))), "dirpath": self.dirpath})
+        self.current_score = state_dict["current_score"]  # Lightning forgets it
+
+
+def _in_folder(state: dict[str, Any], folder: Path) -> dict[str, Any]:
+    """Returns a ModelCheckpoint's state with its files in another folder."""
+    moved = {k: str(folder / Path(v).name) if v else v for k, v in state.items() if k.endswith("_model_path")}
+    best = {str(folder / Path(path).name): score for path, score in state["best_k_models"].items()}
+    return {**state, **moved, "best_k_models": best}
+
+
+class LastCheckpoint(RunCheckpoint):
+    """Keeps ``last.ckpt``, from which a training goes on exactly as if it had never been stopped.
+
+    It is written after each epoch, every few minutes within one, and when a signal asks the training to end: Ctrl+C,
+    SIGTERM, or SIGUSR1, by which SLURM tells of a job's near end if asked to. The first signal waits for the end of the
+    step, or of the validation; a second one ends the process at once.
+
+    Args:
+        folder: The run's folder.
+        minutes: How often it is written, >= 0; 0 writes it after each step.
+
+    Attributes:
+        signal: The number of the signal that ended the training, or 0.
+    """
+
+    def __init__(self, folder: Path, minutes: float) -> None:
+        super().__init__(folder, "last")
+        self.minutes, self.signal = minutes, 0
+        self._saved, self._ending = 0.0, False
+        self._handlers: dict[int, Any] = {}
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        super().on_train_start(trainer, pl_module)
+        self._saved = time.monotonic()
+        if threading.current_thread() is threading.main_thread():
+            for name in {"SIGINT", "SIGTERM", "SIGUSR1"} & set(dir(signal)):  # on Windows there are fewer
+                self._handlers[getattr(signal, name)] = signal.signal(getattr(signal, name), self._note)
+
+    def _note(self, number: int, frame: Any) -> None:
+        self.signal = number
+        for each in self._handlers:
+            signal.signal(each, signal.SIG_DFL)
+
+    def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._ending = self._agree(trainer, self.signal) > 0  # last.ckpt was written at the end of the epoch before
+
+    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
+        if self._ending:  # the step before is logged by now
+            raise SIGTERMException
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        now = time.monotonic()
+        due = now - self._saved >= self.minutes * 60
+        asked = self._agree(trainer, self.signal or -due)
+        steps = batch_idx + 1
+        between = steps % trainer.accumulate_grad_batches == 0
+        # else the epoch, or the validation that comes now, is completed first
+        between &= not trainer.is_last_batch and steps % (trainer.val_check_batch or steps + 1) != 0
+        if asked and between and not trainer.fast_dev_run:  # type: ignore[attr-defined]
+            trainer.save_checkpoint(Path(str(self.dirpath)) / "last.ckpt")
+            self._saved = now
+            self._ending = asked > 0
+
+    def _agree(self, trainer: Trainer, wish: int) -> int:
+        """Returns a signal or, negative, the wish to save, that any of the processes has; or 0."""
+        if trainer.world_size == 1:
+            return wish
+        # Lightning's own loop waits for a message between the processes at this place, too
+        wishes = torch.tensor([wish, -wish], device=trainer.strategy.root_device)
+        signals, saves = map(int, trainer.strategy.reduce(wishes, reduce_op="max"))
+        self.signal = self.signal or max(signals, 0)
+        return max(signals, 0) or -max(saves, 0)
+
+    def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        for number, handler in self._handlers.items():
+            signal.signal(number, handler)
+        self._handlers.clear()
 
 
 class TrainerSettings(Callback):

@@ -1,16 +1,57 @@
-"""Reading a checkpoint's facts without trusting it."""
+"""Checkpoints: written whole or not at all, and read without trusting them."""
 
 import hashlib
+import io
+import os
+from contextlib import suppress
 from pathlib import Path
 from pickle import UnpicklingError
 from typing import Any
 
 import torch
+from lightning.fabric.plugins import TorchCheckpointIO
 
 from cifar_lightning import UsageError
 from cifar_lightning.models import is_custom
 
 WANTED = ("state_dict", "hyper_parameters", "datamodule_hyper_parameters", "ImageDataModule")
+
+
+class WholeCheckpointIO(TorchCheckpointIO):
+    """Writes a checkpoint so that its file is at any moment the old one or the new one, each whole.
+
+    Lightning writes it to the system's folder for temporary files first, and does not flush it: if that folder is on
+    another disk, a process killed in the midst leaves a torn file.
+    """
+
+    def save_checkpoint(self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any = None) -> None:
+        """Writes a file beside the checkpoint, flushes it to the disk and renames it.
+
+        Raises:
+            UsageError: If it can't be written, as on a full disk; the file of before is whole then.
+        """
+        path = Path(path)
+        unfinished = path.with_name(f".{path.name}.unfinished")
+        content = io.BytesIO()  # torch writing to the file itself would hide why it could not
+        torch.save(checkpoint, content)
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with unfinished.open("wb") as file:
+                file.write(content.getbuffer())
+                file.flush()
+                os.fsync(file.fileno())
+            unfinished.replace(path)
+            if os.name == "posix":
+                folder = os.open(path.parent, os.O_RDONLY)
+                os.fsync(folder)
+                os.close(folder)
+        except OSError as error:
+            with suppress(OSError):
+                unfinished.unlink()
+            before = "the one of before is whole" if path.exists() else "there is none of before"
+            raise UsageError(
+                f"{path} could not be written ({content.tell():,} bytes): {error.strerror}; {before}."
+            ) from error
 
 
 def read_checkpoint(path: Path) -> dict[str, Any]:

@@ -10,11 +10,11 @@ from lightning.pytorch.callbacks.finetuning import BaseFinetuning
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torchmetrics import SumMetric
+from torchmetrics import Metric
 from torchmetrics.classification import MulticlassAccuracy, MulticlassConfusionMatrix
 
 from cifar_lightning import UsageError
-from cifar_lightning.augment import tta_views
+from cifar_lightning.augment import hash_integers, tta_views
 from cifar_lightning.averaging import Averaging
 from cifar_lightning.models import create_model
 from cifar_lightning.models.pretrained import (
@@ -26,6 +26,26 @@ from cifar_lightning.models.pretrained import (
     use_small_stem,
 )
 from cifar_lightning.optim import build_optimizer, build_schedule
+
+_EXACT = torch.float32 if torch.backends.mps.is_available() else torch.float64  # which mps has not
+
+
+class ExactSum(Metric):
+    """A sum of float32 numbers in so many digits that it is the same however they are split; torchmetrics' rounds."""
+
+    total: Tensor
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.add_state("total", torch.zeros((), dtype=_EXACT), dist_reduce_fx="sum")
+
+    def update(self, values: Tensor) -> None:
+        """Adds numbers of any shape."""
+        self.total += values.to(_EXACT).sum()
+
+    def compute(self) -> Tensor:
+        """Returns the sum () so far, over all processes."""
+        return self.total
 
 
 class EpochMetrics(nn.Module):
@@ -41,7 +61,7 @@ class EpochMetrics(nn.Module):
 
     def __init__(self, num_classes: int, *, per_class: bool) -> None:
         super().__init__()
-        self.loss, self.pictures = SumMetric(nan_strategy="disable"), SumMetric(nan_strategy="disable")
+        self.loss, self.pictures = ExactSum(), ExactSum()
         # labels are known to be in range: checking would wait for the device
         self.acc = MulticlassAccuracy(num_classes, average="micro", validate_args=False)
         self.confusion = MulticlassConfusionMatrix(num_classes, validate_args=False) if per_class else None
@@ -53,19 +73,41 @@ class EpochMetrics(nn.Module):
 
     def finish(self) -> tuple[dict[str, Tensor], Tensor | None]:
         """Returns the loss and the accuracy by name, and the confusion matrix (K, K), and begins anew."""
-        counts = [metric for metric in (self.acc, self.confusion) if metric is not None]
+        self._count()
+        means = {"loss": (self.loss.compute() / self.pictures.compute()).float(), "acc": self.acc.compute()}
+        confusion = None if self.confusion is None else self.confusion.compute()
+        for metric in self.children():
+            cast(Metric, metric).reset()
+        return means, confusion
+
+    def _count(self) -> None:
         if self._steps:
             predicted, labels, losses = zip(*self._steps, strict=True)
             self._steps = []
             self.loss.update(torch.stack(losses))
-            self.pictures.update(sum(map(len, labels)))
-            for count in counts:
+            self.pictures.update(torch.tensor(sum(map(len, labels)), device=losses[0].device))
+            for count in filter(None, (self.acc, self.confusion)):
                 count.update(torch.cat(predicted), torch.cat(labels))
-        means = {"loss": self.loss.compute() / self.pictures.compute(), "acc": self.acc.compute()}
-        confusion = None if self.confusion is None else self.confusion.compute()
-        for metric in (self.loss, self.pictures, *counts):
-            metric.reset()
-        return means, confusion
+
+    def partial(self) -> dict[str, float]:
+        """Returns the sums so far of an epoch that is not finished, over all processes, for ``resume``."""
+        self._count()
+        if not self.pictures.update_called:
+            return {}
+        pictures = int(self.pictures.compute())
+        return {
+            "loss": self.loss.compute().item(),
+            "pictures": pictures,
+            "right": round(self.acc.compute().item() * pictures),
+        }
+
+    def resume(self, sums: dict[str, float]) -> None:
+        """Takes in what ``partial`` returned, in one of the processes."""
+        if sums:
+            self.loss.update(torch.tensor(sums["loss"], dtype=_EXACT, device=self.acc.device))
+            self.pictures.update(torch.tensor(sums["pictures"], device=self.acc.device))
+            labels = torch.zeros(int(sums["pictures"]), dtype=torch.int64, device=self.acc.device)
+            self.acc.update((torch.arange(len(labels), device=labels.device) >= sums["right"]).long(), labels)
 
 
 class ImageClassifier(LightningModule):
@@ -159,6 +201,8 @@ class ImageClassifier(LightningModule):
                 parameter.requires_grad_(False)
             self.train()
         self._fresh = True  # no checkpoint has been loaded
+        self._seed: int | None = None
+        self._partial: dict[str, float] = {}
         self.net.to(memory_format=torch.channels_last)
 
         self.train_metrics = EpochMetrics(num_classes, per_class=False)
@@ -210,8 +254,14 @@ class ImageClassifier(LightningModule):
         # not a line in trainer.callbacks: so it is kept for resuming, can be swept, and is where the weights are
         return [Averaging(self.trainer.strategy.root_device, options["ema"], options["swa"])]
 
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        checkpoint["seed"] = self._seed
+        checkpoint["partial_epoch"] = self.train_metrics.partial()
+
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         self._fresh = False
+        self._seed = checkpoint.get("seed")
+        self._partial = checkpoint.get("partial_epoch", {})
 
     def on_fit_start(self) -> None:
         options = self.hparams
@@ -229,11 +279,19 @@ class ImageClassifier(LightningModule):
             self.net.compile(mode="max-autotune" if on_gpu else "default", dynamic=False)
 
     def on_train_start(self) -> None:
+        if self._seed is None:
+            self._seed = torch.initial_seed()
+        if self.trainer.is_global_zero:
+            self.train_metrics.resume(self._partial)
+        self._partial = {}
         for group in self.optimizers(use_pl_optimizer=False).param_groups:  # type: ignore[union-attr]
             for parameter in group["params"]:  # https://github.com/Lightning-AI/pytorch-lightning/issues/21901
                 parameter.requires_grad_(True)
 
     def on_train_batch_start(self, batch: tuple[Tensor, Tensor, Tensor], batch_idx: int) -> None:
+        # what dropout and its like draw is a function of the position, so that a resumed training draws the same
+        place = (self.trainer.current_epoch, batch_idx, self.trainer.global_rank)
+        torch.manual_seed(hash_integers(cast(int, self._seed), *place))
         fresh = self.global_step == 0 and batch_idx == 0 and self.hparams["weights"] is None
         if fresh and hasattr(self.net, "init_from_data"):
             images = cast(Tensor, self.all_gather(batch[0]))  # (processes, B, C, H, W), or (B, C, H, W) in one process

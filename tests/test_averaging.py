@@ -82,20 +82,6 @@ def test_before_the_mean_begins_the_newest_weights_stand_for_it(data_root: Path,
         assert torch.equal(value, record.steps[3][name])
 
 
-def test_breaking_off_while_validating_saves_each_where_it_belongs(data_root: Path, here: Path) -> None:
-    record = Record()
-    with pytest.raises(RuntimeError, match="halted"):
-        fit(
-            ImageClassifier(**SMALL, ema=0.8), data_root, record, Halt(), RunCheckpoint(here, "last"),
-            enable_checkpointing=True,
-        )  # fmt: skip
-    checkpoint, wanted = torch.load("last.ckpt", weights_only=True), averaged(record.steps, 0.8)
-    assert checkpoint["global_step"] == 8
-    for name, value in checkpoint["current_model_state"].items():
-        assert torch.equal(value, record.steps[-1][name])
-        torch.testing.assert_close(checkpoint["state_dict"][name].double(), wanted[name], atol=1e-5, rtol=1e-5)
-
-
 def test_whatever_uses_a_checkpoint_uses_what_was_validated(
     data_root: Path, here: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

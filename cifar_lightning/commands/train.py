@@ -2,9 +2,12 @@
 
 import json
 import logging
+import re
 import shlex
 import shutil
 import signal
+import sys
+import threading
 import time
 import warnings
 from collections.abc import Callable, Sequence
@@ -14,6 +17,8 @@ from typing import Any, TypeVar, cast
 
 import numpy as np
 import torch
+from lightning.fabric.plugins import CheckpointIO, ClusterEnvironment
+from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import Callback
@@ -27,8 +32,15 @@ from rich.console import Console
 from rich.table import Table
 
 from cifar_lightning import UsageError
-from cifar_lightning.callbacks import ProgressBar, Report, RunCheckpoint, Throughput, TrainerSettings
-from cifar_lightning.checkpoint import check_architecture, read_checkpoint
+from cifar_lightning.callbacks import (
+    LastCheckpoint,
+    ProgressBar,
+    Report,
+    RunCheckpoint,
+    Throughput,
+    TrainerSettings,
+)
+from cifar_lightning.checkpoint import WholeCheckpointIO, check_architecture, read_checkpoint
 from cifar_lightning.classifier import ImageClassifier
 from cifar_lightning.data.datamodule import ImageDataModule
 from cifar_lightning.models import is_custom
@@ -77,7 +89,9 @@ def run(argv: Sequence[str], make: Callable[[list[str]], Made]) -> Made:
     Raises:
         UsageError: For a mistake of the user's.
     """
-    handler = signal.getsignal(signal.SIGINT)
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, _end)  # which Lightning would take notice of, and go on
     with warnings.catch_warnings():
         _quieten()
         keep_freed_memory()
@@ -111,18 +125,26 @@ def run(argv: Sequence[str], make: Callable[[list[str]], Made]) -> Made:
                 raise
             raise KeyboardInterrupt from error  # what Lightning makes of Ctrl+C
         finally:
-            signal.signal(signal.SIGINT, handler)  # Lightning leaves it ignored after Ctrl+C
+            if threading.current_thread() is threading.main_thread():
+                for number, handler in handlers.items():
+                    signal.signal(number, handler)  # Lightning leaves SIGINT ignored after Ctrl+C
+
+
+def _end(number: int, frame: Any) -> None:
+    sys.exit(128 + number)
 
 
 def _quieten() -> None:
     """Silences what Lightning says that is no concern of the user's."""
     for name in ("lightning.pytorch", "lightning.fabric"):
         logging.getLogger(name).setLevel(logging.WARNING)  # advertising, and devices that are not there
+    # if a process ends, this one tells of it and ends the others
+    logging.getLogger("lightning.fabric.strategies.launchers.subprocess_script").setLevel(logging.INFO)
     for message in (
         ".*does not have many workers",  # one gather a batch leaves workers nothing to do
         ".*Total length of `list` across ranks is zero",  # validation is off
         ".*number of training batches .* is smaller than the logging interval",
-        ".*ended before the epoch ended",  # _check_resume says so
+        ".*ended before the epoch ended",  # it is resumed with the pictures that are left
         ".*Checkpoint directory .* exists and is not empty",  # resuming goes on in the run's folder
         ".*sync_dist=True",  # torchmetrics has summed over the processes already
         ".*params to be frozen already exist",  # BackboneFinetuning leaves batch norm out of what it freezes
@@ -221,6 +243,13 @@ class CLI(LightningCLI):
 
     def _prepare_subcommand_parser(self, klass: type, subcommand: str, **kwargs: Any) -> LightningArgumentParser:
         parser = super()._prepare_subcommand_parser(klass, subcommand, **kwargs)
+        if subcommand == "fit":
+            parser.add_argument(
+                "--checkpoint_every_n_minutes",
+                type=float,
+                default=10.0,
+                help="How often last.ckpt is written within an epoch; it is after each one, too. 0: after each step.",
+            )
         if subcommand == "predict":
             parser.add_argument("pictures", nargs="+", type=str, help="Picture files, and folders of them.")
             parser.add_argument(
@@ -237,6 +266,8 @@ class CLI(LightningCLI):
         seed = self.config[self.verb].seed_everything
         if not 0 <= int(seed) < 2**32:
             raise UsageError(f"seed_everything is {seed}; it must be from 0 to {2**32 - 1}.")
+        if (minutes := self.config[self.verb].get("checkpoint_every_n_minutes", 0)) < 0:
+            raise UsageError(f"checkpoint_every_n_minutes is {minutes}; it must be at least 0.")
 
     def _parse_ckpt_path(self) -> None:
         """Does nothing: the checkpoint's settings came in as the first config, where configs and flags win."""
@@ -271,6 +302,7 @@ class CLI(LightningCLI):
             else:
                 self._claim_folder(Path(settings.default_root_dir or "runs"))
             callbacks = self._fit_callbacks(settings, chosen)
+            chosen["plugins"] = _plugins(settings.plugins)
         else:
             chosen |= {"enable_checkpointing": False}
             if self.verb == "predict":  # each picture once and in order
@@ -338,7 +370,7 @@ class CLI(LightningCLI):
             callbacks.append(TrainerSettings(plain | {"callbacks": self._asked}))
             if self._get(self.config_init, "data").hparams["val_size"]:
                 callbacks.append(RunCheckpoint(self.folder, "best", monitor="val/acc"))
-            callbacks.append(RunCheckpoint(self.folder, "last"))
+            callbacks.append(LastCheckpoint(self.folder, self.config[self.verb].checkpoint_every_n_minutes))
         return callbacks
 
     # -- the verbs -----------------------------------------------------------------------------------------------
@@ -355,20 +387,41 @@ class CLI(LightningCLI):
         started = time.perf_counter()
         try:
             self.trainer.fit(model, datamodule=datamodule, ckpt_path=ckpt_path, weights_only=True)
-        except SystemExit:
+        except SystemExit as error:
             if self.trainer.state.status != TrainerStatus.INTERRUPTED:
                 raise
-            self._say_interrupted()
+            self._say_interrupted(error)
+            return
+        except UsageError as error:
+            raise UsageError(f"{error}{self._how_to_go_on()}") from error
+        except RuntimeError as error:
+            if self.trainer.world_size == 1 or not re.search("gloo|NCCL|Connection", str(error)):
+                raise
+            self.status = 1
+            why = str(error).splitlines()[0].partition(" This is typically")[0]
+            print(
+                f"cifar-lightning: process {self.trainer.global_rank} ends, since another one has ended or can't be "
+                f"reached (it may say why): {why}{self._how_to_go_on()}",
+                file=sys.stderr,
+            )
             return
         self._say_trained(model, datamodule, time.perf_counter() - started)
 
-    def _say_interrupted(self) -> None:
-        self.status = 130
+    def _say_interrupted(self, end: SystemExit) -> None:
+        callbacks: list[Callback] = self.trainer.callbacks  # type: ignore[attr-defined]
+        number = next((c.signal for c in callbacks if isinstance(c, LastCheckpoint)), 0)
+        ended = 128 + number if number else int(end.code or 0)
+        self.status = ended if ended > 128 else 128 + signal.SIGINT
+        _say(f"\nended by {signal.Signals(self.status - 128).name}.{self._how_to_go_on() or ' Nothing was saved yet.'}")
+        if not _is_rank_zero():
+            self.status = 0  # with any other, Lightning would kill the process of rank 0 while that one says so
+
+    def _how_to_go_on(self) -> str:
         last = self.folder / "last.ckpt"
-        if last.exists():
-            _say(f"\ninterrupted. To go on from here:\n  {self._next('fit', last)}")
-        else:
-            _say("\ninterrupted before anything was trained.")
+        if not last.exists():
+            return ""
+        step = read_checkpoint(last)["global_step"]
+        return f" To go on from {last}, written after {step:,} steps:\n  {self._next('fit', last)}"
 
     def _say_trained(self, model: ImageClassifier, data: ImageDataModule, seconds: float) -> None:
         callbacks: list[Callback] = self.trainer.callbacks  # type: ignore[attr-defined]
@@ -466,6 +519,16 @@ class CLI(LightningCLI):
         )
 
 
+def _plugins(given: Any) -> list[Any]:
+    """Returns the Trainer's plugins: the user's, and ours where there is none of the kind."""
+    plugins = list(given) if isinstance(given, list) else [given] if given else []
+    if not any(isinstance(plugin, CheckpointIO) for plugin in plugins):
+        plugins.append(WholeCheckpointIO())
+    if SLURMEnvironment.detect() and not any(isinstance(plugin, ClusterEnvironment) for plugin in plugins):
+        plugins.append(SLURMEnvironment(auto_requeue=False))  # which would save in the midst of a step
+    return plugins
+
+
 def _check_resume(checkpoint: dict[str, Any], config: Any) -> None:
     """Says what resuming can't do."""
     before = checkpoint["hyper_parameters"]
@@ -489,13 +552,7 @@ def _check_resume(checkpoint: dict[str, Any], config: Any) -> None:
                 f"note: model.{name} {config.model[name]} is not used: resuming restores the optimiser as it was, "
                 f"with {before.get(name)}"
             )
-    loops = checkpoint["loops"]["fit_loop"]
-    if not loops["epoch_loop.batch_progress"].get("is_last_batch", True):
-        _say(
-            "note: this checkpoint was saved inside an epoch; its remaining steps are done, but not with exactly the "
-            "pictures not seen yet"
-        )
-    done = loops["epoch_progress"]["current"]["processed"]
+    done = checkpoint["loops"]["fit_loop"]["epoch_progress"]["current"]["processed"]
     if config.trainer.max_epochs is not None and -1 < config.trainer.max_epochs <= done:
         raise UsageError(
             f"this run has already been trained for its {done} epochs. To go on, name a larger number: "

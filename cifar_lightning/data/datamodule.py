@@ -1,6 +1,8 @@
 """The LightningDataModule: prepares, splits, loads, augments and normalises pictures."""
 
+from collections.abc import Callable, Iterator
 from dataclasses import replace
+from itertools import islice
 from typing import Any, Literal
 
 import torch
@@ -220,12 +222,15 @@ class ImageDataModule(LightningDataModule):
 
     def train_dataloader(self) -> DataLoader[Batch]:
         """Loads the training pictures, in an order that is a function of (seed, epoch)."""
-        train = self.sets["train"]
-        return self._loader(
-            train,
-            self.hparams["batch_size"],
-            DistributedSampler(train, *self._place(), shuffle=True, seed=self.hparams["seed"]),
-        )
+        train, seed = self.sets["train"], self.hparams["seed"]
+        sampler = ResumingSampler(train, *self._place(), shuffle=True, seed=seed, done=self._pictures_done)
+        return self._loader(train, self.hparams["batch_size"], sampler)
+
+    def _pictures_done(self) -> int:
+        """Returns how many pictures of the running epoch were trained on, in this process, before it was resumed."""
+        if self.trainer is None:
+            return 0
+        return int(self.trainer.fit_loop.epoch_loop.batch_progress.current.ready) * int(self.hparams["batch_size"])
 
     def val_dataloader(self) -> DataLoader[Batch] | list[DataLoader[Batch]]:
         """Loads the validation pictures, each exactly once; nothing when validation is off."""
@@ -297,6 +302,29 @@ class ImageDataModule(LightningDataModule):
             self.source.prepare(SPLITS["fit"][:1])
             self.setup("fit")
         return self.sets["train"].normalisation()
+
+
+class ResumingSampler(DistributedSampler[Batch]):
+    """A DistributedSampler that begins an epoch where it was left.
+
+    Args:
+        dataset: What is sampled.
+        num_replicas: Number of processes.
+        rank: This process.
+        shuffle: Whether to draw in random order, a function of (seed, epoch).
+        seed: The run's seed.
+        done: Tells, when an epoch begins, how many of its pictures were drawn before.
+    """
+
+    def __init__(
+        self, dataset: ImageSet, num_replicas: int, rank: int, *, shuffle: bool, seed: int, done: Callable[[], int]
+    ) -> None:
+        super().__init__(dataset, num_replicas, rank, shuffle, seed)
+        self.done = done
+
+    def __iter__(self) -> Iterator[Any]:
+        """Yields the numbers of the pictures that are left of the epoch."""
+        return islice(super().__iter__(), self.done(), None)
 
 
 def _identity(batch: Any) -> Any:

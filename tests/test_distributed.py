@@ -1,0 +1,88 @@
+"""Several processes do together what one does; a signal to one, or its death, ends them all and loses nothing."""
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from cifar_lightning.checkpoint import read_checkpoint
+from cifar_lightning.cli import main
+from tests.test_resume import curves
+
+FIT = [
+    "fit", "--data.dataset=synthetic", "--data.train_size=500", "--data.val_size=90", "--trainer.max_epochs=2",
+    "--trainer.log_every_n_steps=1", "--trainer.enable_progress_bar=false", "--trainer.accelerator=cpu",
+    "--trainer.precision=32-true",
+]  # fmt: skip
+TWO = ["--data.batch_size=32", "--trainer.strategy=ddp", "--trainer.callbacks+=tests.test_resume.Signal"]
+RUN = Path("runs/cnn/version_0")
+
+
+@pytest.fixture(scope="session")
+def alone(data_root: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The run folder of one process, with as large batches as two processes have together."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(tmp_path_factory.mktemp("alone"))
+        assert main([*FIT, f"--data.root={data_root}", "--data.batch_size=64"]) == 0
+        return RUN.absolute()
+
+
+def start(words: list[str], sent: str = "") -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [sys.executable, "-m", *words], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+        env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(__file__).parent.parent), "SIGNAL": sent},
+    )  # fmt: skip
+
+
+def check_same(alone: Path) -> None:
+    assert [p.name for p in RUN.parent.iterdir()] == ["version_0"]
+    one, two = (read_checkpoint(run / "last.ckpt") for run in (alone, RUN))
+    assert one["global_step"] == two["global_step"] == 16
+    for name, value in one["state_dict"].items():
+        torch.testing.assert_close(value, two["state_dict"][name], atol=1e-4, rtol=1e-3)
+    together, expected = curves(RUN), curves(alone)
+    del together["train/loss_step"], expected["train/loss_step"]  # of the first process
+    for name, curve in expected.items():
+        assert together[name] == pytest.approx(curve, abs=1e-3), name
+
+
+def test_a_signal_to_one_ends_both_and_one_can_go_on(alone: Path, data_root: Path, here: Path) -> None:
+    words = ["cifar_lightning", *FIT, f"--data.root={data_root}", *TWO, "--trainer.devices=2"]
+    process = start(words, f"{signal.SIGTERM:d} 1 11 train")
+    said = process.communicate(timeout=100)[0]
+    assert process.returncode == 128 + signal.SIGTERM, said
+    assert "ended by SIGTERM" in said
+    assert read_checkpoint(RUN / "last.ckpt")["global_step"] == 12
+    resume = ["fit", f"--ckpt_path={RUN}/last.ckpt", f"--config={RUN}/config.yaml", "--trainer.devices=1"]
+    assert main([*resume, "--trainer.strategy=auto", "--data.batch_size=64"]) == 0
+    check_same(alone)
+
+
+def test_the_death_of_one_ends_both(data_root: Path, here: Path) -> None:
+    words = ["cifar_lightning", *FIT, f"--data.root={data_root}", *TWO, "--trainer.devices=2"]
+    process = start([*words, "--checkpoint_every_n_minutes=0"], f"{signal.SIGKILL:d} 1 11 train")
+    said = process.communicate(timeout=100)[0]
+    assert process.returncode == 1, said
+    assert "another one has ended" in said
+    assert "Traceback" not in said
+    assert "written after 11 steps:\n  cifar-lightning fit --ckpt_path runs/cnn/version_0/last.ckpt" in said
+    assert read_checkpoint(RUN / "last.ckpt")["global_step"] == 11
+
+
+def test_two_machines_do_what_one_does(alone: Path, data_root: Path, here: Path) -> None:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    words = ["--nnodes=2", "--nproc-per-node=1", "--master-addr=127.0.0.1", f"--master-port={port}"]
+    words += ["-m", "cifar_lightning", *FIT, f"--data.root={data_root}", *TWO, "--trainer.num_nodes=2"]
+    nodes = [start(["torch.distributed.run", f"--node-rank={rank}", *words]) for rank in range(2)]
+    said = [node.communicate(timeout=100)[0] for node in nodes]
+    assert [node.returncode for node in nodes] == [0, 0], said
+    assert "trained cnn" in said[0]
+    assert "trained cnn" not in said[1]
+    check_same(alone)
