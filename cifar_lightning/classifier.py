@@ -117,11 +117,12 @@ class ImageClassifier(LightningModule):
     [0, 1], and ``train/loss_step`` and ``lr`` every ``log_every_n_steps``.
 
     Args:
-        arch: The network: one of ``list_models()``, "torchvision:<name>", or your own "package.module:Class".
+        arch: The network: one of ``list_models()``, "torchvision:<name>", "timm:<name>", or your own
+            "package.module:Class".
         num_classes: Number of classes K; the command line takes it from the data.
         arch_options: The network's own options, by name.
-        weights: Pretrained weights to begin with: a name of torchvision's, such as "IMAGENET1K_V1", or a file. They
-            are loaded when fit begins, into all but the last layer.
+        weights: Pretrained weights to begin with: a name of torchvision's, such as "IMAGENET1K_V1", a tag of
+            timm's, such as "a1_in1k", or a file. They are loaded when fit begins, into all but the last layer.
         stem: "cifar" gives the first convolution a stride of 1 instead of 2, for small pictures; "keep" does not.
         freeze: What is not trained: "all_but_head" (the last layer), "backbone" (all but the part of the network
             that this layer is in), or "none". What is frozen stays in evaluation mode.
@@ -269,7 +270,8 @@ class ImageClassifier(LightningModule):
             if self.trainer.local_rank == 0:  # the others find what it has downloaded
                 find_weights(options["arch"], options["weights"])
             self.trainer.strategy.barrier()
-            load_weights(self.net, find_weights(options["arch"], options["weights"]), options["num_classes"])
+            path = find_weights(options["arch"], options["weights"])
+            load_weights(self.net, path, options["num_classes"], options["arch"], options["arch_options"])
         self._fresh = False
 
     def setup(self, stage: str) -> None:

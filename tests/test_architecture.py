@@ -23,6 +23,7 @@ LAYERS = [  # each may import what stands below it
         "models.cnn",
         "models.resnet",
         "models.speednet",
+        "models.timm",
         "models.vit",
         "data.synthetic",
         "data.download",

@@ -66,6 +66,10 @@ def test_help_lists_every_verb(capsys: pytest.CaptureFixture[str]) -> None:
         (["fit", "--batch-size", "3"], "Did you mean data.batch_size"),
         (["fit", "--config", "ckpt.yaml"], "name it on the command line"),
         (["fit", "--model.arch=torchvision:vit_b_16", "--data.dataset=synthetic"], "can't take pictures of 32 × 32"),
+        (
+            ["fit", "--model.arch=timm:test_resnet", "--model.arch_options={features_only: true}"],
+            "timm:test_resnet turned one picture into a list; it must be (1, 10)",
+        ),
         (["fit", "--seed_everything=-3"], "seed_everything is -3"),
         (["fit", "--model.lr", "abc"], "model.lr is abc; it must be a number."),
         (["fit", "--model.optimizer", "adan"], "it must be one of adam, adamw, sgd, muon."),

@@ -117,6 +117,10 @@ def test_a_fresh_vision_transformer_has_no_opinion() -> None:
         ("vit", {"num_heads": 5}, "hidden_dim and num_heads are 192 and 5"),
         ("vit", {"mlp_dim": -1}, "negative dimension"),
         ("torchvision:vit_b_16", {"image_size": 33}, "indivisible"),
+        ("timm:test_resnet", {"width": 3}, "unexpected keyword argument 'width'"),
+        ("timm:test_resnet", {"act_layer": "relux"}, "KeyError 'relux'"),
+        ("timm:test_resnet", {"pretrained": True}, "named by model.weights"),
+        ("timm:test_resnet", {"checkpoint_path": "own.pth"}, "unexpected keyword argument 'checkpoint_path'"),
     ],
 )
 def test_options_that_do_not_fit_are_explained(arch: str, options: dict[str, Any], message: str) -> None:
@@ -124,7 +128,7 @@ def test_options_that_do_not_fit_are_explained(arch: str, options: dict[str, Any
         create_model(arch, 10, options)
 
 
-@pytest.mark.parametrize("arch", [*list_models(), "torchvision:squeezenet1_1"])
+@pytest.mark.parametrize("arch", [*list_models(), "torchvision:squeezenet1_1", "timm:test_resnet"])
 def test_turns_pictures_into_logits(arch: str) -> None:
     logits = create_model(arch, 7).eval()(torch.rand(2, 3, 32, 32))
     assert logits.shape == (2, 7)
@@ -158,6 +162,10 @@ def test_ones_own_network_from_the_current_folder(tmp_path: Path, monkeypatch: p
     [
         ("cnnn", "Did you mean cnn"),
         ("torchvision:resnet81", "Did you mean resnet18"),
+        ("timm:resnet81", "timm has no classifier 'resnet81'. Did you mean resnet18"),
+        ("timm:resnet18.a1_in1k", "Did you mean resnet18"),
+        ("timm:hf-hub:timm/resnet18", "timm has no classifier"),
+        ("vt", "timm:<name>"),
         ("nowhere.nets:Net", "can't be imported"),
         ("collections:OrderedDict", "not a torch.nn.Module"),
     ],

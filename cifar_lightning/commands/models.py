@@ -23,7 +23,7 @@ Lists the built-in networks: their options (--model.arch_options '{depth: 16}') 
 NOTE = """\
 MFLOPs: millions of operations of the convolutions, matrix products and attention
 for one picture of 32 × 32, forwards; a multiplication and an addition are two.
-Others: --model.arch torchvision:<name>, or your own package.module:Class."""
+Others: --model.arch torchvision:<name>, timm:<name>, or your own package.module:Class."""
 
 
 def main(argv: Sequence[str]) -> int:

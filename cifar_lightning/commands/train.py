@@ -584,10 +584,9 @@ def _check_shapes(model: ImageClassifier, data: ImageDataModule) -> None:
             f"{arch} can't take pictures of {size} × {size} ({option}): {str(error).split(chr(10))[0]}"
         ) from error
     model.train(training)
-    if logits.shape != (1, classes):
-        raise UsageError(
-            f"{arch} turned one picture into {tuple(logits.shape)}; it must be (1, {classes}), a logit for each class."
-        )
+    shape = tuple(logits.shape) if isinstance(logits, torch.Tensor) else f"a {type(logits).__name__}"
+    if shape != (1, classes):
+        raise UsageError(f"{arch} turned one picture into {shape}; it must be (1, {classes}), a logit for each class.")
 
 
 def _is_rank_zero() -> bool:

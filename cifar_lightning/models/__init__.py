@@ -13,6 +13,7 @@ from cifar_lightning import UsageError, did_you_mean
 from cifar_lightning.models.cnn import cnn
 from cifar_lightning.models.resnet import resnet9, resnet18, wide_resnet
 from cifar_lightning.models.speednet import speednet
+from cifar_lightning.models.timm import find_builder as find_timm_builder
 from cifar_lightning.models.vit import vit
 
 MODELS: dict[str, Callable[..., nn.Module]] = {
@@ -33,15 +34,15 @@ def list_models() -> list[str]:
 
 def is_custom(arch: str) -> bool:
     """Tells whether a name stands for the user's own code, which building the network will import and run."""
-    return ":" in arch and not arch.startswith("torchvision:")
+    return ":" in arch and not arch.startswith(("torchvision:", "timm:"))
 
 
 def create_model(arch: str, num_classes: int, options: Mapping[str, Any] | None = None) -> nn.Module:
     """Builds a network from its name.
 
     Args:
-        arch: A name of ``list_models()``, "torchvision:<name>" for any torchvision classifier (without weights), or
-            "package.module:Class" for the user's own, looked for in the current folder too.
+        arch: A name of ``list_models()``, "torchvision:<name>" or "timm:<name>" for any classifier of theirs (without
+            weights), or "package.module:Class" for the user's own, looked for in the current folder too.
         num_classes: Number of classes K, >= 1.
         options: Passed to the network's builder by name.
 
@@ -74,11 +75,13 @@ def _find_builder(arch: str) -> Callable[..., Any]:
         if name not in known:
             raise UsageError(f"torchvision has no classifier {name!r}.{did_you_mean(name, known)}")
         return cast("Callable[..., Any]", torchvision.models.get_model_builder(name))
+    if arch.startswith("timm:"):
+        return find_timm_builder(arch.removeprefix("timm:"))
     if is_custom(arch):
         return _import_builder(arch)
     raise UsageError(
         f"there is no model.arch {arch!r}.{did_you_mean(arch, list_models())} Built in are {', '.join(list_models())}; "
-        "others are torchvision:<name> and your own package.module:Class."
+        "others are torchvision:<name>, timm:<name> and your own package.module:Class."
     )
 
 

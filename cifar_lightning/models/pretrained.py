@@ -1,15 +1,25 @@
 """Transfer learning: verified weights, a head of one's own, a stem for small pictures, and freezing."""
 
 import re
+from collections.abc import Mapping
 from pathlib import Path
-from pickle import UnpicklingError
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import nn
 
 from cifar_lightning import UsageError, did_you_mean
 from cifar_lightning.data.download import DownloadError, fetch, matches
+from cifar_lightning.models.timm import convert_weights, list_pretrained
+
+
+class Official(NamedTuple):
+    """Weights that a library offers: where they are, the file's name, and the normalisation they were trained with."""
+
+    url: str
+    file: str
+    mean: list[float]
+    std: list[float]
 
 
 def find_weights(arch: str, weights: str) -> Path:
@@ -21,7 +31,8 @@ def find_weights(arch: str, weights: str) -> Path:
 
     Args:
         arch: The network, such as "torchvision:mobilenet_v2".
-        weights: The name of torchvision's weights for it, such as "IMAGENET1K_V1" or "DEFAULT", or a file.
+        weights: The name of torchvision's weights for it, such as "IMAGENET1K_V1" or "DEFAULT", the tag of timm's, such
+            as "a1_in1k" or "DEFAULT", or a file.
 
     Raises:
         UsageError: If there are none of this name, they can't be had, or the file is not what its name says.
@@ -30,10 +41,10 @@ def find_weights(arch: str, weights: str) -> Path:
     if weights not in named:
         path = Path(weights).expanduser()
         if not path.is_file():
-            offered = f"torchvision offers {', '.join(named)}" if named else "torchvision has none"
+            offered = f"{arch.partition(':')[0]} offers {', '.join(named)} for it; or name" if named else "Name"
             raise UsageError(
                 f"there are no weights {weights} for {arch}, and no such file.{did_you_mean(weights, named)} "
-                f"{offered} for it; or name a file: --model.weights FILE."
+                f"{offered} a file: --model.weights FILE."
             )
         prefix = _sha256_prefix(path.name)
         if not matches(path, prefix, "sha256"):
@@ -42,8 +53,7 @@ def find_weights(arch: str, weights: str) -> Path:
                 f"{prefix}, as their name says."
             )
         return path
-    url = str(named[weights].url)
-    name = url.rsplit("/", 1)[-1]
+    url, name = named[weights][:2]
     path, prefix = Path(torch.hub.get_dir()) / "checkpoints" / name, _sha256_prefix(name)
     if path.is_file():
         if matches(path, prefix, "sha256"):
@@ -52,9 +62,10 @@ def find_weights(arch: str, weights: str) -> Path:
     try:
         fetch(url, path, prefix, "sha256")
     except DownloadError as error:
+        sure = f", whose SHA-256 begins with {prefix}," if prefix else ""
         raise UsageError(
             f"the weights {name} are not in {path.parent} and could not be had from {url}: {error}.\nWays out:\n"
-            f"  1. put the official file, whose SHA-256 begins with {prefix}, at {path};\n"
+            f"  1. put the official file{sure} at {path};\n"
             "  2. name it where it is: --model.weights FILE;\n"
             "  3. begin with random weights: --model.weights null."
         ) from error
@@ -72,24 +83,40 @@ def find_normalisation(arch: str, weights: str) -> tuple[list[float], list[float
         Both, of pixels in [0, 1]; None for a file of somebody's own.
     """
     named = _official_weights(arch)
-    files = {str(official.url).rsplit("/", 1)[-1]: official for official in named.values()}
-    official = named.get(weights) or files.get(Path(weights).name)
-    if official is None:
-        return None
-    transforms = official.transforms()
-    return list(transforms.mean), list(transforms.std)
+    official = named.get(weights) or {o.file: o for o in named.values()}.get(Path(weights).name)
+    return (official.mean, official.std) if official else None
 
 
-def _official_weights(arch: str) -> dict[str, Any]:
-    """Returns torchvision's weights for a network, by name."""
+def _official_weights(arch: str) -> dict[str, Official]:
+    """Returns the weights that torchvision or timm offers for a network, by name."""
     library, _, name = arch.partition(":")
+    if library == "timm":
+        return {tag: official for tag, cfg in list_pretrained(name).items() if (official := _locate(cfg))}
     if library != "torchvision":
         return {}
     import torchvision.models
 
     if name not in torchvision.models.list_models(module=torchvision.models):
         return {}  # create_model says so
-    return dict(torchvision.models.get_model_weights(name).__members__)
+    found = {}
+    for tag, weights in torchvision.models.get_model_weights(name).__members__.items():
+        transforms, url = weights.transforms(), str(weights.url)
+        found[tag] = Official(url, url.rsplit("/", 1)[-1], list(transforms.mean), list(transforms.std))
+    return found
+
+
+def _locate(cfg: Any) -> Official | None:
+    """Says where weights of timm's are: where the name tells the checksum, or else on the Hugging Face hub."""
+    from huggingface_hub import hf_hub_url  # comes with timm
+
+    url, normalisation = str(cfg.url), (list(cfg.mean), list(cfg.std))
+    file = url.rsplit("/", 1)[-1]
+    if _sha256_prefix(file):
+        return Official(url, file, *normalisation)
+    if not cfg.hf_hub_id:
+        return None
+    url = hf_hub_url(cfg.hf_hub_id, "model.safetensors")
+    return Official(url, f"{cfg.architecture}.{cfg.tag}.safetensors", *normalisation)
 
 
 def _sha256_prefix(name: str) -> str:
@@ -98,24 +125,32 @@ def _sha256_prefix(name: str) -> str:
     return found[1] if found else ""
 
 
-def load_weights(network: nn.Module, path: Path, num_classes: int) -> None:
+def load_weights(
+    network: nn.Module,
+    path: Path,
+    num_classes: int,
+    arch: str = "",
+    arch_options: Mapping[str, Any] | None = None,
+) -> None:
     """Loads pretrained weights into all of a network but its head, which keeps its own.
 
     Args:
         network: The network, with a head for ``num_classes``.
-        path: A state dict; it is read as plain data, never as code.
+        path: A state dict, as torch or safetensors save it; it is read as plain data, never as code.
         num_classes: Number of classes K; the weights may be of any other number.
+        arch: The network's name: weights of timm's are converted as timm does it.
+        arch_options: The network's own options.
 
     Raises:
         UsageError: If the file can't be read, or is of another network.
     """
     head = find_head(network, num_classes)
-    try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
-    except (UnpicklingError, RuntimeError, EOFError, OSError, ValueError, KeyError) as error:
-        raise UsageError(f"{path} can't be loaded as weights: {' '.join(str(error).split())[:300]}") from error
-    if not isinstance(state, dict):
-        raise UsageError(f"{path} holds a {type(state).__name__}, not weights by name.")
+    state = _read_weights(path)
+    if arch.startswith("timm:"):
+        try:
+            state = convert_weights(arch.removeprefix("timm:"), arch_options or {}, state)
+        except Exception as error:  # each network has a function of its own for it
+            raise _wrong_network(path, error) from error
     for name in list(state):  # in place: the dict carries versions beside its tensors
         value = state.pop(name)
         if not str(name).startswith(f"{head}."):
@@ -124,7 +159,7 @@ def load_weights(network: nn.Module, path: Path, num_classes: int) -> None:
     try:
         missing, unexpected = network.load_state_dict(state, strict=False)
     except RuntimeError as error:
-        raise UsageError(f"{path} is not of this network: {' '.join(str(error).split())[:300]}") from error
+        raise _wrong_network(path, error) from error
     missing = [name for name in missing if not name.startswith(f"{head}.")]
     if missing or unexpected:
         raise UsageError(
@@ -133,12 +168,38 @@ def load_weights(network: nn.Module, path: Path, num_classes: int) -> None:
         )
 
 
+def _read_weights(path: Path) -> dict[str, Any]:
+    try:
+        if path.suffix == ".safetensors":
+            from safetensors.torch import load
+
+            state = load(path.read_bytes())
+        else:
+            state = torch.load(path, map_location="cpu", weights_only=True)
+    except ModuleNotFoundError as error:
+        raise UsageError(f"{path} needs {error.name}: pip install 'cifar-lightning[timm]'") from error
+    except Exception as error:  # of many kinds, safetensors' own among them
+        raise UsageError(f"{path} can't be loaded as weights: {' '.join(str(error).split())[:300]}") from error
+    if not isinstance(state, dict):
+        raise UsageError(f"{path} holds a {type(state).__name__}, not weights by name.")
+    return state
+
+
+def _wrong_network(path: Path, error: Exception) -> UsageError:
+    return UsageError(f"{path} is not of this network: {' '.join(str(error).split())[:300]}")
+
+
 def find_head(network: nn.Module, num_classes: int) -> str:
     """Returns the name of a network's last layer, which gives the logits, such as "classifier.1".
 
     Raises:
-        UsageError: If the last layer with parameters does not give ``num_classes`` of them.
+        UsageError: If the last layer with parameters does not give ``num_classes`` of them, or is one of several heads.
     """
+    if isinstance(getattr(network, "get_classifier", lambda: None)(), tuple):  # timm's that were distilled
+        raise UsageError(
+            f"this {type(network).__name__} has several heads: with model.weights, model.freeze and model.backbone_lr "
+            "choose another network."
+        )
     layers = [(name, m) for name, m in network.named_modules() if next(m.parameters(recurse=False), None) is not None]
     name, layer = layers[-1] if layers else ("", network)
     weight = getattr(layer, "weight", None)
