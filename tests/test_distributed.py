@@ -32,7 +32,7 @@ def alone(data_root: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
         return RUN.absolute()
 
 
-def start(words: list[str], sent: str = "") -> subprocess.Popen[str]:
+def start(words: list[str], sent: str = "0") -> subprocess.Popen[str]:
     return subprocess.Popen(
         [sys.executable, "-m", *words], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
         env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(__file__).parent.parent), "SIGNAL": sent},
