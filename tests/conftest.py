@@ -2,6 +2,7 @@
 
 import hashlib
 import io
+import os
 import pickle
 import signal
 import struct
@@ -19,6 +20,10 @@ from PIL import Image
 
 from cifar_lightning.checkpoint import hash_file
 from cifar_lightning.cli import main
+
+# each of the processes that run the tests gets its share of the cores, and so do those that it starts
+workers = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
+os.environ.setdefault("OMP_NUM_THREADS", str(max(1, min(2, (os.cpu_count() or 1) // workers))))
 
 # what a shell starts in the background ignores Ctrl+C, and so would the processes that tests start
 signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -186,4 +191,4 @@ def archive(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Archive:
 
 @pytest.fixture(autouse=True)
 def _two_threads_at_most() -> None:
-    torch.set_num_threads(min(2, torch.get_num_threads()))
+    torch.set_num_threads(min(2, int(os.environ["OMP_NUM_THREADS"])))

@@ -523,7 +523,7 @@ class Worker:
         words = [*self.sweep.recipe, *_flags(values), *self.place]
         with contextlib.redirect_stdout(None):
             cli = train.run(words, lambda argv: TrialFit(argv, str(self.sweep.study), report))
-        if cli.status == 130:
+        if cli.status >= 128:  # a signal
             raise KeyboardInterrupt
         trial.set_user_attr("run", str(cli.folder))
         if report.pruned:
