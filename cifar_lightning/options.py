@@ -13,6 +13,7 @@ import yaml
 from lightning.pytorch.cli import LightningArgumentParser
 
 from cifar_lightning import UsageError, did_you_mean
+from cifar_lightning.models import is_custom
 
 RESUMED = (
     "max_epochs", "min_epochs", "max_steps", "limit_train_batches", "limit_val_batches", "check_val_every_n_epoch",
@@ -100,32 +101,35 @@ def check_config(path: Path) -> None:
             f"the config {path} is {'empty' if content is None else 'no mapping'}; it must hold options by name, "
             "such as model: {lr: 0.001}."
         )
-    if content.get("ckpt_path"):
-        raise UsageError(f"the config {path} holds ckpt_path; name it on the command line: --ckpt_path FILE.")
+    for name, flag in [("ckpt_path", "--ckpt_path FILE"), ("allow_custom_arch", "--allow_custom_arch")]:
+        if content.get(name):
+            raise UsageError(f"the config {path} holds {name}; name it on the command line: {flag}.")
 
 
-def checkpoint_settings(checkpoint: dict[str, Any], *, resume: bool) -> dict[str, Any]:
+def checkpoint_settings(checkpoint: dict[str, Any], *, resume: bool, allow_custom_arch: bool) -> dict[str, Any]:
     """Returns a checkpoint's settings in the form of a config.
 
     Args:
         checkpoint: What ``read_checkpoint`` returned.
         resume: Whether to take over the Trainer's settings too.
+        allow_custom_arch: Whether to take over a network that is code; else it is left for the user to name.
     """
     model, data = (
         {k: v for k, v in checkpoint[name].items() if not k.startswith("_")}
         for name in ("hyper_parameters", "datamodule_hyper_parameters")
     )
+    if is_custom(str(model["arch"])) and not allow_custom_arch:
+        del model["arch"]
     settings = {"seed_everything": data.pop("seed", 0), "model": model, "data": data}
     if resume:
         kept = checkpoint.get("trainer_settings", {})
-        # a dict could name a class, which would be imported
         settings["trainer"] = {k: v for k, v in kept.items() if k in RESUMED and is_plain(v)}
     return settings
 
 
 def is_plain(value: object) -> bool:
-    """Tells whether a Trainer setting may stand in a checkpoint."""
-    return value is None or isinstance(value, str | int | float)
+    """Tells whether a Trainer setting may stand in a checkpoint: not if it could name a class, to be imported."""
+    return value is None or isinstance(value, int | float) or bool(re.fullmatch(r"[\w, -]*", str(value)))
 
 
 def check_devices(accelerator: str | Any, devices: int | str | list[int]) -> None:

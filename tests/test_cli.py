@@ -118,28 +118,6 @@ def test_checkpoints_that_are_none(here: Path, trained: Path, capsys: pytest.Cap
     assert "holds code" in capsys.readouterr().err
 
 
-def test_a_checkpoint_names_no_code(here: Path, trained: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    (here / "payload.py").write_text("open('executed', 'w')\nclass Net: pass\n")
-    checkpoint = torch.load(trained / "best.ckpt", weights_only=True)
-    checkpoint["hyper_parameters"]["arch"] = "payload:Net"
-    torch.save(checkpoint, here / "bad.ckpt")
-    assert main(["test", "--ckpt_path", "bad.ckpt"]) == 2
-    assert "--model.arch payload:Net" in capsys.readouterr().err
-    assert not (here / "executed").exists()
-
-
-def test_a_checkpoint_s_trainer_settings_name_no_code(
-    here: Path, trained: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    (here / "payload2.py").write_text("open('executed', 'w')\nclass Strategy: pass\n")
-    monkeypatch.syspath_prepend(str(here))
-    checkpoint = torch.load(trained / "last.ckpt", weights_only=True)
-    checkpoint["trainer_settings"] = {"strategy": {"class_path": "payload2.Strategy"}, "max_epochs": 1}
-    torch.save(checkpoint, here / "bad.ckpt")
-    assert main(["fit", "--ckpt_path", "bad.ckpt"]) == 2
-    assert not (here / "executed").exists()
-
-
 @pytest.mark.parametrize("verb", ["fit", "test"])
 def test_help_needs_no_files(verb: str, here: Path, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit, match="0"):

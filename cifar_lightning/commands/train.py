@@ -148,6 +148,7 @@ class SaveConfig(SaveConfigCallback):
     def __init__(self, parser: LightningArgumentParser, config: Any, folder: Path) -> None:
         config = config.clone()
         config.ckpt_path = None  # what was resumed is no setting of the run
+        config.pop("allow_custom_arch", None)
         super().__init__(parser, config, save_to_log_dir=False)
         self.folder = folder
 
@@ -180,9 +181,10 @@ class CLI(LightningCLI):
         for config in configs:
             check_config(Path(config))
         if self.ckpt_path and self.checkpoint:
-            trusted = next(reversed(split_options(options, ("--model.arch",))[0]), None)
-            check_architecture(Path(self.ckpt_path), self.checkpoint, trusted)
-            configs.insert(0, json.dumps(checkpoint_settings(self.checkpoint, resume=self.verb == "fit")))
+            settings = checkpoint_settings(
+                self.checkpoint, resume=self.verb == "fit", allow_custom_arch="--allow_custom_arch" in options
+            )
+            configs.insert(0, json.dumps(settings))
         try:
             super().__init__(
                 ImageClassifier,
@@ -221,6 +223,9 @@ class CLI(LightningCLI):
 
     def _prepare_subcommand_parser(self, klass: type, subcommand: str, **kwargs: Any) -> LightningArgumentParser:
         parser = super()._prepare_subcommand_parser(klass, subcommand, **kwargs)
+        parser.add_argument(
+            "--allow_custom_arch", action="store_true", help="Run the code of a network that the checkpoint names."
+        )
         if subcommand == "predict":
             parser.add_argument("pictures", nargs="+", type=str, help="Picture files, and folders of them.")
             parser.add_argument(
@@ -249,7 +254,9 @@ class CLI(LightningCLI):
             config.model.num_classes = data.num_classes
             if self.verb == "fit" and config.model.weights is not None and config.data.mean is None:
                 _take_normalisation(config)
-        elif self.verb == "fit":
+            return
+        check_architecture(Path(self.ckpt_path or ""), self.checkpoint, config.model.arch)
+        if self.verb == "fit":
             _check_resume(self.checkpoint, config)
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
@@ -299,7 +306,7 @@ class CLI(LightningCLI):
     def _check_callbacks(self, checkpoint: dict[str, Any]) -> None:
         """Refuses to go on without what the run was trained with and no checkpoint may name, since it is code."""
         before = checkpoint.get("trainer_settings", {}).get("callbacks", [])
-        if missing := [name for name in before if name not in self._asked]:
+        if missing := [str(name) for name in before if name not in self._asked]:
             raise UsageError(
                 f"this run was trained with trainer.callbacks {', '.join(missing)}, which a checkpoint can't bring "
                 f"along. Name them again: --config {self.folder / 'config.yaml'}"
