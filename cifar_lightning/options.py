@@ -31,11 +31,11 @@ class Parser(LightningArgumentParser):
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
         """Raises what is wrong as a UsageError."""
-        unknown = r"unrecognized arguments: --([\w.-]+)|accept option '([\w.-]+)'|Option '([\w.-]+)' is not accepted"
+        unknown = r"unrecognized arguments: --([\w.-]+)|accept option '([\w.-]+)'|Option '(.+?)' is not accepted"
         if found := re.search(unknown, message):
             name = next(filter(None, found.groups()))
             parsers = [self, *(self._subcommands_action._name_parser_map.values() if self._subcommands_action else [])]
-            known = {option[2:] for p in parsers for option in p._option_string_actions if option[:2] == "--"}
+            known = {option[2:] for p in parsers for option in p._option_string_actions if option[:2] == "--"} - {name}
             short = {option.split(".")[-1]: option for option in sorted(known)}
             hint = did_you_mean(name, sorted(known))
             if not hint and (near := did_you_mean(name.replace("-", "_"), short)):
@@ -54,6 +54,25 @@ class Parser(LightningArgumentParser):
         if "predict.pictures" in message:
             message = "name at least one picture or folder: cifar-lightning predict --ckpt_path best.ckpt cat.jpg"
         raise UsageError(message.strip()) from ex
+
+    def check_names(self, config: dict[str, Any]) -> None:
+        """Refuses what jsonargparse would drop: an unknown option with nothing in it, and a section that is no mapping.
+
+        Args:
+            config: What a config holds.
+
+        Raises:
+            UsageError: If there is such.
+        """
+        known = {option[2:] for option in self._option_string_actions}
+        for section, content in config.items():
+            inside = [name for name in known if name.startswith(f"{section}.")]
+            if inside and content is not None and not isinstance(content, dict):
+                raise UsageError(f"{section} is {content}; it must hold options by name, such as {section}: {{…}}.")
+            names = [f"{section}.{name}" for name in content or ()] if inside else [str(section)]
+            for name in names:
+                if ".".join(name.rstrip("+").split(".")[:2]) not in known:
+                    self.error(f"Option '{name}' is not accepted")
 
 
 def _plain_type(hint: str) -> str:
@@ -86,24 +105,26 @@ def split_options(arguments: Sequence[str], options: Sequence[str]) -> tuple[lis
     return values, rest
 
 
-def check_config(path: Path) -> None:
-    """Checks that a config is a YAML file that holds options.
+def check_config(path: Path) -> dict[str, Any]:
+    """Reads a config, and checks that it is a YAML file that holds options.
 
     Raises:
         UsageError: If it does not.
     """
     try:
         content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+    except (yaml.YAMLError, ValueError, RecursionError) as error:  # values that are none, such as the date 2026-99-99
         raise UsageError(f"the config {path} is not valid YAML: {error}") from error
     if not isinstance(content, dict):
         raise UsageError(
             f"the config {path} is {'empty' if content is None else 'no mapping'}; it must hold options by name, "
             "such as model: {lr: 0.001}."
         )
-    for name, flag in [("ckpt_path", "--ckpt_path FILE"), ("allow_custom_arch", "--allow_custom_arch")]:
-        if content.get(name):
+    flags = {"ckpt_path": "--ckpt_path FILE", "config": "--config FILE", "allow_custom_arch": "--allow_custom_arch"}
+    for name, flag in flags.items():
+        if content.get(name) is not None:
             raise UsageError(f"the config {path} holds {name}; name it on the command line: {flag}.")
+    return content
 
 
 def checkpoint_settings(checkpoint: dict[str, Any], *, resume: bool, allow_custom_arch: bool) -> dict[str, Any]:

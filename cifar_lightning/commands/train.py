@@ -88,9 +88,9 @@ def run(argv: Sequence[str], make: Callable[[list[str]], Made]) -> Made:
             return make(list(argv))
         except MisconfigurationException as error:
             raise UsageError(str(error)) from error
-        except torch.OutOfMemoryError as error:
+        except (torch.OutOfMemoryError, MemoryError) as error:
             raise UsageError(
-                f"the device is out of memory ({str(error).splitlines()[0]}). Use smaller batches, such as "
+                f"the memory is not enough ({str(error).partition(chr(10))[0]}). Use smaller batches, such as "
                 "--data.batch_size 64 --data.eval_batch_size 200, keep the pictures off the device, "
                 "--data.device_cache false, or use another one: --trainer.accelerator cpu."
             ) from error
@@ -100,6 +100,8 @@ def run(argv: Sequence[str], make: Callable[[list[str]], Made]) -> Made:
                     f"torch.compile failed: {str(error).splitlines()[0]} It needs a C++ compiler, such as g++. Or "
                     "leave it out: --model.compile false."
                 ) from error
+            if "can't allocate memory" in str(error):
+                raise UsageError(f"the memory is not enough ({str(error)[-80:]}).") from error
             if not str(error).startswith("Error(s) in loading state_dict"):
                 raise
             raise UsageError(
@@ -178,8 +180,7 @@ class CLI(LightningCLI):
         self.folder = Path(self.ckpt_path or ".").parent
         self._claimed: Path | None = None
         configs = list(self.config_files)
-        for config in configs:
-            check_config(Path(config))
+        self._contents = [check_config(Path(config)) for config in configs]
         if self.ckpt_path and self.checkpoint:
             settings = checkpoint_settings(
                 self.checkpoint, resume=self.verb == "fit", allow_custom_arch="--allow_custom_arch" in options
@@ -204,8 +205,9 @@ class CLI(LightningCLI):
                 load_from_checkpoint_support=False,
             )
         finally:
-            if self._claimed and not (self._claimed / "config.yaml").exists():
-                shutil.rmtree(self._claimed)  # nothing was trained: leave no empty run behind
+            trained = getattr(getattr(self, "trainer", None), "global_step", 0) > 0
+            if self._claimed and not (trained and (self._claimed / "config.yaml").exists()):
+                shutil.rmtree(self._claimed)  # leave no empty run behind
                 if not any(self._claimed.parent.iterdir()):
                     self._claimed.parent.rmdir()
 
@@ -238,6 +240,8 @@ class CLI(LightningCLI):
 
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
         """Parses without LightningCLI's warning that there are arguments in ``sys.argv`` too."""
+        for content in self._contents:
+            self._parser(self.verb).check_names(content)
         self.config = parser.parse_args(args)
         seed = self.config[self.verb].seed_everything
         if not 0 <= int(seed) < 2**32:

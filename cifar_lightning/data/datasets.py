@@ -277,7 +277,7 @@ class Folder:
         digest = hashlib.sha256(f"{self.image_size} {classes}".encode())
         for label, name in enumerate(classes):
             entries = sorted(os.scandir(self.root / split / name), key=lambda entry: entry.name)
-            pictures = [entry for entry in entries if is_picture(Path(entry.name)) and entry.is_file()]
+            pictures = [e for e in entries if is_picture(Path(e.name)) and Path(e.path).is_file()]  # no link in a ring
             if not pictures:
                 empty.append(name)
             others = {entry.name for entry in entries} - {entry.name for entry in pictures}
