@@ -41,7 +41,7 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
             f"{path} is not loaded: it is no checkpoint, or it holds code instead of plain data, which a checkpoint of "
             "cifar-lightning never does."
         ) from error
-    except (RuntimeError, EOFError, OSError, ValueError, KeyError) as error:
+    except Exception as error:  # torch.load raises whatever a broken file makes it trip on
         raise UsageError(
             f"{path} can't be read: it is no checkpoint, or it was cut short ({_size(path)}). Use another one, such as "
             "last.ckpt of the same run."
@@ -85,4 +85,4 @@ def hash_file(path: Path) -> str:
 
 
 def _size(path: Path) -> str:
-    return f"{path.stat().st_size:,} bytes"
+    return f"{path.stat().st_size:,} bytes" if path.is_file() else "there is no such file"

@@ -26,7 +26,7 @@ def main(argv: Sequence[str]) -> int:
         argv: The verb and its arguments, with ``--ckpt_path`` resolved.
 
     Returns:
-        The exit status: 0 if all pictures were read, 3 if some were not, 2 if none was.
+        The exit status: 0 if all pictures were read, 3 if some were not.
 
     Raises:
         UsageError: For a mistake of the user's.
