@@ -22,6 +22,9 @@ RESUMED = (
 )  # fmt: skip
 """Trainer settings that a checkpoint carries and resuming takes over."""
 
+SYNONYMS = {"learning_rate": "lr", "epochs": "max_epochs", "seed": "seed_everything", "gpus": "devices"}
+"""What other programs call options: their names here."""
+
 
 class Parser(LightningArgumentParser):
     """Takes options by their full names only, and says in one sentence what is wrong instead of printing the usage."""
@@ -37,7 +40,8 @@ class Parser(LightningArgumentParser):
             parsers = [self, *(self._subcommands_action._name_parser_map.values() if self._subcommands_action else [])]
             known = {option[2:] for p in parsers for option in p._option_string_actions if option[:2] == "--"} - {name}
             short = {option.split(".")[-1]: option for option in sorted(known)}
-            hint = did_you_mean(name, sorted(known))
+            synonym = short.get(SYNONYMS.get(name.split(".")[-1].replace("-", "_"), ""))
+            hint = f" Did you mean {synonym}?" if synonym else did_you_mean(name, sorted(known))
             if not hint and (near := did_you_mean(name.replace("-", "_"), short)):
                 asked, names = near.split(" mean ")  # data.mean is an option
                 names = re.sub(r"\b(" + "|".join(short) + r")\b", lambda m: short[m[0]], names)

@@ -83,6 +83,14 @@ def test_help_lists_every_verb(capsys: pytest.CaptureFixture[str]) -> None:
         (["fit", "--config", "list.yaml"], "is no mapping"),
         (["fit", "--config", "key.yaml"], "there is no option model.lrr. Did you mean model.lr"),
         (["fit", "stray"], "stray"),
+        (["fit", "configs/cnn.yaml"], "cifar-lightning fit --config configs/cnn.yaml"),
+        (["fit", "--model.learning_rate=1"], "Did you mean model.lr?"),
+        (["fit", "--epochs=1"], "Did you mean trainer.max_epochs?"),
+        (["fit", "--config", "section.yaml"], "model is 3; it must hold options by name"),
+        (["fit", "--config", "hollow.yaml"], "there is no option model.lrr. Did you mean model.lr"),
+        (["fit", "--config", "nested.yaml"], "holds config; name it on the command line"),
+        (["fit", "--config", "date.yaml"], "is not valid YAML"),
+        (["fit", f"--data.batch_size={10**25}"], "at least 1 and below"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
 )
@@ -96,6 +104,10 @@ def test_a_mistake_gets_one_message(
     (here / "list.yaml").write_text("- 1")
     (here / "key.yaml").write_text("model: {lrr: 1}")
     (here / "ckpt.yaml").write_text("ckpt_path: http://x.org/best.ckpt")
+    (here / "section.yaml").write_text("model: 3")
+    (here / "hollow.yaml").write_text("model: {lrr: {}}")
+    (here / "nested.yaml").write_text("config: 3")
+    (here / "date.yaml").write_text("model: 2026-99-99")
     (here / "runs").mkdir()
     assert main(words) == 2
     captured = capsys.readouterr()

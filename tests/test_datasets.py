@@ -208,6 +208,12 @@ def test_other_files_are_left_out_and_named(picture_folder: Path, capsys: pytest
     assert "DS_Store" not in out
 
 
+def test_a_link_in_a_ring_is_no_picture(picture_folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (picture_folder / "train" / "red" / "ring.png").symlink_to("ring.png")
+    assert len(folder(picture_folder).load("train")) == 60
+    assert "red/ring.png" in capsys.readouterr().out
+
+
 def test_folders_that_do_not_fit(picture_folder: Path, tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="there is no folder"):
         folder(tmp_path / "nowhere").num_classes()

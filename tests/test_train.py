@@ -452,6 +452,7 @@ def test_a_training_without_end_needs_a_constant_rate(
     words = ["fit", "--data.dataset=synthetic", f"--data.root={data_root}", *FAST, "--trainer.max_epochs=-1"]
     assert main(words) == 2
     assert "needs a training of known length" in capsys.readouterr().err
+    assert not list(Path().glob("runs/*")), "no run is left behind"
     assert main([*words, "--model.schedule=constant", "--model.ema=0.9", "--trainer.max_time=00:00:00:01"]) == 0
 
 
