@@ -82,6 +82,7 @@ def test_help_lists_every_verb(capsys: pytest.CaptureFixture[str]) -> None:
         (["fit", "--config", "empty.yaml"], "is empty"),
         (["fit", "--config", "list.yaml"], "is no mapping"),
         (["fit", "--config", "key.yaml"], "there is no option model.lrr. Did you mean model.lr"),
+        (["fit", "--data.dataset=synthetic", "--trainer.precision=16-true"], "take 32-true, bf16-mixed or 16-mixed"),
         (["fit", "stray"], "stray"),
         (["fit", "configs/cnn.yaml"], "cifar-lightning fit --config configs/cnn.yaml"),
         (["fit", "--model.learning_rate=1"], "Did you mean model.lr?"),

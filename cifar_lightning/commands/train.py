@@ -272,6 +272,11 @@ class CLI(LightningCLI):
         self._asked = [type(callback).__name__ for callback in given]
         chosen: dict[str, Any] = {}
         why = "as asked"
+        if str(settings.precision) in ("16-true", "bf16-true", "64-true", "64"):
+            raise UsageError(
+                f"trainer.precision is {settings.precision}, but pictures are normalised in 32 bits; take 32-true, "
+                "bf16-mixed or 16-mixed."
+            )
         if settings.precision is None and self.verb == "predict":
             chosen["precision"], why = "32-true", "as Predictor and exported files compute"
         elif settings.precision is None:
