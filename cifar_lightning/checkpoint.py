@@ -3,6 +3,7 @@
 import hashlib
 import io
 import os
+import warnings
 from contextlib import suppress
 from pathlib import Path
 from pickle import UnpicklingError
@@ -14,7 +15,13 @@ from lightning.fabric.plugins import TorchCheckpointIO
 from cifar_lightning import UsageError
 from cifar_lightning.models import is_custom
 
-WANTED = ("state_dict", "hyper_parameters", "datamodule_hyper_parameters", "ImageDataModule")
+WANTED = {
+    "state_dict": (),
+    "hyper_parameters": ("arch",),
+    "datamodule_hyper_parameters": ("dataset", "image_size"),
+    "ImageDataModule": ("classes", "mean", "std"),
+}
+"""What each checkpoint holds, and what is in there."""
 
 
 class WholeCheckpointIO(TorchCheckpointIO):
@@ -67,21 +74,26 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
         UsageError: If it is no checkpoint, is truncated, holds more than plain data, or is not of this framework.
     """
     try:
-        checkpoint = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of what it then refuses
+            checkpoint = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
     except UnpicklingError as error:
         raise UsageError(
             f"{path} is not loaded: it is no checkpoint, or it holds code instead of plain data, which a checkpoint of "
             "cifar-lightning never does."
         ) from error
-    except (RuntimeError, EOFError, OSError, ValueError, KeyError) as error:
+    except Exception as error:  # torch.load raises whatever a broken file makes it trip on
         raise UsageError(
             f"{path} can't be read: it is no checkpoint, or it was cut short ({_size(path)}). Use another one, such as "
             "last.ckpt of the same run."
         ) from error
-    missing = [name for name in WANTED if not isinstance(checkpoint, dict) or name not in checkpoint]
+    checkpoint = checkpoint if isinstance(checkpoint, dict) else {}
+    missing = [name for name in WANTED if not isinstance(checkpoint.get(name), dict)]
+    if not missing:
+        missing = [f"{name}.{key}" for name, keys in WANTED.items() for key in keys if key not in checkpoint[name]]
     if missing:
         raise UsageError(f"{path} is not a checkpoint of cifar-lightning: it has no {', '.join(missing)}.")
-    return checkpoint  # type: ignore[no-any-return]
+    return checkpoint
 
 
 def check_architecture(path: Path, checkpoint: dict[str, Any], trusted: str | None) -> None:
@@ -98,8 +110,9 @@ def check_architecture(path: Path, checkpoint: dict[str, Any], trusted: str | No
     arch = str(checkpoint["hyper_parameters"].get("arch"))
     if is_custom(arch) and arch != trusted:
         raise UsageError(
-            f"the network of {path} is the code {arch}, which would be imported and run. If you know and trust it, "
-            f"name it yourself: --model.arch {arch}, or in Python arch={arch!r}."
+            f"the network of {path} is {arch}: loading it would import the module {arch.partition(':')[0]} and run its "
+            f"code. If you trust that code, name the network, --model.arch {arch}, or allow whatever the checkpoint "
+            f"names, --allow_custom_arch (in Python: arch={arch!r} or allow_custom_arch=True)."
         )
 
 
@@ -113,4 +126,4 @@ def hash_file(path: Path) -> str:
 
 
 def _size(path: Path) -> str:
-    return f"{path.stat().st_size:,} bytes"
+    return f"{path.stat().st_size:,} bytes" if path.is_file() else "there is no such file"

@@ -16,7 +16,7 @@ from torchmetrics.classification import MulticlassAccuracy, MulticlassConfusionM
 from cifar_lightning import UsageError
 from cifar_lightning.augment import hash_integers, tta_views
 from cifar_lightning.averaging import Averaging
-from cifar_lightning.models import create_model
+from cifar_lightning.models import Plain, create_model
 from cifar_lightning.models.pretrained import (
     backbone_parameters,
     evaluate_frozen,
@@ -154,7 +154,7 @@ class ImageClassifier(LightningModule):
         self,
         arch: str = "cnn",
         num_classes: int = 10,
-        arch_options: dict[str, Any] | None = None,
+        arch_options: dict[str, Plain] | None = None,
         weights: str | None = None,
         stem: Literal["keep", "cifar"] = "keep",
         freeze: Literal["none", "backbone", "all_but_head"] = "none",

@@ -96,6 +96,10 @@ def _check_files(args: list[str]) -> list[str]:
             else:
                 _check_config(value)
             checked += [option, value]
+        elif position == 1 and option.endswith((".yaml", ".yml")):
+            raise UsageError(f"a config has an option: cifar-lightning {verb} --config {option}")
+        elif option == "--ckpt_path" and verb == "serve":
+            raise UsageError("serve takes the checkpoint, or an exported file, by another name: --model best.ckpt")
         else:
             checked.append(args[position])
         position += 1
@@ -154,7 +158,9 @@ def find_checkpoint(value: str) -> Path:
             f"there is no {value} in {Path.cwd()}, and no run under {Path('runs').absolute()} has one. "
             "Train one with: cifar-lightning fit --config configs/demo.yaml"
         )
-    near = sorted(str(p) for p in path.parent.glob("*.ckpt")) if path.parent.is_dir() else []
+    kind = "file" if path.suffix in (".onnx", ".pt2") else "checkpoint"
+    suffix = path.suffix if kind == "file" else ".ckpt"
+    near = sorted(str(p) for p in path.parent.glob(f"*{suffix}")) if path.parent.is_dir() else []
     raise UsageError(
-        f"there is no checkpoint {value} (in {Path.cwd()})." + (f" There is {', '.join(near[:5])}." if near else "")
+        f"there is no {kind} {value} (in {Path.cwd()})." + (f" There is {', '.join(near[:5])}." if near else "")
     )

@@ -13,6 +13,7 @@ import yaml
 from lightning.pytorch.cli import LightningArgumentParser
 
 from cifar_lightning import UsageError, did_you_mean
+from cifar_lightning.models import is_custom
 
 RESUMED = (
     "max_epochs", "min_epochs", "max_steps", "limit_train_batches", "limit_val_batches", "check_val_every_n_epoch",
@@ -20,6 +21,9 @@ RESUMED = (
     "gradient_clip_algorithm", "deterministic", "precision", "devices", "num_nodes", "strategy",
 )  # fmt: skip
 """Trainer settings that a checkpoint carries and resuming takes over."""
+
+SYNONYMS = {"learning_rate": "lr", "epochs": "max_epochs", "seed": "seed_everything", "gpus": "devices"}
+"""What other programs call options: their names here."""
 
 
 class Parser(LightningArgumentParser):
@@ -30,13 +34,14 @@ class Parser(LightningArgumentParser):
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
         """Raises what is wrong as a UsageError."""
-        unknown = r"unrecognized arguments: --([\w.-]+)|accept option '([\w.-]+)'|Option '([\w.-]+)' is not accepted"
+        unknown = r"unrecognized arguments: --([\w.-]+)|accept option '([\w.-]+)'|Option '(.+?)' is not accepted"
         if found := re.search(unknown, message):
             name = next(filter(None, found.groups()))
             parsers = [self, *(self._subcommands_action._name_parser_map.values() if self._subcommands_action else [])]
-            known = {option[2:] for p in parsers for option in p._option_string_actions if option[:2] == "--"}
+            known = {option[2:] for p in parsers for option in p._option_string_actions if option[:2] == "--"} - {name}
             short = {option.split(".")[-1]: option for option in sorted(known)}
-            hint = did_you_mean(name, sorted(known))
+            synonym = short.get(SYNONYMS.get(name.split(".")[-1].replace("-", "_"), ""))
+            hint = f" Did you mean {synonym}?" if synonym else did_you_mean(name, sorted(known))
             if not hint and (near := did_you_mean(name.replace("-", "_"), short)):
                 asked, names = near.split(" mean ")  # data.mean is an option
                 names = re.sub(r"\b(" + "|".join(short) + r")\b", lambda m: short[m[0]], names)
@@ -53,6 +58,25 @@ class Parser(LightningArgumentParser):
         if "predict.pictures" in message:
             message = "name at least one picture or folder: cifar-lightning predict --ckpt_path best.ckpt cat.jpg"
         raise UsageError(message.strip()) from ex
+
+    def check_names(self, config: dict[str, Any]) -> None:
+        """Refuses what jsonargparse would drop: an unknown option with nothing in it, and a section that is no mapping.
+
+        Args:
+            config: What a config holds.
+
+        Raises:
+            UsageError: If there is such.
+        """
+        known = {option[2:] for option in self._option_string_actions}
+        for section, content in config.items():
+            inside = [name for name in known if name.startswith(f"{section}.")]
+            if inside and content is not None and not isinstance(content, dict):
+                raise UsageError(f"{section} is {content}; it must hold options by name, such as {section}: {{…}}.")
+            names = [f"{section}.{name}" for name in content or ()] if inside else [str(section)]
+            for name in names:
+                if ".".join(name.rstrip("+").split(".")[:2]) not in known:
+                    self.error(f"Option '{name}' is not accepted")
 
 
 def _plain_type(hint: str) -> str:
@@ -85,47 +109,52 @@ def split_options(arguments: Sequence[str], options: Sequence[str]) -> tuple[lis
     return values, rest
 
 
-def check_config(path: Path) -> None:
-    """Checks that a config is a YAML file that holds options.
+def check_config(path: Path) -> dict[str, Any]:
+    """Reads a config, and checks that it is a YAML file that holds options.
 
     Raises:
         UsageError: If it does not.
     """
     try:
         content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+    except (yaml.YAMLError, ValueError, RecursionError) as error:  # values that are none, such as the date 2026-99-99
         raise UsageError(f"the config {path} is not valid YAML: {error}") from error
     if not isinstance(content, dict):
         raise UsageError(
             f"the config {path} is {'empty' if content is None else 'no mapping'}; it must hold options by name, "
             "such as model: {lr: 0.001}."
         )
-    if content.get("ckpt_path"):
-        raise UsageError(f"the config {path} holds ckpt_path; name it on the command line: --ckpt_path FILE.")
+    flags = {"ckpt_path": "--ckpt_path FILE", "config": "--config FILE", "allow_custom_arch": "--allow_custom_arch"}
+    for name, flag in flags.items():
+        if content.get(name) is not None:
+            raise UsageError(f"the config {path} holds {name}; name it on the command line: {flag}.")
+    return content
 
 
-def checkpoint_settings(checkpoint: dict[str, Any], *, resume: bool) -> dict[str, Any]:
+def checkpoint_settings(checkpoint: dict[str, Any], *, resume: bool, allow_custom_arch: bool) -> dict[str, Any]:
     """Returns a checkpoint's settings in the form of a config.
 
     Args:
         checkpoint: What ``read_checkpoint`` returned.
         resume: Whether to take over the Trainer's settings too.
+        allow_custom_arch: Whether to take over a network that is code; else it is left for the user to name.
     """
     model, data = (
         {k: v for k, v in checkpoint[name].items() if not k.startswith("_")}
         for name in ("hyper_parameters", "datamodule_hyper_parameters")
     )
+    if is_custom(str(model["arch"])) and not allow_custom_arch:
+        del model["arch"]
     settings = {"seed_everything": data.pop("seed", 0), "model": model, "data": data}
     if resume:
         kept = checkpoint.get("trainer_settings", {})
-        # a dict could name a class, which would be imported
         settings["trainer"] = {k: v for k, v in kept.items() if k in RESUMED and is_plain(v)}
     return settings
 
 
 def is_plain(value: object) -> bool:
-    """Tells whether a Trainer setting may stand in a checkpoint."""
-    return value is None or isinstance(value, str | int | float)
+    """Tells whether a Trainer setting may stand in a checkpoint: not if it could name a class, to be imported."""
+    return value is None or isinstance(value, int | float) or bool(re.fullmatch(r"[\w, -]*", str(value)))
 
 
 def check_devices(accelerator: str | Any, devices: int | str | list[int]) -> None:

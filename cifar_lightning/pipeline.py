@@ -38,12 +38,13 @@ class Pipeline(nn.Module):
         return self.classifier.probabilities(self.preprocess(images.permute(0, 3, 1, 2)))
 
 
-def load_pipeline(path: Path, arch: str | None = None) -> tuple[Pipeline, Card]:
+def load_pipeline(path: Path, arch: str | None = None, allow_custom_arch: bool = False) -> tuple[Pipeline, Card]:
     """Loads a checkpoint, on the CPU and in evaluation mode.
 
     Args:
         path: A file that ``fit`` wrote.
         arch: The network, where it is the user's own code: a checkpoint alone may not have code imported.
+        allow_custom_arch: Whether it may.
 
     Returns:
         The pipeline, and the model's facts.
@@ -52,7 +53,8 @@ def load_pipeline(path: Path, arch: str | None = None) -> tuple[Pipeline, Card]:
         UsageError: If the file is no checkpoint, or its network is not to be had or not the one it was trained with.
     """
     checkpoint = read_checkpoint(path)
-    check_architecture(path, checkpoint, arch)
+    if not allow_custom_arch:
+        check_architecture(path, checkpoint, arch)
     settings = {name: value for name, value in checkpoint["hyper_parameters"].items() if not name.startswith("_")}
     try:
         classifier = ImageClassifier(**settings)

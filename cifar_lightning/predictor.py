@@ -74,9 +74,10 @@ class Predictor:
 
     Args:
         file: A checkpoint of ``fit``, or what ``export`` wrote: a name that ends in .onnx or .pt2. Checkpoints and ONNX
-            files are read as plain data. A .pt2 file is a program: open only what you trust.
+            files are read as plain data. A .pt2 file is a program.
         device: "cpu", "cuda", "cuda:1" or "mps"; "auto" takes an accelerator where there is one.
         arch: The network of a checkpoint, where it is your own code ("package.module:Class").
+        allow_custom_arch: Whether to run the code that a checkpoint names, whichever it is, or that a .pt2 file holds.
         batch_size: The most pictures to classify at once.
 
     Attributes:
@@ -87,7 +88,13 @@ class Predictor:
     """
 
     def __init__(
-        self, file: str | Path, *, device: str = "auto", arch: str | None = None, batch_size: int = 64
+        self,
+        file: str | Path,
+        *,
+        device: str = "auto",
+        arch: str | None = None,
+        allow_custom_arch: bool = False,
+        batch_size: int = 64,
     ) -> None:
         path = Path(file)
         if not path.is_file():
@@ -99,9 +106,14 @@ class Predictor:
         if path.suffix == ".onnx":
             self._run, self.card = _open_onnx(path, device)
         elif path.suffix == ".pt2":
+            if not allow_custom_arch:
+                raise UsageError(
+                    f"{path} is a program, and opening it runs whatever code is in it. If you trust whoever made it: "
+                    "--allow_custom_arch (in Python: allow_custom_arch=True). An ONNX file is only data."
+                )
             self._run, self.card = _open_pt2(path, device)
         else:
-            self._run, self.card = _open_checkpoint(path, device, arch)
+            self._run, self.card = _open_checkpoint(path, device, arch, allow_custom_arch)
 
     @property
     def classes(self) -> tuple[str, ...]:
@@ -244,11 +256,11 @@ def _open_pt2(path: Path, device: str) -> tuple[Run, Card]:
     return _torch_run(move_to_device_pass(program, place).module(), place), card
 
 
-def _open_checkpoint(path: Path, device: str, arch: str | None) -> tuple[Run, Card]:
+def _open_checkpoint(path: Path, device: str, arch: str | None, allow_custom_arch: bool) -> tuple[Run, Card]:
     from cifar_lightning.pipeline import load_pipeline
 
     place = _find_device(device)
-    pipeline, card = load_pipeline(path, arch)
+    pipeline, card = load_pipeline(path, arch, allow_custom_arch)
     return _torch_run(pipeline.to(place), place), card
 
 

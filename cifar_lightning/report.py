@@ -67,10 +67,11 @@ def classify_files(
         title: Stands above the contact sheet.
 
     Returns:
-        The exit status: 0 if all pictures were read, 3 if some were not, 2 if none was.
+        The exit status: 0 if all pictures were read, 3 if some were not.
 
     Raises:
-        UsageError: If an option is out of its range, there are no pictures, or one would be written over.
+        UsageError: If an option is out of its range, there are no pictures, one would be written over, or none can be
+            read.
     """
     top_k = min(3, len(classes)) if top_k is None else top_k
     if not 1 <= top_k <= len(classes):
@@ -167,7 +168,10 @@ def report_rows(rows: Sequence[Row], classes: Sequence[str], top_k: int, output:
         title: Stands above the contact sheet.
 
     Returns:
-        The exit status: 0 if all pictures were read, 3 if some were not, 2 if none was.
+        The exit status: 0 if all pictures were read, 3 if some were not.
+
+    Raises:
+        UsageError: If none was read; nothing is written then.
     """
     names = [printable(row.picture.name) for row in rows]
     if len(set(names)) < len(names):
@@ -183,16 +187,14 @@ def report_rows(rows: Sequence[Row], classes: Sequence[str], top_k: int, output:
     unreadable = [row for row in rows if row.probabilities is None]
     for row in unreadable[:SHOWN]:
         print(f"unreadable: {printable(row.picture)}: {row.error}")
+    readable, sheet = len(rows) - len(unreadable), output.with_suffix(".png")
+    if not readable:
+        raise UsageError(f"no picture could be read, of {len(rows):,}; nothing is written.")
     write_rows(rows, classes, top_k, output)
-    written = str(output)
-    readable = len(rows) - len(unreadable)
-    if readable:
-        sheet = output.with_suffix(".png")
-        more = f" (the first {SHEET} pictures)" if readable > SHEET else ""
-        write_contact_sheet(rows, classes, f"{title}{more}", sheet)
-        written += f", {sheet}"
-    print(f"written: {written}")
+    more = f" (the first {SHEET} pictures)" if readable > SHEET else ""
+    write_contact_sheet(rows, classes, f"{title}{more}", sheet)
+    print(f"written: {output}, {sheet}")
     if not unreadable:
         return 0
     print(f"{len(unreadable):,} of the {len(rows):,} pictures could not be read")
-    return 3 if readable else 2
+    return 3

@@ -19,7 +19,7 @@ from fastapi_offline import FastAPIOffline
 from numpy.typing import NDArray
 from PIL import Image
 from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, Counter, Gauge, Histogram, generate_latest
-from pydantic import BaseModel
+from pydantic import BaseModel, Field
 from starlette.datastructures import UploadFile
 from starlette.exceptions import HTTPException as StarletteHTTPException
 from starlette.formparsers import MultiPartException, MultiPartParser
@@ -59,6 +59,18 @@ class Limits:
     pictures: int = 32
     requests: int = 64
     seconds: float = 30.0
+
+
+class Wish(BaseModel, extra="forbid"):
+    """What a request may say of its answer.
+
+    Attributes:
+        top_k: How many classes to name, from 1 to K; 3, or all, by default.
+        preview: Whether to show the picture as the network sees it.
+    """
+
+    top_k: int | None = Field(None, ge=1)
+    preview: bool = False
 
 
 class Answer(BaseModel):
@@ -189,7 +201,14 @@ class _Service:
             raise HTTPException(400, "the request holds no picture.")
         return files
 
-    async def answer(self, data: bytes, top_k: int, preview: bool) -> Answer:
+    def check(self, wish: Wish) -> None:
+        """Refuses to name more classes than there are."""
+        if (wish.top_k or 1) > len(self.card.classes):
+            raise HTTPException(
+                422, f"top_k: it is {wish.top_k}, but the model knows {len(self.card.classes)} classes."
+            )
+
+    async def answer(self, data: bytes, wish: Wish) -> Answer:
         """Classifies one picture, or says why not."""
         loop, size = asyncio.get_running_loop(), self.card.image_size
         try:
@@ -197,8 +216,8 @@ class _Service:
         except PictureError as error:
             status = {TooManyPixelsError: 413, UnknownFormatError: 415}.get(type(error), 422)
             raise HTTPException(status, f"the picture can't be used: {error}.") from error
-        top = rank(await self._batcher.classify(image), self.card.classes, top_k)
-        shown = await loop.run_in_executor(self._decoders, _to_url, image) if preview else None
+        top = rank(await self._batcher.classify(image), self.card.classes, wish.top_k or 3)
+        shown = await loop.run_in_executor(self._decoders, _to_url, image) if wish.preview else None
         return Answer(label=top[0].label, probability=top[0].probability, top=top, preview=shown)
 
     async def in_time(self, answer: Coroutine[Any, Any, _T]) -> _T:
@@ -288,22 +307,24 @@ def create_app(predictor: Predictor, limits: Limits | None = None, token: str | 
         return problem(500, "something is wrong with this server; its log says what.")
 
     @app.post("/v1/predict", responses=_ERRORS, openapi_extra=_body(_FORM | _RAW))
-    async def predict(request: Request, top_k: Annotated[int, Query(ge=1)] = 3, preview: bool = False) -> Answer:
+    async def predict(request: Request, wish: Annotated[Wish, Query()]) -> Answer:
         """Classifies one picture: a form with one file, or the file itself as the body."""
+        service.check(wish)
         with service.admitted():
             files = await service.receive(request)
             if len(files) > 1:
                 raise HTTPException(400, f"these are {len(files)} pictures; /v1/predict/batch takes several.")
-            return await service.in_time(service.answer(files[0][1], top_k, preview))
+            return await service.in_time(service.answer(files[0][1], wish))
 
     @app.post("/v1/predict/batch", responses=_ERRORS, openapi_extra=_body(_FORMS))
-    async def predict_batch(request: Request, top_k: Annotated[int, Query(ge=1)] = 3, preview: bool = False) -> Answers:
+    async def predict_batch(request: Request, wish: Annotated[Wish, Query()]) -> Answers:
         """Classifies the files of a form; for one that can't be used, its result says why, and the others count."""
+        service.check(wish)
         with service.admitted():
 
             async def settle(name: str, data: bytes) -> Item:
                 try:
-                    return Item(filename=name, answer=await service.answer(data, top_k, preview))
+                    return Item(filename=name, answer=await service.answer(data, wish))
                 except HTTPException as error:
                     return Item(filename=name, problem=Problem.of(error.status_code, error.detail))
 

@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 import torch
 import torchvision
+from hypothesis import HealthCheck, settings
 from PIL import Image
 
 from cifar_lightning.checkpoint import hash_file
@@ -27,6 +28,10 @@ os.environ.setdefault("OMP_NUM_THREADS", str(max(1, min(2, (os.cpu_count() or 1)
 
 # what a shell starts in the background ignores Ctrl+C, and so would the processes that tests start
 signal.signal(signal.SIGINT, signal.default_int_handler)
+
+settings.register_profile("short", derandomize=True, deadline=None, database=None, max_examples=16)
+settings.register_profile("long", deadline=None, max_examples=3000, suppress_health_check=list(HealthCheck))
+settings.load_profile("short")
 
 FAST = [
     "--trainer.max_epochs=2",

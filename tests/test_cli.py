@@ -86,7 +86,16 @@ def test_help_lists_every_verb(capsys: pytest.CaptureFixture[str]) -> None:
         (["fit", "--config", "empty.yaml"], "is empty"),
         (["fit", "--config", "list.yaml"], "is no mapping"),
         (["fit", "--config", "key.yaml"], "there is no option model.lrr. Did you mean model.lr"),
+        (["fit", "--data.dataset=synthetic", "--trainer.precision=16-true"], "take 32-true, bf16-mixed or 16-mixed"),
         (["fit", "stray"], "stray"),
+        (["fit", "configs/cnn.yaml"], "cifar-lightning fit --config configs/cnn.yaml"),
+        (["fit", "--model.learning_rate=1"], "Did you mean model.lr?"),
+        (["fit", "--epochs=1"], "Did you mean trainer.max_epochs?"),
+        (["fit", "--config", "section.yaml"], "model is 3; it must hold options by name"),
+        (["fit", "--config", "hollow.yaml"], "there is no option model.lrr. Did you mean model.lr"),
+        (["fit", "--config", "nested.yaml"], "holds config; name it on the command line"),
+        (["fit", "--config", "date.yaml"], "is not valid YAML"),
+        (["fit", f"--data.batch_size={10**25}"], "at least 1 and below"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
 )
@@ -100,6 +109,10 @@ def test_a_mistake_gets_one_message(
     (here / "list.yaml").write_text("- 1")
     (here / "key.yaml").write_text("model: {lrr: 1}")
     (here / "ckpt.yaml").write_text("ckpt_path: http://x.org/best.ckpt")
+    (here / "section.yaml").write_text("model: 3")
+    (here / "hollow.yaml").write_text("model: {lrr: {}}")
+    (here / "nested.yaml").write_text("config: 3")
+    (here / "date.yaml").write_text("model: 2026-99-99")
     (here / "runs").mkdir()
     assert main(words) == 2
     captured = capsys.readouterr()
@@ -120,28 +133,6 @@ def test_checkpoints_that_are_none(here: Path, trained: Path, capsys: pytest.Cap
     torch.save(torch.nn.Linear(1, 1), here / "bad.ckpt")
     assert main(["test", "--ckpt_path", "bad.ckpt"]) == 2
     assert "holds code" in capsys.readouterr().err
-
-
-def test_a_checkpoint_names_no_code(here: Path, trained: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    (here / "payload.py").write_text("open('executed', 'w')\nclass Net: pass\n")
-    checkpoint = torch.load(trained / "best.ckpt", weights_only=True)
-    checkpoint["hyper_parameters"]["arch"] = "payload:Net"
-    torch.save(checkpoint, here / "bad.ckpt")
-    assert main(["test", "--ckpt_path", "bad.ckpt"]) == 2
-    assert "--model.arch payload:Net" in capsys.readouterr().err
-    assert not (here / "executed").exists()
-
-
-def test_a_checkpoint_s_trainer_settings_name_no_code(
-    here: Path, trained: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    (here / "payload2.py").write_text("open('executed', 'w')\nclass Strategy: pass\n")
-    monkeypatch.syspath_prepend(str(here))
-    checkpoint = torch.load(trained / "last.ckpt", weights_only=True)
-    checkpoint["trainer_settings"] = {"strategy": {"class_path": "payload2.Strategy"}, "max_epochs": 1}
-    torch.save(checkpoint, here / "bad.ckpt")
-    assert main(["fit", "--ckpt_path", "bad.ckpt"]) == 2
-    assert not (here / "executed").exists()
 
 
 @pytest.mark.parametrize("verb", ["fit", "test"])

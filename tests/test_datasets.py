@@ -2,6 +2,7 @@ import io
 import os
 import tarfile
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -66,18 +67,66 @@ def test_no_network_names_the_ways_out(archive: Archive, tmp_path: Path) -> None
         assert part in str(error.value)
 
 
-@pytest.mark.parametrize("name", ["../outside.txt", "/outside.txt"])
-def test_an_archive_can_write_nowhere_else(archive: Archive, tmp_path: Path, name: str) -> None:
+BATCH = "cifar-10-batches-py/data_batch_1"
+
+
+@pytest.mark.parametrize(
+    "entry",
+    [
+        {"name": "../outside.txt", "size": 4},
+        {"name": "/outside.txt", "size": 4},
+        {"name": "cifar-10-batches-py/stray", "size": 4},
+        {"name": BATCH, "type": tarfile.SYMTYPE, "linkname": "../../outside.txt"},
+        {"name": BATCH, "type": tarfile.SYMTYPE, "linkname": "/etc/passwd"},
+        {"name": BATCH, "type": tarfile.LNKTYPE, "linkname": "../outside.txt"},
+        {"name": "cifar-10-batches-py", "type": tarfile.SYMTYPE, "linkname": ".."},
+        {"name": BATCH, "type": tarfile.CHRTYPE, "devmajor": 1, "devminor": 3},
+        {"name": BATCH, "type": tarfile.FIFOTYPE},
+    ],
+    ids=lambda entry: f"{entry['name']} {entry.get('type', b'').decode()}{entry.get('linkname', '')}",
+)
+def test_an_archive_can_write_nothing_but_its_files(archive: Archive, tmp_path: Path, entry: dict[str, Any]) -> None:
     evil = tmp_path / "mirror" / "evil.tar.gz"
     with tarfile.open(evil, "w:gz") as tar:
-        member = tarfile.TarInfo(name)
-        member.size = 4
+        member = tarfile.TarInfo()
+        for name, value in entry.items():
+            setattr(member, name, value)
         tar.addfile(member, io.BytesIO(b"evil"))
+        through = tarfile.TarInfo(BATCH)  # where a link would lead
+        through.size = 4
+        tar.addfile(through, io.BytesIO(b"evil"))
     archive.expect(evil)
-    with pytest.raises(UsageError, match=r"could not be unpacked|checksums are wrong"):
+    with pytest.raises(UsageError, match=r"checksums are wrong"):
         cifar(tmp_path / "data").prepare(["train"])
     assert not (tmp_path / "outside.txt").exists()
     assert not Path("/outside.txt").exists()
+    written = {p.relative_to(tmp_path / "data").as_posix() for p in (tmp_path / "data").rglob("*")}
+    assert written == {"cifar-10-python.tar.gz", "cifar-10-batches-py", BATCH}
+    assert (tmp_path / "data" / BATCH).read_bytes() == b"evil"
+    assert (tmp_path / "data" / BATCH).is_file()
+    assert not (tmp_path / "data" / BATCH).is_symlink()
+
+
+@pytest.mark.parametrize(("size", "count"), [(2**40, 1), (0, 1000)], ids=["a terabyte", "a thousand files"])
+def test_an_archive_that_holds_too_much(archive: Archive, tmp_path: Path, size: int, count: int) -> None:
+    evil = tmp_path / "mirror" / "evil.tar"
+    with evil.open("wb") as file:
+        for number in range(count):
+            member = tarfile.TarInfo(BATCH if size else f"cifar-10-batches-py/{number}")
+            member.size = size  # of which nothing follows
+            file.write(member.tobuf())
+    archive.expect(evil)
+    with pytest.raises(UsageError, match="it holds too much"):
+        cifar(tmp_path / "data").prepare(["train"])
+    assert not (tmp_path / "data" / "cifar-10-batches-py").exists()
+
+
+def test_an_archive_cut_short(archive: Archive, tmp_path: Path) -> None:
+    short = tmp_path / "mirror" / "short.tar.gz"
+    short.write_bytes(archive.path.read_bytes()[:-5000])
+    archive.expect(short)
+    with pytest.raises(UsageError, match="could not be unpacked"):
+        cifar(tmp_path / "data").prepare(["train"])
 
 
 def test_an_archive_of_something_else(archive: Archive, tmp_path: Path) -> None:
@@ -157,6 +206,12 @@ def test_other_files_are_left_out_and_named(picture_folder: Path, capsys: pytest
     out = capsys.readouterr().out
     assert "red/notes.txt" in out
     assert "DS_Store" not in out
+
+
+def test_a_link_in_a_ring_is_no_picture(picture_folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (picture_folder / "train" / "red" / "ring.png").symlink_to("ring.png")
+    assert len(folder(picture_folder).load("train")) == 60
+    assert "red/ring.png" in capsys.readouterr().out
 
 
 def test_folders_that_do_not_fit(picture_folder: Path, tmp_path: Path) -> None:

@@ -1,4 +1,8 @@
 import io
+import subprocess
+import sys
+import zipfile
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -100,6 +104,68 @@ def test_what_is_no_picture(tmp_path: Path) -> None:
         decode_picture(tmp_path, 32)
     with pytest.raises(PictureError, match="64 × 64 pixels are too many"):
         decode_picture(whole, 32, max_pixels=4095)
+
+
+def test_animations_polyglots_and_wrong_names(tmp_path: Path) -> None:
+    red, blue = (Image.new("RGB", (8, 8), colour) for colour in ("red", "blue"))
+    for kind in ("GIF", "WEBP", "PNG"):
+        assert decode_picture(encoded(red, kind, save_all=True, append_images=[blue]), 8)[4, 4, 0] > 200
+    archive = io.BytesIO()
+    with zipfile.ZipFile(archive, "w") as file:
+        file.writestr("script.js", "alert(1)")
+    # a picture is all that is read of a file that is something else too
+    assert tuple(decode_picture(encoded(red) + archive.getvalue(), 8)[4, 4]) == (255, 0, 0)
+    with pytest.raises(PictureError, match="not a PNG"):
+        decode_picture(archive.getvalue() + encoded(red), 8)
+    (tmp_path / "red.jpg").write_bytes(encoded(red, "GIF"))
+    assert tuple(decode_picture(tmp_path / "red.jpg", 8)[4, 4]) == (255, 0, 0)
+    clear = Image.new("P", (8, 8))  # of colour 0, which is black
+    assert tuple(decode_picture(encoded(clear, transparency=0), 8)[4, 4]) == (255, 255, 255)
+
+
+def chunks(*parts: tuple[bytes, bytes]) -> bytes:
+    """A PNG of any chunks."""
+    return b"\x89PNG\r\n\x1a\n" + b"".join(
+        len(data).to_bytes(4, "big") + name + data + zlib.crc32(name + data).to_bytes(4, "big") for name, data in parts
+    )
+
+
+def head(width: int, height: int) -> tuple[bytes, bytes]:
+    return b"IHDR", width.to_bytes(4, "big") + height.to_bytes(4, "big") + bytes([8, 2, 0, 0, 0])
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="ru_maxrss is in kilobytes on Linux")
+def test_bombs_take_no_memory(tmp_path: Path) -> None:
+    zeros, end = zlib.compress(bytes(200_000_000), 9), (b"IEND", b"")
+    bombs = {
+        "20,000 × 20,000": chunks(head(20_000, 20_000), (b"IDAT", zeros), end),
+        "wide": chunks(head(2**31 - 1, 1), (b"IDAT", zeros), end),
+        "no pixels": chunks(head(0, 0), (b"IDAT", zeros), end),
+        "more data than pixels": chunks(head(2, 2), (b"IDAT", zeros), end),
+        "text": chunks(head(2, 2), (b"zTXt", b"k\0\0" + zeros), end),
+        "profile": chunks(head(2, 2), (b"iCCP", b"k\0\0" + zeros), end),
+        "bmp": b"BM" + bytes(12) + (40).to_bytes(4, "little") + (60_000).to_bytes(4, "little") * 2 + b"\1\0\x18\0" * 9,
+        "gif": b"GIF89a" + b"\xff" * 4 + bytes(3) + b",\0\0\0\0" + b"\xff" * 4 + b"\0\x08\0;",
+        "empty": b"",
+    }
+    for name, data in bombs.items():
+        (tmp_path / name).write_bytes(data)
+    script = (
+        "import resource, sys\n"
+        "from cifar_lightning.pictures import PictureError, decode_picture\n"
+        "before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss\n"
+        "for name in sys.argv[1:]:\n"
+        "    try: decode_picture(name, 32); print(name, 'read')\n"
+        "    except PictureError as error: print(name, error)\n"
+        "print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", script, *bombs], cwd=tmp_path, capture_output=True, text=True, check=True
+    )
+    *said, grown = done.stdout.splitlines()
+    assert len(said) == len(bombs)
+    assert said[0] == "20,000 × 20,000 it has too many pixels (over 120,000,000)"
+    assert int(grown) < 60_000, said
 
 
 def test_finding_pictures(tmp_path: Path) -> None:

@@ -203,6 +203,9 @@ def test_top_k_and_preview(server: Server, predictor: Predictor) -> None:
     np.testing.assert_array_equal(np.asarray(Image.open(io.BytesIO(base64.b64decode(data)))), predictor.decode(sent))
     server.post("/v1/predict?top_k=0", sent).is_problem(422, "top_k")
     server.post("/v1/predict?top_k=many", sent).is_problem(422, "top_k")
+    for path in ("/v1/predict", "/v1/predict/batch"):
+        server.post(f"{path}?top_k=4", sent).is_problem(422, "top_k: it is 4, but the model knows 3 classes")
+        server.post(f"{path}?topk=1", sent).is_problem(422, "topk")
 
 
 def test_a_batch_answers_for_each_picture(server: Server) -> None:
@@ -494,6 +497,8 @@ def test_mistakes_are_answered_in_a_sentence(model: Path, here: Path, capsys: py
             (["--model=half.onnx"], "can't be read as ONNX"),
             (["--model=missing.onnx"], "missing.onnx"),
             ([], "serve needs a checkpoint"),
+            (["--model=nope.onnx"], "there is no file nope.onnx"),
+            (["--ckpt_path", "best.ckpt"], "--model best.ckpt"),
             ([f"--model={model}", f"--port={taken.getsockname()[1]}"], "Choose another with --port"),
             ([f"--model={model}", "--port=99999"], "from 0 to 65535"),
             ([f"--model={model}", "--prot=1"], "Did you mean --port?"),

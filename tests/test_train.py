@@ -143,7 +143,16 @@ def test_predict_goes_on_past_unreadable_files(run: Path, pictures: Path, capsys
     assert "not a PNG" in rows[3]["error"]
     assert "no such file" in rows[4]["error"]
     assert "2 of the 5 pictures" in capsys.readouterr().out
+
+
+def test_predict_writes_nothing_where_no_picture_can_be_read(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for name in ("predictions.csv", "predictions.png"):
+        Path(name).write_text("an older one")
     assert main(["predict", "--ckpt_path=best.ckpt", "missing.png"]) == 2
+    captured = capsys.readouterr()
+    assert "unreadable: missing.png: there is no such file" in captured.out
+    assert "no picture could be read, of 1; nothing is written" in captured.err
+    assert {Path(name).read_text() for name in ("predictions.csv", "predictions.png")} == {"an older one"}
 
 
 @pytest.mark.parametrize(
@@ -152,10 +161,11 @@ def test_predict_goes_on_past_unreadable_files(run: Path, pictures: Path, capsys
         ([], "name at least one picture"),
         (["x.png", "--top_k=11"], "from 1 to 10"),
         (["x.png", "--output=x.txt"], ".csv or .json"),
-        (["x.png", "--output=runs/demo/version_0/best.ckpt/p.csv"], "best.ckpt"),
+        (["cat.png", "--output=runs/demo/version_0/best.ckpt/p.csv"], "best.ckpt"),
     ],
 )
 def test_predict_mistakes(run: Path, words: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:
+    Image.new("RGB", (8, 8)).save("cat.png")
     assert main(["predict", "--ckpt_path=best.ckpt", *words]) == 2
     assert message in capsys.readouterr().err
 
@@ -456,6 +466,7 @@ def test_a_training_without_end_needs_a_constant_rate(
     words = ["fit", "--data.dataset=synthetic", f"--data.root={data_root}", *FAST, "--trainer.max_epochs=-1"]
     assert main(words) == 2
     assert "needs a training of known length" in capsys.readouterr().err
+    assert not list(Path().glob("runs/*")), "no run is left behind"
     assert main([*words, "--model.schedule=constant", "--model.ema=0.9", "--trainer.max_time=00:00:00:01"]) == 0
 
 

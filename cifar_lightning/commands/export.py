@@ -50,6 +50,9 @@ def main(argv: Sequence[str]) -> int:
     )
     parser.add_argument("--output", type=str | None, default=None, help="By default beside the checkpoint.")
     parser.add_argument("--model.arch", type=str | None, default=None, help="The network, where it is your own code.")
+    parser.add_argument(
+        "--allow_custom_arch", action="store_true", help="Run the code of a network that the checkpoint names."
+    )
     options = parser.parse_args(list(argv[1:]))
 
     checkpoint = Path(options.ckpt_path)
@@ -63,22 +66,24 @@ def main(argv: Sequence[str]) -> int:
             f"onnx needs {', '.join(missing)}: pip install 'cifar-lightning[onnx]'; --format pt2 does not."
         )
 
-    pipeline, card = load_pipeline(checkpoint, options.model.arch)
+    arch, allowed = options.model.arch, options.allow_custom_arch
+    pipeline, card = load_pipeline(checkpoint, arch, allowed)
     output.parent.mkdir(parents=True, exist_ok=True)
     # verified under another name in the same folder, so that the file is there whole and right or not at all
     with TemporaryDirectory(prefix=".export-", dir=output.parent) as folder:
         written = Path(folder) / output.name
         write_model(pipeline, card, written)
-        drawn, random = verify(written, Predictor(checkpoint, device="cpu", arch=options.model.arch))
+        drawn, random = verify(written, Predictor(checkpoint, device="cpu", arch=arch, allow_custom_arch=allowed))
         with written.open("rb") as file:
             os.fsync(file.fileno())
         written.replace(output)
+    program = ["--allow_custom_arch"] if form == "pt2" else []
     print(
         f"maximum difference of a probability from the checkpoint's: {drawn:.1e} on {PICTURES} drawn pictures, "
         f"{random:.1e} on {PICTURES} of random pixels\n"
         f"written: {output} ({output.stat().st_size / 1e6:.1f} MB; images uint8 (B, {card.image_size}, "
         f"{card.image_size}, 3) → probabilities (B, {len(card.classes)}))\n"
-        f"next:\n  {shlex.join(['cifar-lightning', 'predict', '--ckpt_path', str(output)])} YOUR_PICTURES"
+        f"next:\n  {shlex.join(['cifar-lightning', 'predict', '--ckpt_path', str(output), *program])} YOUR_PICTURES"
     )
     return 0
 
@@ -132,7 +137,7 @@ def verify(path: Path, checkpoint: Predictor) -> tuple[float, float]:
     Raises:
         UsageError: If they disagree, or if the checkpoint says the same of every picture.
     """
-    exported, size = Predictor(path, device="cpu"), checkpoint.card.image_size
+    exported, size = Predictor(path, device="cpu", allow_custom_arch=True), checkpoint.card.image_size
     drawn = draw_pictures(PICTURES, 0, size)[0].numpy()
     random = np.random.default_rng(0).integers(0, 256, drawn.shape, dtype=np.uint8)
     expected = checkpoint.probabilities(drawn)

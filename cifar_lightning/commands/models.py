@@ -5,7 +5,6 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import torch
-import yaml
 from rich.console import Console
 from rich.table import Table
 from torch.utils.flop_counter import FlopCounterMode
@@ -74,11 +73,11 @@ def find_recipes(folder: Path) -> dict[str, list[str]]:
     found: dict[str, list[str]] = {}
     for path in sorted(folder.glob("*.yaml")):
         try:
-            check_config(path)
+            content = check_config(path)
         except UsageError as error:
             print(f"skipped: {error}")
             continue
-        model = yaml.safe_load(path.read_text(encoding="utf-8")).get("model")
+        model = content.get("model")
         if isinstance(model, dict):
             found.setdefault(str(model.get("arch")), []).append(path.stem)
     return found

@@ -13,7 +13,8 @@ from cifar_lightning.report import classify_files
 class _Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
         raise UsageError(
-            f"{message}. With an exported file, predict takes pictures, --output, --top_k and --device: "
+            f"{message}. With an exported file, predict takes pictures, --output, --top_k, --device and "
+            "--allow_custom_arch: "
             "cifar-lightning predict --ckpt_path model.onnx cat.jpg"
         )
 
@@ -25,7 +26,7 @@ def main(argv: Sequence[str]) -> int:
         argv: The verb and its arguments, with ``--ckpt_path`` resolved.
 
     Returns:
-        The exit status: 0 if all pictures were read, 3 if some were not, 2 if none was.
+        The exit status: 0 if all pictures were read, 3 if some were not.
 
     Raises:
         UsageError: For a mistake of the user's.
@@ -40,8 +41,9 @@ def main(argv: Sequence[str]) -> int:
     parser.add_argument("--output", default="predictions.csv")
     parser.add_argument("--top_k", type=int)
     parser.add_argument("--device", default="auto")
+    parser.add_argument("--allow_custom_arch", action="store_true")
     options = parser.parse_intermixed_args(argv[1:])
-    predictor = Predictor(options.ckpt_path, device=options.device)
+    predictor = Predictor(options.ckpt_path, device=options.device, allow_custom_arch=options.allow_custom_arch)
     print(f"{predictor.card.arch}, trained on {predictor.card.dataset}")
     return classify_files(
         options.pictures,

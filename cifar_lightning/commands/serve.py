@@ -55,7 +55,9 @@ def main(argv: Sequence[str]) -> int:
 
     from cifar_lightning.server import Limits, create_app
 
-    predictor = Predictor(options.model, device=options.device, arch=options.arch)
+    predictor = Predictor(
+        options.model, device=options.device, arch=options.arch, allow_custom_arch=options.allow_custom_arch
+    )
     limits = Limits(
         bytes=int(options.max_megabytes * 1e6),
         pixels=int(options.max_megapixels * 1e6),
@@ -100,7 +102,12 @@ def _parse(argv: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--port", type=int, default=8000, help="the port to listen at (8000); 0 takes a free one")
     parser.add_argument("--token", default=os.environ.get(TOKEN), help=f"what callers must know; better: ${TOKEN}")
     parser.add_argument("--device", default="auto", help="cpu, cuda, cuda:1, mps, or auto (an accelerator if any)")
-    parser.add_argument("--arch", metavar="NET", help="the network of a checkpoint, where it is your own code")
+    parser.add_argument(
+        "--model.arch", dest="arch", metavar="NET", help="the network of a checkpoint, where it is your own code"
+    )
+    parser.add_argument(
+        "--allow_custom_arch", action="store_true", help="run the code that a checkpoint names or a .pt2 file holds"
+    )
     parser.add_argument("--max_megabytes", type=_positive, default=10, help="of a request (10)")
     parser.add_argument("--max_megapixels", type=_positive, default=50, help="of a picture (50)")
     parser.add_argument("--max_requests", type=_whole, default=64, help="at once; others are told to come again (64)")

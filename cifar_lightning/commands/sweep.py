@@ -175,11 +175,12 @@ def _parse(argv: Sequence[str]) -> Sweep:
             fixed[option[2:]] = value if equals else next(words, "")
         else:
             own.append(word)
-    for config in configs:
-        check_config(Path(config))
+    contents = [check_config(Path(config)) for config in configs]
     parser = Parser(prog="cifar-lightning sweep", description="Search for better hyperparameters.")
     parser.add_argument("-c", "--config", action="config", help="A YAML file with these options.")
     parser.add_class_arguments(Sweep)
+    for content in contents:
+        parser.check_names(content)
     options = parser.parse_args([*(word for config in configs for word in ("--config", config)), *own]).as_dict()
     options.pop("config")
     sweep = Sweep(**options)

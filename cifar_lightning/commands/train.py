@@ -102,9 +102,9 @@ def run(argv: Sequence[str], make: Callable[[list[str]], Made]) -> Made:
             return make(list(argv))
         except MisconfigurationException as error:
             raise UsageError(str(error)) from error
-        except torch.OutOfMemoryError as error:
+        except (torch.OutOfMemoryError, MemoryError) as error:
             raise UsageError(
-                f"the device is out of memory ({str(error).splitlines()[0]}). Use smaller batches, such as "
+                f"the memory is not enough ({str(error).partition(chr(10))[0]}). Use smaller batches, such as "
                 "--data.batch_size 64 --data.eval_batch_size 200, keep the pictures off the device, "
                 "--data.device_cache false, or use another one: --trainer.accelerator cpu."
             ) from error
@@ -114,6 +114,8 @@ def run(argv: Sequence[str], make: Callable[[list[str]], Made]) -> Made:
                     f"torch.compile failed: {str(error).splitlines()[0]} It needs a C++ compiler, such as g++. Or "
                     "leave it out: --model.compile false."
                 ) from error
+            if "can't allocate memory" in str(error):
+                raise UsageError(f"the memory is not enough ({str(error)[-80:]}).") from error
             if not str(error).startswith("Error(s) in loading state_dict"):
                 raise
             raise UsageError(
@@ -170,6 +172,7 @@ class SaveConfig(SaveConfigCallback):
     def __init__(self, parser: LightningArgumentParser, config: Any, folder: Path) -> None:
         config = config.clone()
         config.ckpt_path = None  # what was resumed is no setting of the run
+        config.pop("allow_custom_arch", None)
         super().__init__(parser, config, save_to_log_dir=False)
         self.folder = folder
 
@@ -199,12 +202,12 @@ class CLI(LightningCLI):
         self.folder = Path(self.ckpt_path or ".").parent
         self._claimed: Path | None = None
         configs = list(self.config_files)
-        for config in configs:
-            check_config(Path(config))
+        self._contents = [check_config(Path(config)) for config in configs]
         if self.ckpt_path and self.checkpoint:
-            trusted = next(reversed(split_options(options, ("--model.arch",))[0]), None)
-            check_architecture(Path(self.ckpt_path), self.checkpoint, trusted)
-            configs.insert(0, json.dumps(checkpoint_settings(self.checkpoint, resume=self.verb == "fit")))
+            settings = checkpoint_settings(
+                self.checkpoint, resume=self.verb == "fit", allow_custom_arch="--allow_custom_arch" in options
+            )
+            configs.insert(0, json.dumps(settings))
         try:
             super().__init__(
                 ImageClassifier,
@@ -224,8 +227,9 @@ class CLI(LightningCLI):
                 load_from_checkpoint_support=False,
             )
         finally:
-            if self._claimed and not (self._claimed / "config.yaml").exists():
-                shutil.rmtree(self._claimed)  # nothing was trained: leave no empty run behind
+            trained = getattr(getattr(self, "trainer", None), "global_step", 0) > 0
+            if self._claimed and not (trained and (self._claimed / "config.yaml").exists()):
+                shutil.rmtree(self._claimed)  # leave no empty run behind
                 if not any(self._claimed.parent.iterdir()):
                     self._claimed.parent.rmdir()
 
@@ -250,6 +254,9 @@ class CLI(LightningCLI):
                 default=10.0,
                 help="How often last.ckpt is written within an epoch; it is after each one, too. 0: after each step.",
             )
+        parser.add_argument(
+            "--allow_custom_arch", action="store_true", help="Run the code of a network that the checkpoint names."
+        )
         if subcommand == "predict":
             parser.add_argument("pictures", nargs="+", type=str, help="Picture files, and folders of them.")
             parser.add_argument(
@@ -262,6 +269,8 @@ class CLI(LightningCLI):
 
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
         """Parses without LightningCLI's warning that there are arguments in ``sys.argv`` too."""
+        for content in self._contents:
+            self._parser(self.verb).check_names(content)
         self.config = parser.parse_args(args)
         seed = self.config[self.verb].seed_everything
         if not 0 <= int(seed) < 2**32:
@@ -280,7 +289,9 @@ class CLI(LightningCLI):
             config.model.num_classes = data.num_classes
             if self.verb == "fit" and config.model.weights is not None and config.data.mean is None:
                 _take_normalisation(config)
-        elif self.verb == "fit":
+            return
+        check_architecture(Path(self.ckpt_path or ""), self.checkpoint, config.model.arch)
+        if self.verb == "fit":
             _check_resume(self.checkpoint, config)
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
@@ -292,6 +303,11 @@ class CLI(LightningCLI):
         self._asked = [type(callback).__name__ for callback in given]
         chosen: dict[str, Any] = {}
         why = "as asked"
+        if str(settings.precision) in ("16-true", "bf16-true", "64-true", "64"):
+            raise UsageError(
+                f"trainer.precision is {settings.precision}, but pictures are normalised in 32 bits; take 32-true, "
+                "bf16-mixed or 16-mixed."
+            )
         if settings.precision is None and self.verb == "predict":
             chosen["precision"], why = "32-true", "as Predictor and exported files compute"
         elif settings.precision is None:
@@ -331,7 +347,7 @@ class CLI(LightningCLI):
     def _check_callbacks(self, checkpoint: dict[str, Any]) -> None:
         """Refuses to go on without what the run was trained with and no checkpoint may name, since it is code."""
         before = checkpoint.get("trainer_settings", {}).get("callbacks", [])
-        if missing := [name for name in before if name not in self._asked]:
+        if missing := [str(name) for name in before if name not in self._asked]:
             raise UsageError(
                 f"this run was trained with trainer.callbacks {', '.join(missing)}, which a checkpoint can't bring "
                 f"along. Name them again: --config {self.folder / 'config.yaml'}"

@@ -91,6 +91,7 @@ class ImageDataModule(LightningDataModule):
             ("resize", resize, 1),
             ("train_size", train_size, 1),
             ("val_size", val_size, 0),
+            ("split_seed", split_seed, 0),
             ("batch_size", batch_size, 1),
             ("eval_batch_size", eval_batch_size, 1),
             ("translate", translate, 0),
@@ -98,8 +99,8 @@ class ImageDataModule(LightningDataModule):
             ("mixup", mixup, 0),
             ("cutmix", cutmix, 0),
         ]:
-            if value is not None and value < least:
-                raise UsageError(f"data.{name} is {value}; it must be at least {least}.")
+            if value is not None and not least <= value < 2**31:
+                raise UsageError(f"data.{name} is {value}; it must be at least {least} and below {2**31:,}.")
         if translate >= image_size:
             raise UsageError(f"data.translate is {translate}; it must be smaller than the pictures ({image_size}).")
         if flip not in ("none", "random", "alternating"):

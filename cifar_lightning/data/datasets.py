@@ -7,7 +7,8 @@ import hashlib
 import os
 import tarfile
 import warnings
-from collections.abc import Callable, Sequence
+import zlib
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, replace
@@ -183,11 +184,21 @@ class Cifar:
             self._fetch(archive)
         try:
             with tarfile.open(archive) as tar:
-                tar.extractall(self.root, filter="data")
-        except (tarfile.TarError, OSError) as error:
+                for member in self._wanted(tar):
+                    tar.extract(member, self.root, filter="data")
+        except (tarfile.TarError, OSError, EOFError, zlib.error) as error:
             raise UsageError(f"the archive {archive} could not be unpacked: {error}.") from error
         if not self._unpacked():
             raise UsageError(f"what {archive} holds is not {self.name}: its files' checksums are wrong.")
+
+    def _wanted(self, tar: tarfile.TarFile) -> Iterator[tarfile.TarInfo]:
+        """Finds the official files in an archive, and stops at what would take too much to unpack."""
+        names = {f"{self._torchvision.base_folder}/{name}" for name, _ in self._files()}
+        for number, member in enumerate(tar):
+            if number == 100 or member.size > 2**28:
+                raise tarfile.TarError("it holds too much")
+            if member.isfile() and member.name in names:
+                yield member
 
     def _fetch(self, archive: Path) -> None:
         url = self.url or self._torchvision.url
@@ -206,9 +217,13 @@ class Cifar:
     def _unpacked(self) -> bool:
         from torchvision.datasets.utils import check_integrity
 
+        folder = self.root / self._torchvision.base_folder
+        return all(check_integrity(folder / name, md5) for name, md5 in self._files())
+
+    def _files(self) -> list[tuple[str, str]]:
+        """Lists the official files with their checksums."""
         cifar = self._torchvision
-        files = [*cifar.train_list, *cifar.test_list, (cifar.meta["filename"], cifar.meta["md5"])]
-        return all(check_integrity(self.root / cifar.base_folder / name, md5) for name, md5 in files)
+        return [*cifar.train_list, *cifar.test_list, (cifar.meta["filename"], cifar.meta["md5"])]
 
     def load(self, split: str) -> ImageSet:
         with (
@@ -277,7 +292,7 @@ class Folder:
         digest = hashlib.sha256(f"{self.image_size} {classes}".encode())
         for label, name in enumerate(classes):
             entries = sorted(os.scandir(self.root / split / name), key=lambda entry: entry.name)
-            pictures = [entry for entry in entries if is_picture(Path(entry.name)) and entry.is_file()]
+            pictures = [e for e in entries if is_picture(Path(e.name)) and Path(e.path).is_file()]  # no link in a ring
             if not pictures:
                 empty.append(name)
             others = {entry.name for entry in entries} - {entry.name for entry in pictures}

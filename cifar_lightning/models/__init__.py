@@ -1,11 +1,12 @@
 """Networks by name."""
 
 import inspect
+import re
 import sys
 from collections.abc import Callable, Mapping
 from importlib import import_module
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, TypeAlias, cast
 
 from torch import nn
 
@@ -26,6 +27,9 @@ MODELS: dict[str, Callable[..., nn.Module]] = {
 }
 """Each name: a function of ``num_classes`` and the network's own options. A new network is one line here."""
 
+Plain: TypeAlias = bool | int | float | str | list | dict | None  # type: ignore[type-arg]
+"""An option of a network. Were it Any, jsonargparse would import the class that a dict in a checkpoint names."""
+
 
 def list_models() -> list[str]:
     """Returns the names of the built-in networks."""
@@ -34,7 +38,7 @@ def list_models() -> list[str]:
 
 def is_custom(arch: str) -> bool:
     """Tells whether a name stands for the user's own code, which building the network will import and run."""
-    return ":" in arch and not arch.startswith(("torchvision:", "timm:"))
+    return bool(re.fullmatch(r"[\w.]+:[\w.]+", arch)) and not arch.startswith(("torchvision:", "timm:"))
 
 
 def create_model(arch: str, num_classes: int, options: Mapping[str, Any] | None = None) -> nn.Module:

@@ -9,6 +9,7 @@ const percent = (probability) => `${(100 * probability).toFixed(1)} %`;
 
 let limits = { bytes: Infinity, seconds: 30 };
 let size = 0;
+let bars = 1;
 let running = 0;
 const waiting = [];
 
@@ -18,6 +19,7 @@ async function showModel() {
   const { card, limits: given } = await (await fetch("v1/model")).json();
   limits = given;
   size = card.image_size;
+  bars = Math.min(5, card.classes.length);
   const accuracy = card.test_accuracy === null ? "" : `, right for ${percent(card.test_accuracy)} of its test pictures`;
   $("model").textContent = `The network ${card.arch}, trained on ${card.dataset}${accuracy}.`;
   $("limits").textContent = `Up to ${limits.bytes / 1e6} MB and ${limits.pixels / 1e6} megapixels each.`;
@@ -102,7 +104,7 @@ async function ask(file) {
   for (let attempt = 1; ; attempt += 1) {
     let response;
     try {
-      response = await fetch("v1/predict?top_k=5&preview=true", {
+      response = await fetch(`v1/predict?top_k=${bars}&preview=true`, {
         method: "POST",
         headers: { "Content-Type": "application/octet-stream" },
         body: file,
