@@ -42,7 +42,8 @@ def make_run(folder: Path, seed: int, accuracy: float | None, **changes: Any) ->
     if accuracy is not None:
         described = f"folder {config['data']['root']}" if config["data"]["dataset"] == "folder" else "synthetic"
         test = {
-            "dataset": described, "dataset_sha256": changes.get("digest", "cd"), "pictures": changes.get("pictures", 50),
+            "dataset": described, "dataset_sha256": changes.get("digest", "cd"),
+            "pictures": changes.get("pictures", 50),
             "accuracy": accuracy, "checkpoint": checkpoint, "checkpoint_sha256": hash_file(folder / checkpoint),
             "model": config["model"] | {"tta": changes.get("tta", "none")}, "precision": "32-true",
         }  # fmt: skip
@@ -104,7 +105,9 @@ def test_markdown(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
 
 def test_data_sets_are_not_mixed(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
     make_run(here / "runs" / "cnn" / "version_0", 0, 0.5)
-    make_run(here / "runs" / "mine" / "version_0", 0, 0.5, dataset="folder", root="my/pictures", digest="ef", pictures=7)
+    make_run(
+        here / "runs" / "mine" / "version_0", 0, 0.5, dataset="folder", root="my/pictures", digest="ef", pictures=7
+    )
     assert main(["leaderboard"]) == 2
     error = capsys.readouterr().err
     assert "synthetic, 50 test pictures: runs/cnn/version_0" in error
