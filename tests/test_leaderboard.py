@@ -92,15 +92,26 @@ def test_markdown(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
     make_run(here / "runs" / "half" / "version_0", 0, 0.3, finished=False)
     assert main(["leaderboard", "--output=out/results.md"]) == 0
     text = Path("out/results.md").read_text(encoding="utf-8")
-    assert text.startswith("synthetic, 50 test pictures\n\n| recipe | test accuracy | n |")
+    assert text.startswith("synthetic, 50 test pictures; a CPU, 32-true\n\n| recipe | test accuracy | n |")
     lines = [line for line in text.splitlines() if line.startswith("| ")]
     assert lines[1:] == [
-        "| fast † | 70.00 % | 1 | 50.00 % | 1,234 | 9 | 10 s | a CPU, 32-true |",
-        "| cnn | 51.00 % ± 1.41 | 2 | 50.00 % | 1,234 | 9 | 10 s | a CPU, 32-true |",
-        "| other ‡ | 40.00 % | 1 | 50.00 % | 1,234 | 9 | 10 s | a CPU, 32-true |",
-        "| half § | 30.00 % | 1 | – | – | – | – | – |",
+        "| fast † | 70.00 % | 1 | 50.00 % | 1,234 | 9 | 10 s |",
+        "| cnn | 51.00 % ± 1.41 | 2 | 50.00 % | 1,234 | 9 | 10 s |",
+        "| other ‡ | 40.00 % | 1 | 50.00 % | 1,234 | 9 | 10 s |",
+        "| half § | 30.00 % | 1 | – | – | – | – |",
     ]
     assert all(f"\n{mark} " in text for mark in "†‡§")
+
+
+def test_two_machines_are_told_apart(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    make_run(here / "runs" / "cnn" / "version_0", 0, 0.6, hardware="a GPU")
+    make_run(here / "runs" / "cnn" / "version_1", 1, 0.5)
+    assert main(["leaderboard", "--format=markdown"]) == 0
+    out = capsys.readouterr().out
+    assert "| 10 s | (1) |\n" in out
+    assert "| 11 s | (2) |\n" in out
+    assert "(1) a GPU, 32-true" in out
+    assert "(2) a CPU, 32-true" in out
 
 
 def test_data_sets_are_not_mixed(here: Path, capsys: pytest.CaptureFixture[str]) -> None:

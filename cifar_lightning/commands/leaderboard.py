@@ -179,6 +179,13 @@ class Entry:
         return self.runs[0].fit.get(key)
 
     @property
+    def place(self) -> str:
+        """What the runs were trained on; nothing where no record says so."""
+        devices = self.fact("devices") or 1
+        parts = [self.fact("hardware"), f"{devices} devices" if devices > 1 else None, self.fact("precision")]
+        return ", ".join(part for part in parts if part)
+
+    @property
     def rank(self) -> tuple[bool, float]:
         """Sorts the best to the end, and above all that are tested."""
         tested = self.values("test", "accuracy")
@@ -292,15 +299,12 @@ def _flatten(settings: dict[str, Any], prefix: str = "") -> dict[str, Any]:
 
 # -- the three forms -------------------------------------------------------------------------------------------------
 
-COLUMNS = ("recipe", "test accuracy", "n", "val/acc", "parameters", "MFLOPs", "time", "hardware")
+COLUMNS = ("recipe", "test accuracy", "n", "val/acc", "parameters", "MFLOPs", "time", "on")
 NUMBERS = COLUMNS[1:7]
 
 
-def _cells(entry: Entry) -> tuple[str, ...]:
+def _cells(entry: Entry, places: Sequence[str]) -> tuple[str, ...]:
     seconds, validated = entry.values("fit", "seconds"), entry.values("fit", "val_accuracy")
-    place = [entry.fact("hardware"), entry.fact("precision")]
-    if (entry.fact("devices") or 1) > 1:
-        place.insert(1, f"{entry.fact('devices')} devices")
     return (
         f"{entry.name} {entry.runs[0].marks}".strip(),
         _percent(entry.values("test", "accuracy")),
@@ -309,7 +313,7 @@ def _cells(entry: Entry) -> tuple[str, ...]:
         f"{entry.fact('parameters'):,}" if entry.fact("parameters") else "–",
         f"{entry.fact('flops') / 1e6:,.0f}" if entry.fact("flops") else "–",
         f"{mean(seconds):,.0f} s" if seconds else "–",
-        ", ".join(filter(None, place)) or "–",
+        f"({places.index(entry.place) + 1})" if entry.place else "–",
     )
 
 
@@ -319,15 +323,19 @@ def _percent(values: Sequence[float]) -> str:
 
 
 def _describe(entries: Sequence[Entry]) -> tuple[str, list[tuple[str, ...]], list[str]]:
-    """Returns a title, the rows, and what is to be said below; the hardware stands in the title if there is but one."""
-    rows = [COLUMNS, *map(_cells, entries)]
+    """Returns a title, the rows, and what is to be said below."""
+    places = list(dict.fromkeys(entry.place for entry in entries if entry.place))
+    rows = [COLUMNS, *(_cells(entry, places) for entry in entries)]
     run = next((entry.runs[0] for entry in entries if entry.runs[0].test), entries[0].runs[0])
     title = run.dataset + (f", {run.test['pictures']:,} test pictures" if run.test else "")
-    if len({row[-1] for row in rows[1:]}) == 1:
-        title += f"; {rows[1][-1]}" if rows[1][-1] != "–" else ""
+    notes = ["Mean ± standard deviation over n seeds; MFLOPs for one picture, forwards; time of the training."]
+    if len(places) == 1:
+        title += f"; {places[0]}"
+    else:
+        notes += [f"({number}) {place}" for number, place in enumerate(places, 1)]
+    if len(places) < 2:
         rows = [row[:-1] for row in rows]
     used = {mark for entry in entries for mark in entry.runs[0].marks}
-    notes = ["Mean ± standard deviation over n seeds; MFLOPs for one picture, forwards; time of the training."]
     return title, rows, notes + [f"{mark} {text}" for mark, text in MARKS.items() if mark in used]
 
 
