@@ -23,7 +23,7 @@ def make_run(folder: Path, seed: int, accuracy: float | None, **changes: Any) ->
     """Writes the records of a run as fit and test do, with some settings or facts changed."""
     config: dict[str, Any] = {
         "seed_everything": seed,
-        "trainer": {"max_epochs": 10, "logger": None, "accelerator": "auto"},
+        "trainer": {"max_epochs": 10, "logger": None, "callbacks": changes.get("callbacks")},
         "model": {"arch": changes.get("arch", "cnn"), "lr": changes.get("lr", 0.1), "tta": "none"},
         "data": {"dataset": changes.get("dataset", "synthetic"), "root": changes.get("root", "data"), "val_size": 9},
     }
@@ -75,7 +75,16 @@ def test_runs_that_differ_only_in_the_seed_are_one_row(here: Path, capsys: pytes
     assert (mid["parameters"], mid["flops"], mid["commits"], mid["marks"]) == ("1234", "9000000", "c0ffee", "")
 
 
-@pytest.mark.parametrize("change", [{"hardware": "a GPU"}, {"tta": "flip"}, {"arch": "vit"}, {"finished": False}])
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"hardware": "a GPU"},
+        {"tta": "flip"},
+        {"arch": "vit"},
+        {"finished": False},
+        {"callbacks": [{"class_path": "BackboneFinetuning"}]},
+    ],
+)
 def test_what_else_differs_is_another_row(
     change: dict[str, Any], here: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -24,9 +24,9 @@ from cifar_lightning import UsageError
 
 ELSEWHERE = (
     "seed_everything", "ckpt_path", "runs", "data.seed", "data.root", "data.url", "data.device_cache",
-    "data.eval_batch_size", "trainer.accelerator", "trainer.callbacks", "trainer.default_root_dir",
-    "trainer.enable_model_summary", "trainer.enable_progress_bar", "trainer.log_every_n_steps", "trainer.logger",
-    "trainer.precision", "trainer.profiler",
+    "data.eval_batch_size", "trainer.accelerator", "trainer.default_root_dir", "trainer.enable_model_summary",
+    "trainer.enable_progress_bar", "trainer.log_every_n_steps", "trainer.logger", "trainer.precision",
+    "trainer.profiler",
 )  # fmt: skip
 """Settings in which runs of one recipe may differ, or which their records hold as what came of them."""
 
@@ -138,11 +138,10 @@ class Run:
     @cached_property
     def settings(self) -> dict[str, str]:
         """All that runs of one recipe have in common, as JSON by name."""
-        flat = {key: value for key, value in _flatten(self.config).items() if not key.startswith(ELSEWHERE)}
-        # options of the network that hold at any time, such as test-time augmentation, may be given to test
-        flat |= {
-            f"model.{key}": value for key, value in self.test.get("model", {}).items() if not isinstance(value, dict)
-        }
+        # options that do not change the weights, such as test-time augmentation, may be given to test
+        tested = {section: self.test.get(section, {}) for section in ("model", "data")}
+        both = _flatten(self.config) | _flatten(tested)
+        flat = {key: value for key, value in both.items() if not key.startswith(ELSEWHERE)}
         versions = self.fit.get("versions", {})
         recorded = {
             **{name: versions.get(name) for name in ("cifar_lightning", "torch")},
