@@ -1,7 +1,6 @@
 """When figures, reports, hyperparameters and throughput are written; what they show is computed elsewhere."""
 
 import json
-import platform
 import signal
 import threading
 import time
@@ -9,9 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import lightning
 import torch
-import torchvision
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint, RichProgressBar
 from lightning.pytorch.loggers import TensorBoardLogger
@@ -20,10 +17,11 @@ from matplotlib.figure import Figure
 from torch import Tensor
 from torch.utils.tensorboard import SummaryWriter
 
-from cifar_lightning import __version__, figures
+from cifar_lightning import figures
 from cifar_lightning.checkpoint import hash_file
 from cifar_lightning.classifier import ImageClassifier
 from cifar_lightning.data.datamodule import ImageDataModule
+from cifar_lightning.record import is_trial, ours, versions
 
 SAMPLES = 24
 """Pictures in a figure of sample predictions."""
@@ -244,8 +242,8 @@ class Report(Callback):
             writer.add_custom_scalars({"training and validation": curves})
 
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:  # an average of the weights is in now
-        model, data = _ours(trainer, pl_module)
-        if not trainer.is_global_zero or _is_trial(trainer):
+        model, data = ours(trainer, pl_module)
+        if not trainer.is_global_zero or is_trial(trainer):
             return
         metrics = {}
         if "val/acc" in trainer.callback_metrics:  # not if max_steps ended an epoch before its validation
@@ -261,8 +259,8 @@ class Report(Callback):
                 logger.log_hyperparams(settings)
 
     def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        model, data = _ours(trainer, pl_module)
-        if not trainer.is_global_zero or _is_trial(trainer) or model.confusion is None:
+        model, data = ours(trainer, pl_module)
+        if not trainer.is_global_zero or is_trial(trainer) or model.confusion is None:
             return
         try:
             self._write_test(trainer, model, data)
@@ -285,6 +283,7 @@ class Report(Callback):
         right, total = model.confusion.diagonal().tolist(), model.confusion.sum(1).tolist()
         return {
             "dataset": data.description,
+            "dataset_sha256": data.sets["test"].digest,
             "split": "test",
             "pictures": sum(total),
             "accuracy": sum(right) / max(sum(total), 1),
@@ -325,28 +324,6 @@ class Report(Callback):
         for name, figure in drawn.items():
             figure.savefig(self.folder / "figures" / f"{name.replace('/', '_')}.png")
         return drawn
-
-
-def versions() -> dict[str, str]:
-    """Returns the versions that a result depends on, by name."""
-    return {
-        "cifar_lightning": __version__,
-        "python": platform.python_version(),
-        "torch": torch.__version__,
-        "torchvision": torchvision.__version__,
-        "lightning": lightning.__version__,
-    }
-
-
-def _ours(trainer: Trainer, pl_module: LightningModule) -> tuple[ImageClassifier, ImageDataModule]:
-    data = getattr(trainer, "datamodule", None)
-    assert isinstance(pl_module, ImageClassifier)
-    assert isinstance(data, ImageDataModule)
-    return pl_module, data
-
-
-def _is_trial(trainer: Trainer) -> bool:
-    return bool(trainer.fast_dev_run)  # type: ignore[attr-defined]
 
 
 def _writers(trainer: Trainer) -> list[Any]:

@@ -15,6 +15,7 @@ COMMANDS = {
     "test": ("train", "measure a checkpoint on the test pictures, per class, with a figure"),
     "bench": ("bench", "measure how fast a recipe trains and predicts on this machine, and where the time goes"),
     "sweep": ("sweep", "search for better hyperparameters, with one process or many"),
+    "leaderboard": ("leaderboard", "compare runs: mean ± sd over the seeds, time and size; as Markdown or CSV too"),
     "models": ("models", "list the built-in networks: options, size, recipes"),
     "predict": ("predict", "classify your own pictures with a checkpoint or an exported file"),
     "export": ("export", "write a checkpoint as ONNX or .pt2, verified, to use without this package"),
@@ -28,7 +29,7 @@ NEEDS_CHECKPOINT = dict.fromkeys(("validate", "test", "predict", "export"), "--c
 HELP = f"""\
 usage: cifar-lightning VERB [options]
 
-{os.linesep.join(f"  {verb:<10}{line}" for verb, (_, line) in COMMANDS.items())}
+{os.linesep.join(f"  {verb:<12}{line}" for verb, (_, line) in COMMANDS.items())}
 
   cifar-lightning fit --config configs/cnn.yaml          train
   cifar-lightning test --ckpt_path best.ckpt             measure the newest run's best checkpoint

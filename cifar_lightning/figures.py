@@ -5,6 +5,7 @@ n pictures, H height, W width, K classes.
 
 from collections.abc import Sequence
 
+import matplotlib
 import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
@@ -34,9 +35,10 @@ def prediction_grid(
         captions: n lines to stand above the pictures, such as file names.
         title: Stands above the figure.
     """
-    columns = max(1, min(8, len(images)))
+    wide = images.shape[2] / images.shape[1]
+    columns = max(1, min(int(8 / wide), len(images)))
     rows = max(1, -(-len(images) // columns))
-    figure = Figure(figsize=(max(1.5 * columns, 4.5), 2.0 * rows + 0.5), dpi=120, layout="constrained")
+    figure = Figure(figsize=(max(1.5 * wide * columns, 4.5), 2.0 * rows + 0.5), dpi=120, layout="constrained")
     figure.suptitle(title, fontsize=11, parse_math=False)
     axes = figure.subplots(rows, columns, squeeze=False)
     for axis in axes.flat:
@@ -56,6 +58,19 @@ def prediction_grid(
         if captions is not None:
             axis.set_title(_shorten(captions[number]), fontsize=8, parse_math=False)
     return figure
+
+
+def beside_heat(images: NDArray[np.uint8], heat: NDArray[np.floating]) -> NDArray[np.uint8]:
+    """Puts beside each picture the same in grey under its heat map: (n, H, 2 W, 3).
+
+    Args:
+        images: (n, H, W, 3).
+        heat: (n, H, W) in [0, 1].
+    """
+    grey = images.mean(3, keepdims=True) / 255
+    colours = matplotlib.colormaps["inferno"](heat)[..., :3]
+    covered = 0.4 * grey + 0.6 * colours
+    return np.concatenate([images, (255 * covered).round().astype(np.uint8)], 2)
 
 
 def _shorten(text: str, length: int = 22) -> str:

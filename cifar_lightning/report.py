@@ -9,9 +9,11 @@ import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
+from PIL import Image
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
@@ -19,6 +21,9 @@ from rich.table import Table
 from cifar_lightning import UsageError, figures
 from cifar_lightning.pictures import PictureError, decode_picture, find_pictures
 from cifar_lightning.predictor import Guess, rank
+
+Explain: TypeAlias = Callable[[NDArray[np.uint8], NDArray[np.int64]], NDArray[np.float32]]
+"""Turns decoded pictures (n, H, W, 3) and a class for each, (n,), into heat maps (n, H, W) in [0, 1]."""
 
 SHEET = 64
 """The most pictures on a contact sheet."""
@@ -54,6 +59,7 @@ def classify_files(
     top_k: int | None,
     output: Path,
     title: str,
+    explain: Explain | None = None,
 ) -> int:
     """Classifies picture files, shows the predictions, and writes them.
 
@@ -65,6 +71,7 @@ def classify_files(
         top_k: How many classes to name for each picture, from 1 to K; None names 3, or all.
         output: The table's file, .csv or .json; the contact sheet's is the same with .png.
         title: Stands above the contact sheet.
+        explain: Computes what speaks for the most probable class, for the contact sheet.
 
     Returns:
         The exit status: 0 if all pictures were read, 3 if some were not.
@@ -83,9 +90,11 @@ def classify_files(
         if written.resolve() in {path.resolve() for path in paths}:
             raise UsageError(f"{written} would be written over, but is one of the pictures. Name another --output.")
     images, errors = read_pictures(paths, image_size)
-    probabilities = iter(classify(images) if len(images) else ())
-    rows = [Row(path, error=errors[path]) if path in errors else Row(path, next(probabilities)) for path in paths]
-    return report_rows(rows, classes, top_k, output, title)
+    probabilities = classify(images) if len(images) else np.empty((0, len(classes)), np.float32)
+    heat = explain(images[:SHEET], probabilities[:SHEET].argmax(1)) if explain and len(images) else None
+    each = iter(probabilities)
+    rows = [Row(path, error=errors[path]) if path in errors else Row(path, next(each)) for path in paths]
+    return report_rows(rows, classes, top_k, output, title, heat)
 
 
 def printable(path: str | Path) -> str:
@@ -144,11 +153,26 @@ def write_rows(rows: Sequence[Row], classes: Sequence[str], top_k: int, output: 
             writer.writerow([row.picture, *(cells or [""] * 2 * top_k), row.error])
 
 
-def write_contact_sheet(rows: Sequence[Row], classes: Sequence[str], title: str, output: Path) -> None:
-    """Draws the pictures that could be read, the first ``SHEET`` of them, with what was predicted."""
+def write_contact_sheet(
+    rows: Sequence[Row], classes: Sequence[str], title: str, output: Path, heat: NDArray[np.float32] | None = None
+) -> None:
+    """Draws the pictures that could be read, the first ``SHEET`` of them, with what was predicted.
+
+    Args:
+        rows: One for each picture.
+        classes: The classes' names.
+        title: Stands above the figure.
+        output: The figure's file.
+        heat: Heat maps (n, H, W) in [0, 1] of the pictures that are drawn, to stand beside them.
+    """
     drawn = [(row.picture, row.probabilities) for row in rows if row.probabilities is not None][:SHEET]
+    side = 128  # people look at more than the network's 32 × 32
+    images = np.stack([decode_picture(path, side) for path, _ in drawn])
+    if heat is not None:
+        smooth = [Image.fromarray(one).resize((side, side), Image.Resampling.BILINEAR) for one in heat]
+        images = figures.beside_heat(images, np.stack([np.asarray(one) for one in smooth]))
     figure = figures.prediction_grid(
-        np.stack([decode_picture(path, 128) for path, _ in drawn]),  # people look at more than the network's 32 × 32
+        images,
         np.stack([probabilities for _, probabilities in drawn]),
         classes,
         captions=[printable(path.name) for path, _ in drawn],
@@ -157,7 +181,14 @@ def write_contact_sheet(rows: Sequence[Row], classes: Sequence[str], title: str,
     figure.savefig(output)
 
 
-def report_rows(rows: Sequence[Row], classes: Sequence[str], top_k: int, output: Path, title: str) -> int:
+def report_rows(
+    rows: Sequence[Row],
+    classes: Sequence[str],
+    top_k: int,
+    output: Path,
+    title: str,
+    heat: NDArray[np.float32] | None = None,
+) -> int:
     """Shows predictions on the screen, and writes the table and, beside it, the contact sheet.
 
     Args:
@@ -166,6 +197,7 @@ def report_rows(rows: Sequence[Row], classes: Sequence[str], top_k: int, output:
         top_k: How many classes to name.
         output: The table's file; the contact sheet's is the same with .png.
         title: Stands above the contact sheet.
+        heat: Heat maps for the contact sheet; see ``write_contact_sheet``.
 
     Returns:
         The exit status: 0 if all pictures were read, 3 if some were not.
@@ -192,7 +224,8 @@ def report_rows(rows: Sequence[Row], classes: Sequence[str], top_k: int, output:
         raise UsageError(f"no picture could be read, of {len(rows):,}; nothing is written.")
     write_rows(rows, classes, top_k, output)
     more = f" (the first {SHEET} pictures)" if readable > SHEET else ""
-    write_contact_sheet(rows, classes, f"{title}{more}", sheet)
+    what = "" if heat is None else "\nbeside each, what speaks for the class that is named: the brighter, the more"
+    write_contact_sheet(rows, classes, f"{title}{more}{what}", sheet, heat)
     print(f"written: {output}, {sheet}")
     if not unreadable:
         return 0

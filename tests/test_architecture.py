@@ -12,7 +12,9 @@ LAYERS = [  # each may import what stands below it
     {"cli"},
     {"commands.predict", "commands.bench", "commands.sweep"},  # which run commands.train
     {"commands.train", "commands.export", "commands.models", "commands.serve"},
+    {"commands.leaderboard"},  # which fit --runs ends with
     {"options", "callbacks", "report", "server"},
+    {"record", "explain"},
     {"batching"},  # of what predictor runs
     {"predictor"},
     {"pipeline"},

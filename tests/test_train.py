@@ -43,7 +43,7 @@ def events(folder: Path) -> EventAccumulator:
 
 def test_a_run_is_one_folder(trained: Path) -> None:
     names = {p.name for p in trained.iterdir() if not p.name.startswith("events")}
-    assert names == {"best.ckpt", "last.ckpt", "config.yaml", "figures", "hparams.yaml"}
+    assert names == {"best.ckpt", "last.ckpt", "config.yaml", "figures", "fit.json", "hparams.yaml", "metrics.csv"}
     assert {p.name for p in (trained / "figures").iterdir()} == {"val_predictions.png", "val_confusion.png"}
     config = yaml.safe_load((trained / "config.yaml").read_text())
     assert config["model"]["arch"] == "cnn"

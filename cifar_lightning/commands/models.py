@@ -7,10 +7,9 @@ from pathlib import Path
 import torch
 from rich.console import Console
 from rich.table import Table
-from torch.utils.flop_counter import FlopCounterMode
 
 from cifar_lightning import UsageError
-from cifar_lightning.models import MODELS, create_model, list_models
+from cifar_lightning.models import MODELS, count_cost, create_model, list_models
 from cifar_lightning.options import check_config
 
 HELP = """\
@@ -56,10 +55,9 @@ def main(argv: Sequence[str]) -> int:
 
 def measure(arch: str) -> tuple[int, int]:
     """Counts a network's parameters, and its floating-point operations for one picture of 32 × 32 and 10 classes."""
-    with torch.device("meta"), FlopCounterMode(display=False) as counter:  # shapes only: nothing is computed
-        network = create_model(arch, 10).eval()
-        network(torch.zeros(1, 3, 32, 32))
-    return sum(p.numel() for p in network.parameters()), counter.get_total_flops()
+    with torch.device("meta"):  # shapes only: nothing is computed
+        network = create_model(arch, 10)
+    return count_cost(network)
 
 
 def format_options(arch: str) -> str:

@@ -41,8 +41,14 @@ def main(argv: Sequence[str]) -> int:
     parser.add_argument("--output", default="predictions.csv")
     parser.add_argument("--top_k", type=int)
     parser.add_argument("--device", default="auto")
+    parser.add_argument("--explain", action="store_true")
     parser.add_argument("--allow_custom_arch", action="store_true")
     options = parser.parse_intermixed_args(argv[1:])
+    if options.explain:
+        raise UsageError(
+            f"--explain needs gradients, and {options.ckpt_path} has none. Name the checkpoint it was exported from: "
+            "--ckpt_path best.ckpt"
+        )
     predictor = Predictor(options.ckpt_path, device=options.device, allow_custom_arch=options.allow_custom_arch)
     print(f"{predictor.card.arch}, trained on {predictor.card.dataset}")
     return classify_files(

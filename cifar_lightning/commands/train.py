@@ -1,5 +1,6 @@
 """fit, validate, test and predict, through LightningCLI."""
 
+import gc
 import json
 import logging
 import re
@@ -23,7 +24,7 @@ from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
-from lightning.pytorch.loggers import TensorBoardLogger
+from lightning.pytorch.loggers import Logger, TensorBoardLogger, WandbLogger
 from lightning.pytorch.profilers import PassThroughProfiler
 from lightning.pytorch.trainer.states import TrainerStatus
 from lightning_utilities.core.rank_zero import rank_zero_only
@@ -42,6 +43,7 @@ from cifar_lightning.callbacks import (
 )
 from cifar_lightning.checkpoint import WholeCheckpointIO, check_architecture, read_checkpoint
 from cifar_lightning.classifier import ImageClassifier
+from cifar_lightning.commands import leaderboard
 from cifar_lightning.data.datamodule import ImageDataModule
 from cifar_lightning.models import is_custom
 from cifar_lightning.models.pretrained import find_normalisation, find_weights
@@ -56,6 +58,7 @@ from cifar_lightning.options import (
     keep_freed_memory,
     split_options,
 )
+from cifar_lightning.record import MetricsLog, Record
 from cifar_lightning.report import classify_files
 
 Made = TypeVar("Made", bound="CLI")
@@ -73,7 +76,26 @@ def main(argv: Sequence[str]) -> int:
     Raises:
         UsageError: For a mistake of the user's.
     """
-    return run(argv, CLI).status
+    cli = run(argv, CLI)
+    status, runs, folders = cli.status, cli.runs, [cli.folder]
+    if runs == 1:
+        return status
+    seed = cli.config[cli.verb].seed_everything
+    for number in range(1, runs):
+        if status:
+            break
+        del cli
+        gc.collect()  # the next network and its pictures need the room
+        torch.compiler.reset()  # it would compile no more than eight networks that look the same
+        _say(f"\nrun {number + 1} of {runs}, --seed_everything {seed + number}:")
+        cli = run([*argv, "--runs=1", f"--seed_everything={seed + number}"], CLI)
+        status = cli.status
+        folders.append(cli.folder)
+    finished = [str(folder) for folder in folders if (folder / "fit.json").exists()]
+    _say(f"\n{len(finished)} of {runs} runs are trained")
+    if finished:
+        leaderboard.main(["leaderboard", *finished])
+    return status
 
 
 def run(argv: Sequence[str], make: Callable[[list[str]], Made]) -> Made:
@@ -148,6 +170,7 @@ def _quieten() -> None:
         ".*number of training batches .* is smaller than the logging interval",
         ".*ended before the epoch ended",  # it is resumed with the pictures that are left
         ".*Checkpoint directory .* exists and is not empty",  # resuming goes on in the run's folder
+        ".*Experiment logs directory .* exists and is not empty",  # and MetricsLog in its file
         ".*sync_dist=True",  # torchmetrics has summed over the processes already
         ".*params to be frozen already exist",  # BackboneFinetuning leaves batch norm out of what it freezes
         r".*module\(s\) in eval mode at the start",  # model.freeze means it
@@ -171,7 +194,7 @@ class SaveConfig(SaveConfigCallback):
 
     def __init__(self, parser: LightningArgumentParser, config: Any, folder: Path) -> None:
         config = config.clone()
-        config.ckpt_path = None  # what was resumed is no setting of the run
+        config.ckpt_path, config.runs = None, 1  # what was resumed, and what was trained beside it, is no setting of it
         config.pop("allow_custom_arch", None)
         super().__init__(parser, config, save_to_log_dir=False)
         self.folder = folder
@@ -190,11 +213,12 @@ class CLI(LightningCLI):
 
     Attributes:
         status: The exit status.
+        runs: How many runs ``fit`` is to train, of which this is the first.
         folder: The run's folder.
     """
 
     def __init__(self, argv: list[str]) -> None:
-        self.status = 0
+        self.status, self.runs = 0, 1
         self.verb = argv[0]
         self.config_files, options = split_options(argv[1:], ("-c", "--config"))
         self.ckpt_path = next(reversed(split_options(options, ("--ckpt_path",))[0]), None)
@@ -254,6 +278,9 @@ class CLI(LightningCLI):
                 default=10.0,
                 help="How often last.ckpt is written within an epoch; it is after each one, too. 0: after each step.",
             )
+            parser.add_argument(
+                "--runs", type=int, default=1, help="Runs to train in turn: with seed_everything, the next seed, …"
+            )
         parser.add_argument(
             "--allow_custom_arch", action="store_true", help="Run the code of a network that the checkpoint names."
         )
@@ -265,6 +292,9 @@ class CLI(LightningCLI):
             parser.add_argument(
                 "--top_k", type=int | None, default=None, help="How many classes to name for each picture; 3, or all."
             )
+            parser.add_argument(
+                "--explain", action="store_true", help="Show beside each picture what speaks for its class (Grad-CAM)."
+            )
         return parser
 
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
@@ -273,8 +303,13 @@ class CLI(LightningCLI):
             self._parser(self.verb).check_names(content)
         self.config = parser.parse_args(args)
         seed = self.config[self.verb].seed_everything
-        if not 0 <= int(seed) < 2**32:
-            raise UsageError(f"seed_everything is {seed}; it must be from 0 to {2**32 - 1}.")
+        self.runs = self.config[self.verb].get("runs", 1)
+        if self.runs < 1:
+            raise UsageError(f"runs is {self.runs}; it must be at least 1.")
+        if self.runs > 1 and self.checkpoint:
+            raise UsageError("--runs begins new runs, and --ckpt_path goes on with one; leave out one of them.")
+        if not 0 <= int(seed) <= 2**32 - self.runs:
+            raise UsageError(f"seed_everything is {seed}; it must be from 0 to {2**32 - self.runs}.")
         if (minutes := self.config[self.verb].get("checkpoint_every_n_minutes", 0)) < 0:
             raise UsageError(f"checkpoint_every_n_minutes is {minutes}; it must be at least 0.")
 
@@ -293,6 +328,18 @@ class CLI(LightningCLI):
         check_architecture(Path(self.ckpt_path or ""), self.checkpoint, config.model.arch)
         if self.verb == "fit":
             _check_resume(self.checkpoint, config)
+
+    def instantiate_classes(self) -> None:
+        """Builds the loggers and callbacks that the user named, the model, the data and the Trainer."""
+        try:
+            super().instantiate_classes()
+        except ValueError as error:
+            cause: BaseException = error
+            while cause.__cause__ is not None:
+                cause = cause.__cause__
+            if isinstance(error, UsageError) or not isinstance(cause, ModuleNotFoundError):
+                raise
+            raise UsageError(f"what the trainer options name is not installed: {cause}") from error
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         """Builds the Trainer with the run's folder, logger, checkpoints and reports."""
@@ -327,8 +374,10 @@ class CLI(LightningCLI):
             callbacks = [Report(self.folder, Path(self.ckpt_path or ""), step)] if self.verb == "test" else []
         if settings.profiler is None:
             chosen["profiler"] = NoProfiler()
-        if settings.logger in (None, True):
-            chosen["logger"] = self._logger() if self.verb == "fit" else False
+        if self.verb == "fit":
+            chosen["logger"] = self._loggers(settings.logger)
+        elif settings.logger in (None, True):
+            chosen["logger"] = False
         try:
             trainer = super().instantiate_trainer(**chosen, callbacks=[*given, *callbacks])
         except (MisconfigurationException, ImportError, RuntimeError, TypeError, ValueError) as error:
@@ -370,12 +419,16 @@ class CLI(LightningCLI):
         existing = [int(p.name[8:]) for p in (root / name).glob("version_*") if p.name[8:].isdigit()]
         return name, max(existing, default=-1) + 1
 
-    def _logger(self) -> TensorBoardLogger:
+    def _loggers(self, given: Logger | Sequence[Logger] | bool | None) -> list[Logger]:
         place = self.folder.absolute()
-        return TensorBoardLogger(place.parent, name="", version=place.name, default_hp_metric=False)
+        if given is None or isinstance(given, bool):
+            usual = TensorBoardLogger(place.parent, name="", version=place.name, default_hp_metric=False)
+            given = [] if given is False else [usual]
+        given = [given] if isinstance(given, Logger) else given
+        return [*given, MetricsLog(self.folder, (self.checkpoint or {}).get("global_step", 0))]
 
     def _fit_callbacks(self, settings: Any, chosen: dict[str, Any]) -> list[Callback]:
-        callbacks: list[Callback] = [Throughput(), Report(self.folder)]
+        callbacks: list[Callback] = [Throughput(), Report(self.folder), Record(self.folder)]
         if not settings.fast_dev_run:
             callbacks.append(SaveConfig(self._parser(self.verb), self.config[self.verb], self.folder))
         if settings.enable_progress_bar is not False:
@@ -393,6 +446,11 @@ class CLI(LightningCLI):
 
     def before_fit(self) -> None:
         """Tries the network and looks for its weights before any data are loaded."""
+        if self.runs > 1 and self.trainer.world_size > 1:
+            raise UsageError(
+                f"--runs trains in one process, but there are to be {self.trainer.world_size}. Leave out "
+                "trainer.devices and trainer.num_nodes, or --runs, and train the seeds one by one: --seed_everything 1"
+            )
         _check_shapes(self.model, self.datamodule)
         options = self.model.hparams
         if options["weights"] is not None and self.checkpoint is None and _is_rank_zero():
@@ -421,6 +479,9 @@ class CLI(LightningCLI):
                 file=sys.stderr,
             )
             return
+        for logger in self.trainer.loggers:
+            if isinstance(logger, WandbLogger):
+                logger.experiment.finish()  # or the next run of this process would be logged as a part of this one
         self._say_trained(model, datamodule, time.perf_counter() - started)
 
     def _say_interrupted(self, end: SystemExit) -> None:
@@ -466,9 +527,10 @@ class CLI(LightningCLI):
             _say(
                 f"run:  {self.folder}\nnext:\n"
                 f"  {self._next('test', path)}\n"
-                f"  {self._next('predict', path)} YOUR_PICTURES\n"
-                f"  tensorboard --logdir {shlex.quote(str(self.folder.parent.parent))}"
+                f"  {self._next('predict', path)} YOUR_PICTURES"
             )
+            if any(isinstance(logger, TensorBoardLogger) for logger in self.trainer.loggers):
+                _say(f"  tensorboard --logdir {shlex.quote(str(self.folder.parent.parent))}")
 
     def _next(self, verb: str, path: Path) -> str:
         arch = self.model.hparams["arch"]
@@ -524,6 +586,14 @@ class CLI(LightningCLI):
             probabilities: NDArray[np.float32] = torch.cat(cast(list[torch.Tensor], batches)).numpy()
             return probabilities
 
+        explain = None
+        if options.explain:
+            from cifar_lightning.explain import grad_cam  # captum is an extra
+
+            def explain(images: NDArray[np.uint8], labels: NDArray[np.int64]) -> NDArray[np.float32]:
+                batch = datamodule.normalise(torch.from_numpy(images).permute(0, 3, 1, 2).to(model.device))
+                return grad_cam(model.net.eval(), batch, torch.from_numpy(labels).to(model.device)).cpu().numpy()
+
         self.status = classify_files(
             options.pictures,
             classify,
@@ -532,6 +602,7 @@ class CLI(LightningCLI):
             options.top_k,
             Path(options.output),
             title=ckpt_path,
+            explain=explain,
         )
 
 

@@ -43,17 +43,20 @@ class ImageSet(Dataset[Batch]):
         labels: (N,) int64, in [0, K); -1 where it is unknown.
         classes: The K classes' names.
         numbers: (n,) int64, which of the N pictures this set consists of.
+        digest: SHA-256, in hexadecimal, that tells the N pictures from others wherever they lie and to whatever size
+            they are decoded.
     """
 
     images: Tensor
     labels: Tensor
     classes: tuple[str, ...]
     numbers: Tensor
+    digest: str = ""
 
     @classmethod
-    def whole(cls, images: Tensor, labels: Tensor, classes: Sequence[str]) -> "ImageSet":
+    def whole(cls, images: Tensor, labels: Tensor, classes: Sequence[str], digest: str = "") -> "ImageSet":
         """Makes the set of all pictures of a source."""
-        return cls(images, labels, tuple(classes), torch.arange(len(images)))
+        return cls(images, labels, tuple(classes), torch.arange(len(images)), digest)
 
     def subset(self, numbers: Tensor) -> "ImageSet":
         """Makes the set of some of the source's pictures, which shares their memory."""
@@ -232,7 +235,9 @@ class Cifar:
             warnings.simplefilter("ignore")
             pictures = self._torchvision(self.root, train=split == "train")
         images = torch.from_numpy(pictures.data).contiguous()
-        return ImageSet.whole(images, torch.tensor(pictures.targets), pictures.classes)
+        official = self._torchvision.train_list if split == "train" else self._torchvision.test_list
+        digest = hashlib.sha256(str(official).encode()).hexdigest()  # it holds the files' checksums
+        return ImageSet.whole(images, torch.tensor(pictures.targets), pictures.classes, digest)
 
 
 class Folder:
@@ -289,7 +294,8 @@ class Folder:
         labels: list[int] = []
         ignored: list[str] = []
         empty: list[str] = []
-        digest = hashlib.sha256(f"{self.image_size} {classes}".encode())
+        digest = hashlib.sha256(str(classes).encode())
+        fingerprint = hashlib.sha256(f"{self.image_size} {classes}".encode())
         for label, name in enumerate(classes):
             entries = sorted(os.scandir(self.root / split / name), key=lambda entry: entry.name)
             pictures = [e for e in entries if is_picture(Path(e.name)) and Path(e.path).is_file()]  # no link in a ring
@@ -299,7 +305,9 @@ class Folder:
             ignored += [f"{name}/{other}" for other in sorted(others) if not other.startswith(".")]
             for entry in pictures:
                 stat = entry.stat()
-                digest.update(f"{name}/{entry.name} {stat.st_size} {stat.st_mtime_ns}\n".encode())
+                fact = f"{name}/{entry.name} {stat.st_size}"
+                digest.update(f"{fact}\n".encode())
+                fingerprint.update(f"{fact} {stat.st_mtime_ns}\n".encode())
                 files.append(Path(entry.path))
                 labels.append(label)
         if empty:
@@ -308,8 +316,9 @@ class Folder:
             print(f"{self.root / split}: ignoring what is not a picture: {_first_ten(ignored)}")
         root = self.root.resolve()
         cache = root.with_name(f"{root.name}.cache") / f"{split}-{self.image_size}.pt"
-        images, targets = _cached(cache, digest.hexdigest(), lambda: (self._decode(split, files), torch.tensor(labels)))
-        return ImageSet.whole(images, targets, classes)
+        made_of = fingerprint.hexdigest()
+        images, targets = _cached(cache, made_of, lambda: (self._decode(split, files), torch.tensor(labels)))
+        return ImageSet.whole(images, targets, classes, digest.hexdigest())
 
     def _decode(self, split: str, files: Sequence[Path]) -> Tensor:
         images = np.empty((len(files), self.image_size, self.image_size, 3), np.uint8)
@@ -366,7 +375,8 @@ class Synthetic:
         # the code is the fingerprint: when it changes, the pictures do
         fingerprint = hashlib.sha256(Path(synthetic.__file__).read_bytes()).hexdigest()
         images, labels = _cached(self.root / "synthetic" / f"{split}-{self.image_size}.pt", fingerprint, draw)
-        return ImageSet.whole(images, labels, synthetic.CLASSES)
+        digest = hashlib.sha256(f"{fingerprint} {split}".encode()).hexdigest()
+        return ImageSet.whole(images, labels, synthetic.CLASSES, digest)
 
 
 def _cached(path: Path, fingerprint: str, build: Callable[[], tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:

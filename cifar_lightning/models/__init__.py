@@ -4,11 +4,14 @@ import inspect
 import re
 import sys
 from collections.abc import Callable, Mapping
+from copy import deepcopy
 from importlib import import_module
 from pathlib import Path
 from typing import Any, TypeAlias, cast
 
+import torch
 from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
 
 from cifar_lightning import UsageError, did_you_mean
 from cifar_lightning.models.cnn import cnn
@@ -67,6 +70,22 @@ def create_model(arch: str, num_classes: int, options: Mapping[str, Any] | None 
     if not isinstance(network, nn.Module):
         raise UsageError(f"model.arch {arch} gave a {type(network).__name__}, not a torch.nn.Module.")
     return network
+
+
+def count_cost(network: nn.Module, image_size: int = 32) -> tuple[int, int]:
+    """Counts a network's parameters, and its floating-point operations for one picture, forwards.
+
+    Operations are those of the convolutions, matrix products and attention; a multiplication and an addition are two.
+
+    Args:
+        network: Takes (1, 3, image_size, image_size) float pictures.
+        image_size: Height and width, in pixels.
+    """
+    network = deepcopy(network).eval()  # what is in training stays as it is
+    weight = next(network.parameters())
+    with FlopCounterMode(display=False) as counter:
+        network(torch.zeros(1, 3, image_size, image_size, device=weight.device, dtype=weight.dtype))
+    return sum(p.numel() for p in network.parameters()), counter.get_total_flops()
 
 
 def _find_builder(arch: str) -> Callable[..., Any]:

@@ -1,0 +1,414 @@
+"""leaderboard: what the runs have reached, over the seeds; from their records alone, so that it starts at once."""
+
+import argparse
+import csv
+import hashlib
+import io
+import json
+import shlex
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from statistics import mean, stdev
+from typing import Any, NoReturn
+
+import yaml
+from rich.box import SIMPLE
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from cifar_lightning import UsageError
+
+ELSEWHERE = (
+    "seed_everything", "ckpt_path", "runs", "data.seed", "data.root", "data.url", "data.device_cache",
+    "data.eval_batch_size", "trainer.accelerator", "trainer.default_root_dir", "trainer.enable_model_summary",
+    "trainer.enable_progress_bar", "trainer.log_every_n_steps", "trainer.logger", "trainer.precision",
+    "trainer.profiler",
+)  # fmt: skip
+"""Settings in which runs of one recipe may differ, or which their records hold as what came of them."""
+
+MARKS = {
+    "†": "no validation pictures were held out: no checkpoint was chosen, and the last one is measured",
+    "‡": "another checkpoint than the one that was best in validation",
+    "§": "the training was not finished, or by a version that kept no record of it",
+}
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        raise UsageError(f"{message}; see cifar-lightning leaderboard --help")
+
+
+def main(argv: Sequence[str]) -> int:
+    """Prints the table, or writes it.
+
+    Args:
+        argv: The verb and its arguments.
+
+    Returns:
+        The exit status.
+
+    Raises:
+        UsageError: If there are no runs, or they are of several data sets.
+    """
+    parser = _Parser(
+        prog="cifar-lightning leaderboard",
+        description="What the runs have reached: mean and standard deviation over runs that differ only in the seed.",
+        allow_abbrev=False,
+    )
+    parser.add_argument("runs", nargs="*", default=["runs"], help="run folders, or folders of them (runs)")
+    parser.add_argument("--dataset", help="only the runs on this data set, such as cifar10, or a folder's name")
+    parser.add_argument("--format", choices=("table", "markdown", "csv"), help="table, or as --output is named")
+    parser.add_argument("--output", type=Path, help="a file: .md, .csv or .txt")
+    options = parser.parse_args(argv[1:])
+    suffixes = {".md": "markdown", ".csv": "csv", ".txt": "table"}
+    if options.output and options.format is None and options.output.suffix not in suffixes:
+        raise UsageError(f"--output is {options.output}; name it .md, .csv or .txt, or add --format.")
+    form = options.format or (suffixes[options.output.suffix] if options.output else "table")
+
+    runs = find_runs([Path(path) for path in options.runs])
+    if options.dataset:
+        known = sorted({run.dataset for run in runs})
+        runs = [run for run in runs if options.dataset in (run.dataset, Path(run.dataset.removeprefix("folder ")).name)]
+        if not runs:
+            raise UsageError(f"no run is on the data set {options.dataset}. There are runs on {', '.join(known)}.")
+    _check_one_dataset(runs)
+    entries = group_runs(runs)
+    text = {"table": format_table, "markdown": format_markdown, "csv": format_csv}[form](entries)
+    if options.output:
+        options.output.parent.mkdir(parents=True, exist_ok=True)
+        options.output.write_text(text, encoding="utf-8")
+        print(f"written: {options.output}")
+    else:
+        print(text, end="")
+    _say_untested([run for entry in entries for run in entry.runs])
+    return 0
+
+
+@dataclass(frozen=True)
+class Run:
+    """A run folder's records.
+
+    Attributes:
+        folder: The folder.
+        config: Of ``config.yaml``.
+        fit: Of ``fit.json``; empty while the training is not finished.
+        test: Of ``test.json``; empty while the run is not tested.
+    """
+
+    folder: Path
+    config: dict[str, Any]
+    fit: dict[str, Any]
+    test: dict[str, Any]
+
+    @property
+    def name(self) -> str:
+        """The recipe's name."""
+        return self.folder.parent.name if self.folder.name.startswith("version_") else self.folder.name
+
+    @property
+    def seed(self) -> int:
+        """The seed it was trained with."""
+        return int(self.config["seed_everything"])
+
+    @property
+    def dataset(self) -> str:
+        """The data set's name."""
+        data = self.config["data"]
+        described = f"folder {data['root']}" if data["dataset"] == "folder" else data["dataset"]
+        return str(self.test.get("dataset", described))
+
+    @property
+    def pictures(self) -> tuple[int, str] | None:
+        """How many pictures it was tested on and what tells them from others; None while it is not tested."""
+        return (self.test["pictures"], self.test.get("dataset_sha256") or self.dataset) if self.test else None
+
+    @property
+    def marks(self) -> str:
+        """Those of ``MARKS`` that apply."""
+        validated = self.fit.get("validation_pictures", self.config["data"].get("val_size"))
+        marks = "" if validated else "†"
+        if validated and self.test and self.test["checkpoint"] != "best.ckpt":
+            marks += "‡"
+        return marks + ("" if self.fit else "§")
+
+    @cached_property
+    def settings(self) -> dict[str, str]:
+        """All that runs of one recipe have in common, as JSON by name."""
+        # options that do not change the weights, such as test-time augmentation, may be given to test
+        tested = {section: self.test.get(section, {}) for section in ("model", "data")}
+        both = _flatten(self.config) | _flatten(tested)
+        flat = {key: value for key, value in both.items() if not key.startswith(ELSEWHERE)}
+        versions = self.fit.get("versions", {})
+        recorded = {
+            **{name: versions.get(name) for name in ("cifar_lightning", "torch")},
+            "data": self.fit.get("dataset_sha256"),
+            "hardware": self.fit.get("hardware"),
+            "precision": self.fit.get("precision"),
+            "test precision": self.test.get("precision"),
+            "checkpoint": self.test.get("checkpoint"),
+            "marks": self.marks,
+        }
+        flat |= {key: value for key, value in recorded.items() if value is not None}
+        return {key: json.dumps(value) for key, value in flat.items()}
+
+
+@dataclass(frozen=True)
+class Entry:
+    """Runs that differ only in the seed: a row of the leaderboard.
+
+    Attributes:
+        name: The recipe's name, and in what it differs from others of this name.
+        runs: At least one; either all are tested or none is.
+    """
+
+    name: str
+    runs: tuple[Run, ...]
+
+    def values(self, record: str, key: str) -> list[float]:
+        """Returns what the runs' records, "fit" or "test", hold under a key, where they do."""
+        found = [getattr(run, record).get(key) for run in self.runs]
+        return [value for value in found if value is not None]
+
+    def fact(self, key: str) -> Any:
+        """Returns what ``fit.json`` of all of them holds under a key, or None."""
+        return self.runs[0].fit.get(key)
+
+    @property
+    def place(self) -> str:
+        """What the runs were trained on; nothing where no record says so."""
+        devices = self.fact("devices") or 1
+        parts = [self.fact("hardware"), f"{devices} devices" if devices > 1 else None, self.fact("precision")]
+        return ", ".join(part for part in parts if part)
+
+    @property
+    def rank(self) -> tuple[bool, float]:
+        """Sorts the best to the end, and above all that are tested."""
+        tested = self.values("test", "accuracy")
+        return bool(tested), mean(tested or self.values("fit", "val_accuracy") or [0.0])
+
+
+def find_runs(paths: Sequence[Path]) -> list[Run]:
+    """Reads the runs' records.
+
+    Args:
+        paths: Run folders, files in them, or folders of runs or of recipes.
+
+    Raises:
+        UsageError: If there is no such path, or no run in it, or a record can't be read.
+    """
+    folders: dict[Path, None] = {}
+    for path in paths:
+        if not path.exists():
+            raise UsageError(f"there is no {path} (in {Path.cwd()}). Train a run: cifar-lightning fit --config …")
+        place = path.parent if path.is_file() else path
+        found = [p.parent for pattern in ("", "*/", "*/*/") for p in place.glob(f"{pattern}config.yaml")]
+        # a run's own folders may hold another tool's config.yaml
+        outer = [p for p in found if not any(q in p.parents for q in found)]
+        if not outer:
+            raise UsageError(f"there is no run in {path}: no config.yaml that fit wrote.")
+        folders |= dict.fromkeys(sorted(outer, key=_natural))
+    return [_read_run(folder) for folder in folders]
+
+
+def _natural(folder: Path) -> tuple[str, int]:
+    number = folder.name.removeprefix("version_")
+    return (str(folder.parent), int(number)) if number.isdigit() else (str(folder), 0)
+
+
+def _read_run(folder: Path) -> Run:
+    try:
+        config = yaml.safe_load((folder / "config.yaml").read_text(encoding="utf-8"))
+        records = [
+            json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+            for path in (folder / "fit.json", folder / "test.json")
+        ]
+        run = Run(folder, config, *records)
+        _ = (run.seed, run.dataset, run.pictures, run.marks)
+    except (yaml.YAMLError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise UsageError(f"{folder} is no run of fit, or its records are broken: {error!r}") from error
+    return run if _is_current(run) else Run(folder, config, run.fit, {})
+
+
+def _is_current(run: Run) -> bool:
+    """Tells whether what was tested is still there; a checkpoint that is gone can't have been trained on."""
+    record, checkpoint = run.folder / "test.json", run.folder / (run.test.get("checkpoint") or "")
+    if not run.test or not checkpoint.is_file() or checkpoint.stat().st_mtime <= record.stat().st_mtime:
+        return True
+    with checkpoint.open("rb") as file:  # newer, but perhaps only copied
+        digest = hashlib.sha256()
+        while chunk := file.read(1 << 20):
+            digest.update(chunk)
+    return bool(digest.hexdigest() == run.test["checkpoint_sha256"])
+
+
+def _check_one_dataset(runs: Sequence[Run]) -> None:
+    """Refuses to compare what was measured on different pictures."""
+    known = {run.dataset: run.pictures for run in runs if run.pictures}
+    sets: dict[Any, list[Run]] = {}
+    for run in runs:
+        sets.setdefault(run.pictures or known.get(run.dataset, run.dataset), []).append(run)
+    if len(sets) == 1:
+        return
+    lines = []
+    for key, members in sets.items():
+        named = ", ".join(str(run.folder) for run in members[:6]) + (", …" if len(members) > 6 else "")
+        size = f", {key[0]:,} test pictures" if isinstance(key, tuple) else ""
+        lines.append(f"  {members[0].dataset}{size}: {named}")
+    name = runs[0].dataset.removeprefix("folder ")
+    raise UsageError(
+        "these runs are of different data sets and can't be compared:\n" + "\n".join(lines) + "\n"
+        f"Name the runs of one, or the data set: --dataset {shlex.quote(Path(name).name)}"
+    )
+
+
+def group_runs(runs: Sequence[Run]) -> list[Entry]:
+    """Puts together the runs that differ only in the seed, the best first; of two with the same seed, the newer."""
+    groups: dict[str, dict[int, Run]] = {}
+    for run in runs:
+        group = groups.setdefault(json.dumps(run.settings, sort_keys=True), {})
+        if older := group.get(run.seed):
+            first, second = sorted((older, run), key=lambda r: (r.folder / "config.yaml").stat().st_mtime)
+            _say(f"note: {first.folder} has the settings and the seed of {second.folder}, and is not counted")
+            run = second  # noqa: PLW2901
+        group[run.seed] = run
+    listed = [tuple(group.values()) for group in groups.values()]
+    entries = [Entry(_name_group(members, listed), members) for members in listed]
+    return sorted(entries, key=lambda entry: entry.rank, reverse=True)
+
+
+def _name_group(members: tuple[Run, ...], groups: Sequence[tuple[Run, ...]]) -> str:
+    names = ", ".join(dict.fromkeys(run.name for run in members))
+    alike = [group[0].settings for group in groups if {run.name for run in group} & {run.name for run in members}]
+    ours, shown = members[0].settings, {"hardware", "precision", "checkpoint", "marks"}
+    differing = [key for key in ours if key not in shown and len({other[key] for other in alike if key in other}) > 1]
+    parts = [f"{key.removeprefix('trainer.')} {json.loads(ours[key])}" for key in differing if ours[key] != "null"]
+    return names + (f" ({', '.join(parts[:4])}{', …' if len(parts) > 4 else ''})" if parts else "")
+
+
+def _flatten(settings: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for key, value in settings.items():
+        flat |= _flatten(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value}
+    return flat
+
+
+# -- the three forms -------------------------------------------------------------------------------------------------
+
+COLUMNS = ("recipe", "test accuracy", "n", "val/acc", "parameters", "MFLOPs", "time", "on")
+NUMBERS = COLUMNS[1:7]
+
+
+def _cells(entry: Entry, places: Sequence[str]) -> tuple[str, ...]:
+    seconds, validated = entry.values("fit", "seconds"), entry.values("fit", "val_accuracy")
+    return (
+        f"{entry.name} {entry.runs[0].marks}".strip(),
+        _percent(entry.values("test", "accuracy")),
+        str(len(entry.runs)),
+        f"{100 * mean(validated):.2f} %" if validated else "–",
+        f"{entry.fact('parameters'):,}" if entry.fact("parameters") else "–",
+        f"{entry.fact('flops') / 1e6:,.0f}" if entry.fact("flops") else "–",
+        f"{mean(seconds):,.0f} s" if seconds else "–",
+        f"({places.index(entry.place) + 1})" if entry.place else "–",
+    )
+
+
+def _percent(values: Sequence[float]) -> str:
+    spread = f" ± {100 * stdev(values):.2f}" if len(values) > 1 else ""
+    return f"{100 * mean(values):.2f} %{spread}" if values else "untested"
+
+
+def _describe(entries: Sequence[Entry]) -> tuple[str, list[tuple[str, ...]], list[str]]:
+    """Returns a title, the rows, and what is to be said below."""
+    places = list(dict.fromkeys(entry.place for entry in entries if entry.place))
+    rows = [COLUMNS, *(_cells(entry, places) for entry in entries)]
+    run = next((entry.runs[0] for entry in entries if entry.runs[0].test), entries[0].runs[0])
+    title = run.dataset + (f", {run.test['pictures']:,} test pictures" if run.test else "")
+    notes = ["Mean ± standard deviation over n seeds; MFLOPs for one picture, forwards; time of the training."]
+    if len(places) == 1:
+        title += f"; {places[0]}"
+    else:
+        notes += [f"({number}) {place}" for number, place in enumerate(places, 1)]
+    if len(places) < 2:
+        rows = [row[:-1] for row in rows]
+    used = {mark for entry in entries for mark in entry.runs[0].marks}
+    return title, rows, notes + [f"{mark} {text}" for mark, text in MARKS.items() if mark in used]
+
+
+def format_table(entries: Sequence[Entry]) -> str:
+    """Formats the leaderboard for a terminal."""
+    title, rows, notes = _describe(entries)
+    table = Table(*rows[0], title=escape(title), title_justify="left", box=SIMPLE)
+    for column in table.columns:
+        column.overflow = "fold"
+        if column.header in NUMBERS:
+            column.justify, column.no_wrap = "right", True
+    for row in rows[1:]:
+        table.add_row(*map(escape, row))
+    console = Console(file=io.StringIO(), width=Console().width, highlight=False)
+    console.print(table, *map(escape, notes), sep="\n")
+    return console.file.getvalue()  # type: ignore[attr-defined,no-any-return]
+
+
+def format_markdown(entries: Sequence[Entry]) -> str:
+    """Formats the leaderboard as Markdown."""
+    title, rows, notes = _describe(entries)
+    rule = ["--:" if name in NUMBERS else "---" for name in rows[0]]
+    lines = ["| " + " | ".join(cell.replace("|", "\\|") for cell in row) + " |" for row in (rows[0], *rows[1:])]
+    lines.insert(1, f"|{'|'.join(rule)}|")
+    return f"{title}\n\n" + "\n".join(lines) + "\n\n" + "  \n".join(notes) + "\n"
+
+
+def format_csv(entries: Sequence[Entry]) -> str:
+    """Formats the leaderboard as CSV, with all digits."""
+    file = io.StringIO()
+    writer = csv.writer(file, lineterminator="\n")
+    facts = ("parameters", "flops", "hardware", "devices", "precision")
+    numbers = [f"{name}_{what}" for name in ("test_accuracy", "val_accuracy", "seconds") for what in ("mean", "sd")]
+    writer.writerow(
+        ["recipe", "dataset", "test_pictures", "n", *numbers, *facts, "checkpoint", "marks", "seeds", "commits", "runs"]
+    )
+    for entry in entries:
+        first, row = (
+            entry.runs[0],
+            [entry.name, entry.runs[0].dataset, entry.runs[0].test.get("pictures"), len(entry.runs)],
+        )
+        for record, key in (("test", "accuracy"), ("fit", "val_accuracy"), ("fit", "seconds")):
+            values = entry.values(record, key)
+            row += [mean(values) if values else None, stdev(values) if len(values) > 1 else None]
+        commits = dict.fromkeys(str(run.fit["commit"]) for run in entry.runs if run.fit.get("commit"))
+        row += [*map(entry.fact, facts), first.test.get("checkpoint"), first.marks]
+        row += [" ".join(str(run.seed) for run in entry.runs), " ".join(commits)]
+        writer.writerow([*row, " ".join(str(run.folder) for run in entry.runs)])
+    return file.getvalue()
+
+
+def _say_untested(runs: Sequence[Run]) -> None:
+    """Says how to test what is not."""
+    commands, without = [], []
+    for run in runs:
+        names = [name for name in ("best.ckpt", "last.ckpt") if (run.folder / name).is_file()]
+        if run.test:
+            continue
+        if not names:
+            without.append(str(run.folder))
+            continue
+        words = ["cifar-lightning", "test", "--ckpt_path", str(run.folder / names[0])]
+        arch = str(run.config["model"]["arch"])
+        if ":" in arch:
+            from cifar_lightning.models import is_custom
+
+            words += ["--model.arch", arch] if is_custom(arch) else []
+        commands.append(f"  {shlex.join(words)}")
+    if commands:
+        _say("untested, or trained on since:\n" + "\n".join(commands))
+    if without:
+        _say(f"untested and without a checkpoint: {', '.join(without)}")
+
+
+def _say(text: str) -> None:
+    sys.stdout.flush()
+    print(text, file=sys.stderr, flush=True)  # what is no part of the table does not get into a file of it

@@ -1,0 +1,162 @@
+"""What a run says of itself: metrics.csv while it is trained, fit.json when it has been."""
+
+import csv
+import json
+import os
+import platform
+import re
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import lightning
+import torch
+import torchvision
+from lightning.fabric.loggers.logger import rank_zero_experiment
+from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch.callbacks import ModelCheckpoint, Timer
+from lightning.pytorch.loggers import CSVLogger
+
+from cifar_lightning import __version__
+from cifar_lightning.classifier import ImageClassifier
+from cifar_lightning.data.datamodule import ImageDataModule
+from cifar_lightning.models import count_cost
+
+
+class MetricsLog(CSVLogger):
+    """Writes ``metrics.csv`` to a run's folder; a run that is resumed goes on in it.
+
+    Args:
+        folder: The run's folder.
+        step: The training step that is gone on from; what was logged later is dropped, since it is done again.
+    """
+
+    def __init__(self, folder: Path, step: int = 0) -> None:
+        place = folder.absolute()
+        super().__init__(place.parent, name="", version=place.name, flush_logs_every_n_steps=1)
+        self.path, self.step = place / "metrics.csv", step
+
+    @property
+    @rank_zero_experiment
+    def experiment(self) -> Any:
+        """Lightning's writer, which begins by deleting the file: what is kept is read before."""
+        if self._experiment is None:
+            rows: list[dict[str, Any]] = []
+            if self.path.is_file():
+                with self.path.open(newline="", encoding="utf-8") as file:
+                    rows = [{k: v for k, v in row.items() if v} for row in csv.DictReader(file)]
+            writer: Any = super().experiment
+            writer.metrics = [row for row in rows if int(row["step"]) < self.step]
+            writer.save()
+        return self._experiment
+
+    def log_hyperparams(self, params: Any = None) -> None:
+        """Does nothing: they are in config.yaml."""
+
+
+class Record(Timer):
+    """Writes ``fit.json`` when a training has been finished: what ``leaderboard`` compares, and where it was done.
+
+    Its seconds are those from the first step to the end of the last epoch with validation, also of a training that
+    was interrupted and resumed; neither Python's start nor loading the pictures is in them.
+
+    Args:
+        folder: The run's folder.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__()
+        self.path = folder / "fit.json"
+        self.cost = (0, 0)
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Counts what the network costs, before it is compiled."""
+        model, data = ours(trainer, pl_module)
+        if trainer.is_global_zero:
+            self.cost = count_cost(model.net, data.input_size)
+
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Removes the record of a run that is resumed: its training is not finished any more."""
+        super().on_fit_start(trainer)
+        if trainer.is_global_zero and not is_trial(trainer):
+            self.path.unlink(missing_ok=True)
+
+    def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Writes the file."""
+        if not trainer.is_global_zero or is_trial(trainer):
+            return
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        self.path.write_text(json.dumps(self.result(trainer, pl_module), indent=2) + "\n", encoding="utf-8")
+
+    def result(self, trainer: Trainer, pl_module: LightningModule) -> dict[str, Any]:
+        """Returns what the file holds."""
+        model, data = ours(trainer, pl_module)
+        return {
+            "dataset": data.description,
+            "dataset_sha256": data.sets["train"].digest,
+            "training_pictures": len(data.sets["train"]),
+            "validation_pictures": len(data.sets.get("val", ())),
+            "seed": data.hparams["seed"],
+            "epochs": trainer.current_epoch,
+            "steps": trainer.global_step,
+            "seconds": self.time_elapsed(),
+            "val_accuracy": _val_accuracy(trainer),
+            "parameters": self.cost[0],
+            "flops": self.cost[1],
+            "hardware": hardware(model.device),
+            "devices": trainer.world_size,
+            "precision": trainer.precision,
+            "versions": versions(),
+            "commit": commit(),
+        }
+
+
+def ours(trainer: Trainer, pl_module: LightningModule) -> tuple[ImageClassifier, ImageDataModule]:
+    """Returns the model and the data of a training as what they are here."""
+    data = getattr(trainer, "datamodule", None)
+    assert isinstance(pl_module, ImageClassifier)
+    assert isinstance(data, ImageDataModule)
+    return pl_module, data
+
+
+def is_trial(trainer: Trainer) -> bool:
+    """Tells whether this is ``trainer.fast_dev_run``, which leaves no run behind."""
+    return bool(trainer.fast_dev_run)  # type: ignore[attr-defined]
+
+
+def _val_accuracy(trainer: Trainer) -> float | None:
+    """Returns that of best.ckpt, or the last one where no checkpoint is chosen by it."""
+    kept = [c for c in trainer.checkpoint_callbacks if isinstance(c, ModelCheckpoint) and c.monitor == "val/acc"]
+    accuracy = kept[0].best_model_score if kept else trainer.callback_metrics.get("val/acc")
+    return None if accuracy is None else float(accuracy)
+
+
+def versions() -> dict[str, str]:
+    """Returns the versions that a result depends on, by name."""
+    return {
+        "cifar_lightning": __version__,
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "torchvision": torchvision.__version__,
+        "lightning": lightning.__version__,
+    }
+
+
+def hardware(device: torch.device) -> str:
+    """Names the GPU, or the CPU with its number of cores and how many torch uses."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    info, cores = Path("/proc/cpuinfo"), os.cpu_count() or 1
+    found = re.search(r"model name\s*: (.*)", info.read_text(encoding="utf-8")) if info.exists() else None
+    name = found[1] if found else platform.processor() or platform.machine()
+    used = torch.get_num_threads()
+    return f"{name}, {cores} cores" + (f" (torch uses {used})" if used != cores else "")
+
+
+def commit() -> str | None:
+    """Returns the Git commit of the current folder, with "-dirty" where files differ from it, or None."""
+    words = ["git", "--no-optional-locks", "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
+    try:
+        return subprocess.run(words, capture_output=True, text=True, check=True, timeout=10).stdout.strip()
+    except (OSError, subprocess.SubprocessError):
+        return None

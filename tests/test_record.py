@@ -1,0 +1,171 @@
+"""What a run says of itself, and the loggers beside it."""
+
+import csv
+import json
+import os
+import re
+import signal
+import sqlite3
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from cifar_lightning.cli import main
+from cifar_lightning.data.datasets import open_source
+from cifar_lightning.models import count_cost, create_model
+from tests.conftest import FAST
+
+
+def metrics(folder: Path) -> list[dict[str, str]]:
+    with (folder / "metrics.csv").open(encoding="utf-8") as file:
+        return list(csv.DictReader(file))
+
+
+@pytest.fixture
+def fit(here: Path, data_root: Path) -> list[str]:
+    return ["fit", "--data.dataset=synthetic", f"--data.root={data_root}", *FAST, "--trainer.max_epochs=1"]
+
+
+def test_the_record(trained: Path) -> None:
+    record = json.loads((trained / "fit.json").read_text())
+    best = torch.load(trained / "best.ckpt", weights_only=True)
+    callback = next(state for state in best["callbacks"].values() if state.get("monitor") == "val/acc")
+    assert record["val_accuracy"] == pytest.approx(callback["best_model_score"].item())
+    assert (record["epochs"], record["steps"], record["seed"]) == (2, 8, 0)
+    assert (record["training_pictures"], record["validation_pictures"]) == (9900, 100)
+    assert (record["parameters"], record["flops"]) == count_cost(create_model("cnn", 10))
+    assert 0 < record["seconds"] < 100
+    assert record["versions"]["torch"] == torch.__version__
+    assert len(record["dataset_sha256"]) == 64
+
+
+def test_the_commit_of_the_current_folder(fit: list[str]) -> None:
+    Path("readme").write_text("first")
+    git = ["git", "-c", "user.name=A", "-c", "user.email=a@example.org"]
+    for words in (["init", "--quiet"], ["add", "readme"], ["commit", "--quiet", "--message=first"]):
+        subprocess.run([*git, *words], check=True)
+    Path("readme").write_text("second")
+    assert main(fit) == 0
+    commit = subprocess.run(["git", "rev-parse", "HEAD"], check=True, capture_output=True, text=True).stdout.strip()
+    assert json.loads(Path("runs/cnn/version_0/fit.json").read_text())["commit"] == f"{commit}-dirty"
+
+
+def test_metrics_are_a_table(trained: Path) -> None:
+    rows = metrics(trained)
+    assert [int(row["step"]) for row in rows] == sorted(int(row["step"]) for row in rows)
+    for name in ("val/acc", "val/loss", "train/acc", "train/loss", "throughput/pictures_per_second"):
+        assert [row["epoch"] for row in rows if row[name]] == ["0", "1"]
+    assert len([row for row in rows if row["train/loss_step"]]) == 8
+
+
+def test_a_resumed_run_goes_on_with_its_records(fit: list[str]) -> None:
+    assert main(fit) == 0
+    folder = Path("runs/cnn/version_0")
+    first, seconds = metrics(folder), json.loads((folder / "fit.json").read_text())["seconds"]
+    with (folder / "metrics.csv").open("a", encoding="utf-8") as file:
+        file.write("1,,4,,,,9.9,,\n")  # of a training that was killed before its next checkpoint
+    assert main(["fit", "--ckpt_path=last.ckpt", "--trainer.max_epochs=2"]) == 0
+    rows = metrics(folder)
+    assert rows[: len(first)] == first
+    assert [row["epoch"] for row in rows if row["val/acc"]] == ["0", "1"]
+    assert "9.9" not in {row["train/loss_step"] for row in rows}
+    record = json.loads((folder / "fit.json").read_text())
+    assert record["epochs"] == 2
+    assert record["seconds"] > seconds
+
+
+def test_ctrl_c_ends_all_runs_and_keeps_the_finished_ones(fit: list[str]) -> None:
+    words = [
+        sys.executable,
+        "-m",
+        "cifar_lightning",
+        *fit,
+        "--trainer.max_epochs=3",
+        "--trainer.limit_train_batches=20",
+    ]
+    process = subprocess.Popen(
+        [*words, "--runs=3"], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+        env={**os.environ, "PYTHONUNBUFFERED": "1"},
+    )  # fmt: skip
+    assert process.stdout
+    out = ""
+    for line in process.stdout:
+        out += line
+        if "run 2 of 3" in out and re.search(r"epoch +1/3", line):
+            process.send_signal(signal.SIGINT)
+            break
+    out += process.communicate(timeout=60)[0]
+    assert process.returncode == 130, out
+    assert "Traceback" not in out
+    assert "cifar-lightning fit --ckpt_path runs/cnn/version_1/last.ckpt" in out
+    assert "1 of 3 runs are trained" in out
+    assert [path.parent.name for path in Path("runs/cnn").glob("*/fit.json")] == ["version_0"]
+    assert not Path("runs/cnn/version_2").exists()
+
+
+def test_without_a_logger_there_is_the_table(fit: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([*fit, "--trainer.logger=false"]) == 0
+    folder = Path("runs/cnn/version_0")
+    assert [row for row in metrics(folder) if row["val/acc"]]
+    assert (folder / "figures" / "val_predictions.png").exists()
+    assert not list(folder.glob("events*"))
+    assert "tensorboard" not in capsys.readouterr().out
+
+
+def test_ones_own_logger_takes_the_place_of_tensorboard(fit: list[str]) -> None:
+    assert main([*fit, "--trainer.logger=CSVLogger", "--trainer.logger.save_dir=elsewhere"]) == 0
+    folder = Path("runs/cnn/version_0")
+    assert [row for row in metrics(folder) if row["val/acc"]]
+    assert (folder / "best.ckpt").exists()
+    assert (folder / "figures" / "val_predictions.png").exists()
+    assert not list(folder.glob("events*"))
+    assert Path("elsewhere/lightning_logs/version_0/metrics.csv").exists()
+
+
+def test_a_logger_that_is_not_installed(
+    fit: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("lightning.pytorch.loggers.comet._COMET_AVAILABLE", False)
+    assert main([*fit, "--trainer.logger=CometLogger"]) == 2
+    assert "is not installed" in capsys.readouterr().err
+    assert not list(Path().glob("runs/*"))
+
+
+@pytest.mark.filterwarnings("ignore")  # wandb's and mlflow's own
+def test_wandb(fit: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("wandb", reason="wandb is not among the development tools")
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    monkeypatch.setenv("WANDB_SILENT", "true")
+    assert main([*fit, "--trainer.logger=WandbLogger", "--trainer.logger.offline=true", "--runs=2"]) == 0
+    assert len(list(Path("wandb").glob("offline-run-*/*.wandb"))) == 2, "a run of wandb for each run"
+    assert [row for row in metrics(Path("runs/cnn/version_1")) if row["val/acc"]]
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_mlflow(fit: list[str]) -> None:
+    pytest.importorskip("mlflow", reason="mlflow is not among the development tools")
+    assert main([*fit, "--trainer.logger=MLFlowLogger", "--trainer.logger.tracking_uri=sqlite:///mlflow.db"]) == 0
+    with sqlite3.connect("mlflow.db") as store:
+        names = {name for (name,) in store.execute("select key from metrics")}
+        params = dict(store.execute("select key, value from params"))
+    assert {"train/loss", "train/acc", "val/loss", "val/acc"} <= names
+    assert params["arch"] == "cnn"
+    assert [row for row in metrics(Path("runs/cnn/version_0")) if row["val/acc"]]
+
+
+def test_a_digest_tells_pictures_from_others_not_their_place_or_size(picture_folder: Path, tmp_path: Path) -> None:
+    def digest(root: Path, size: int = 32, split: str = "train") -> str:
+        source = open_source("folder", str(root), None, size)
+        source.prepare([split])
+        return source.load(split).digest
+
+    before = digest(picture_folder)
+    assert digest(picture_folder, split="test") != before
+    moved = picture_folder.rename(tmp_path / "moved")
+    (moved / "train" / "red" / "00.png").touch()
+    assert digest(moved, size=16) == before
+    (moved / "train" / "red" / "00.png").unlink()
+    assert digest(moved) != before
