@@ -16,6 +16,7 @@ from lightning.fabric.loggers.logger import rank_zero_experiment
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint, Timer
 from lightning.pytorch.loggers import CSVLogger
+from lightning.pytorch.trainer.states import RunningStage
 
 from cifar_lightning import __version__
 from cifar_lightning.classifier import ImageClassifier
@@ -67,7 +68,18 @@ class Record(Timer):
     def __init__(self, folder: Path) -> None:
         super().__init__()
         self.path = folder / "fit.json"
+        # not in the checkpoint, which would be another file each time
+        self.elapsed = folder / ".seconds"
         self.cost = (0, 0)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Returns nothing."""
+        return {}
+
+    def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
+        """Notes the time for when the training is resumed."""
+        if trainer.is_global_zero:
+            self.elapsed.write_text(str(self.time_elapsed()), encoding="utf-8")
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Counts what the network costs, before it is compiled."""
@@ -80,6 +92,8 @@ class Record(Timer):
         super().on_fit_start(trainer)
         if trainer.is_global_zero and not is_trial(trainer):
             self.path.unlink(missing_ok=True)
+        if self.elapsed.exists():
+            self.load_state_dict({"time_elapsed": {RunningStage.TRAINING.value: float(self.elapsed.read_text())}})
 
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Writes the file."""

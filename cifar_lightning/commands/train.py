@@ -122,28 +122,10 @@ def run(argv: Sequence[str], make: Callable[[list[str]], Made]) -> Made:
             torch.backends.cudnn.benchmark = argv[0] in ("fit", "bench")  # a test must give the same to the last bit
         try:
             return make(list(argv))
-        except MisconfigurationException as error:
-            raise UsageError(str(error)) from error
-        except (torch.OutOfMemoryError, MemoryError) as error:
-            raise UsageError(
-                f"the memory is not enough ({str(error).partition(chr(10))[0]}). Use smaller batches, such as "
-                "--data.batch_size 64 --data.eval_batch_size 200, keep the pictures off the device, "
-                "--data.device_cache false, or use another one: --trainer.accelerator cpu."
-            ) from error
-        except RuntimeError as error:
-            if type(error).__module__.startswith(("torch._dynamo", "torch._inductor")):
-                raise UsageError(
-                    f"torch.compile failed: {str(error).splitlines()[0]} It needs a C++ compiler, such as g++. Or "
-                    "leave it out: --model.compile false."
-                ) from error
-            if "can't allocate memory" in str(error):
-                raise UsageError(f"the memory is not enough ({str(error)[-80:]}).") from error
-            if not str(error).startswith("Error(s) in loading state_dict"):
-                raise
-            raise UsageError(
-                "the checkpoint's weights are not those of the network: was model.arch, model.arch_options or its code "
-                f"changed since? {' '.join(str(error).split())[:300]}"
-            ) from error
+        except (MisconfigurationException, MemoryError, RuntimeError) as error:
+            if explained := _explain(error):
+                raise UsageError(explained) from error
+            raise
         except SystemExit as error:
             if error.code != 1:
                 raise
@@ -152,6 +134,27 @@ def run(argv: Sequence[str], make: Callable[[list[str]], Made]) -> Made:
             if threading.current_thread() is threading.main_thread():
                 for number, handler in handlers.items():
                     signal.signal(number, handler)  # Lightning leaves SIGINT ignored after Ctrl+C
+
+
+def _explain(error: Exception) -> str:
+    """Returns in plain words what a user can mend, or nothing."""
+    first = str(error).partition("\n")[0]
+    if isinstance(error, MisconfigurationException):
+        return str(error)
+    if isinstance(error, torch.OutOfMemoryError | MemoryError) or "can't allocate memory" in str(error):
+        return (
+            f"the memory is not enough ({first[-200:]}). Use smaller batches, such as --data.batch_size 64 "
+            "--data.eval_batch_size 200, keep the pictures off the device, --data.device_cache false, or use another "
+            "one: --trainer.accelerator cpu."
+        )
+    if type(error).__module__.startswith(("torch._dynamo", "torch._inductor")):
+        return f"torch.compile failed: {first} It needs a C++ compiler, such as g++. Or leave it out: --model.compile false."
+    if str(error).startswith("Error(s) in loading state_dict"):
+        return (
+            "the checkpoint's weights are not those of the network: was model.arch, model.arch_options or its code "
+            f"changed since? {' '.join(str(error).split())[:300]}"
+        )
+    return ""
 
 
 def _end(number: int, frame: Any) -> None:
