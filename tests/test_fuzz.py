@@ -29,7 +29,7 @@ from cifar_lightning.cli import COMMANDS, main
 from cifar_lightning.data.datasets import open_source
 from cifar_lightning.pictures import SUFFIXES, PictureError, decode_picture
 
-FEWER = settings(max_examples=settings.default.max_examples // 4)
+FEWER = settings(max_examples=settings().max_examples // 4)
 """For what takes a good part of a second."""
 
 pytestmark = pytest.mark.filterwarnings("default")  # a warning is no traceback
@@ -281,7 +281,8 @@ def test_picture_files(data: bytes) -> None:
     except PictureError:
         pass
     else:
-        assert (made.shape, made.dtype) == ((8, 8, 3), np.uint8)
+        assert made.shape == (8, 8, 3)
+        assert made.dtype == np.uint8
 
 
 entries = st.text(string.ascii_letters + "éß€ .-_$%'&;\\\n\x7f☃", min_size=1, max_size=8).filter(lambda n: n.strip("."))

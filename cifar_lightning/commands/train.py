@@ -303,7 +303,7 @@ class CLI(LightningCLI):
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
         """Parses without LightningCLI's warning that there are arguments in ``sys.argv`` too."""
         for content in self._contents:
-            self._parser(self.verb).check_names(content)
+            cast(Parser, self._parser(self.verb)).check_names(content)
         self.config = parser.parse_args(args)
         seed = self.config[self.verb].seed_everything
         self.runs = self.config[self.verb].get("runs", 1)
