@@ -148,7 +148,7 @@ def _explain(error: Exception) -> str:
             "one: --trainer.accelerator cpu."
         )
     if type(error).__module__.startswith(("torch._dynamo", "torch._inductor")):
-        return f"torch.compile failed: {first} It needs a C++ compiler, such as g++. Or leave it out: --model.compile false."
+        return f"torch.compile failed: {first} Install a C++ compiler, such as g++, or leave it out: --model.compile false."
     if str(error).startswith("Error(s) in loading state_dict"):
         return (
             "the checkpoint's weights are not those of the network: was model.arch, model.arch_options or its code "
