@@ -11,10 +11,10 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from cifar_lightning.callbacks import versions
 from cifar_lightning.commands import train
-from cifar_lightning.commands.bench import EpochTimer, TemporaryFit, hardware, spread
+from cifar_lightning.commands.bench import EpochTimer, TemporaryFit, spread
 from cifar_lightning.data.datamodule import ImageDataModule
+from cifar_lightning.environment import hardware, versions
 
 CNN = str(Path(__file__).parent.parent / "configs" / "cnn.yaml")
 RESULTS = Path(__file__).with_name("results.md")

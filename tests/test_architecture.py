@@ -12,7 +12,8 @@ LAYERS = [  # each may import what stands below it
     {"cli"},
     {"commands.predict", "commands.bench", "commands.sweep"},  # which run commands.train
     {"commands.train", "commands.export", "commands.models", "commands.serve"},
-    {"options", "callbacks", "report", "server"},
+    {"options", "callbacks", "evaluation", "report", "server"},
+    {"run_report"},
     {"batching"},  # of what predictor runs
     {"predictor"},
     {"pipeline"},
@@ -29,6 +30,8 @@ LAYERS = [  # each may import what stands below it
         "pictures",
         "card",
         "guard",
+        "environment",
+        "corruptions",
     },
 ]
 WITHOUT_LIGHTNING = LAYERS[-1] | LAYERS[-2]

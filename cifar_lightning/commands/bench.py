@@ -3,9 +3,6 @@
 import inspect
 import json
 import math
-import os
-import platform
-import re
 import time
 from collections.abc import Sequence
 from itertools import islice
@@ -22,10 +19,11 @@ from rich.table import Table
 from torch.nn import functional as F
 
 from cifar_lightning import UsageError
-from cifar_lightning.callbacks import ProgressBar, Report, versions
+from cifar_lightning.callbacks import ProgressBar, Report
 from cifar_lightning.classifier import ImageClassifier
 from cifar_lightning.commands import train
 from cifar_lightning.data.datamodule import ImageDataModule
+from cifar_lightning.environment import hardware, versions
 from cifar_lightning.options import split_options
 
 ROUNDS = 5
@@ -309,14 +307,3 @@ def now() -> float:
 def spread(values: Sequence[float]) -> dict[str, float]:
     """Returns the median, the lowest and the highest value."""
     return {"median": median(values), "min": min(values), "max": max(values)}
-
-
-def hardware(device: torch.device) -> str:
-    """Names the GPU, or the CPU with its number of cores and how many torch uses."""
-    if device.type == "cuda":
-        return torch.cuda.get_device_name(device)
-    info, cores = Path("/proc/cpuinfo"), os.cpu_count() or 1
-    found = re.search(r"model name\s*: (.*)", info.read_text(encoding="utf-8")) if info.exists() else None
-    name = found[1] if found else platform.processor() or platform.machine()
-    used = torch.get_num_threads()
-    return f"{name}, {cores} cores" + (f" (torch uses {used})" if used != cores else "")

@@ -71,6 +71,14 @@ class ImageSet(Dataset[Batch]):
         numbers = self.numbers[where.to(self.numbers.device, non_blocking=on_gpu)]
         return self.images.index_select(0, numbers).permute(0, 3, 1, 2), self.labels[numbers], numbers
 
+    def digest(self) -> str:
+        """Computes the SHA-256 of the set's pictures, labels and classes, in hexadecimal."""
+        digest = hashlib.sha256(f"{self.classes} {tuple(self.images.shape[1:])}".encode())
+        digest.update(self.labels[self.numbers].cpu().numpy().tobytes())
+        for numbers in torch.split(self.numbers, 1000):
+            digest.update(self.images[numbers].cpu().numpy().data)
+        return digest.hexdigest()
+
     def normalisation(self) -> Normalisation:
         """Computes the mean and standard deviation of each channel over the set."""
         counts = torch.zeros(self.images.shape[-1], 256, dtype=torch.int64)
