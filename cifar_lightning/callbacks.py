@@ -380,8 +380,10 @@ def _draw(data: ImageDataModule, split: str, evaluation: Evaluation, when: str) 
 
 
 def draw_augmentation(data: ImageDataModule) -> Figure:
-    """Draws the first training pictures as the network will see them; this draws no random numbers."""
-    batch = data.sets["train"].__getitems__(range(min(4, len(data.sets["train"]))))
+    """Draws some training pictures as the network will see them; this draws no random numbers."""
+    train = data.sets["train"]
+    # a folder's pictures are in the order of the classes
+    batch = train.__getitems__(sorted({len(train) * quarter // 4 for quarter in range(4)}))
     data.normalise(batch[0])
     assert data.preprocess is not None
     seen = [data.preprocess.restore(data.augment(batch, epoch)[0]) for epoch in range(8)]

@@ -349,7 +349,8 @@ class ImageClassifier(LightningModule):
         metrics.update(logits, labels, F.cross_entropy(logits, labels), numbers)
 
     def on_train_epoch_end(self) -> None:
-        self._log_epoch("train", self.train_metrics)
+        if self.train_metrics.started:  # not if the checkpoint that is resumed was saved after the last step
+            self._log_epoch("train", self.train_metrics)
 
     def on_validation_epoch_end(self) -> None:
         self._log_epoch("val", self.val_metrics)

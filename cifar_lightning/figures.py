@@ -78,7 +78,7 @@ def _shorten(text: str, length: int = 22) -> str:
 
 def _entitle(figure: Figure, title: str) -> None:
     """Writes a title above a figure, in lines that are no longer than it is wide."""
-    lines = [part for line in title.splitlines() for part in textwrap.wrap(line, int(11 * figure.get_figwidth()))]
+    lines = [part for line in title.splitlines() for part in textwrap.wrap(line, int(12 * figure.get_figwidth()))]
     figure.suptitle("\n".join(lines), fontsize=11, parse_math=False)
 
 
@@ -242,7 +242,7 @@ def reliability_diagram(probabilities: NDArray[np.floating], labels: NDArray[np.
     sure = np.bincount(bins, confidence, BINS) / np.maximum(counts, 1)
     true = np.bincount(bins, right, BINS) / np.maximum(counts, 1)
     ece = (counts * np.abs(true - sure)).sum() / max(counts.sum(), 1)
-    figure = Figure(figsize=(5.5, 6.5), dpi=120, layout="constrained")
+    figure = Figure(figsize=(6, 6.5), dpi=120, layout="constrained")
     upper, lower = figure.subplots(2, 1, sharex=True, height_ratios=[4, 1])
     centres, width = (np.arange(BINS) + 0.5) / BINS, 1 / BINS
     some = counts > 0
