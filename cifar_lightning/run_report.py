@@ -38,7 +38,8 @@ def write_report(folder: Path) -> None:
         figures={path.stem: _inline(path) for path in sorted(folder.glob("figures/*.png"))},
         captions=FIGURES,
     )
-    (folder / "report.html").write_text(page, encoding="utf-8")
+    # a name may hold bytes that are no text
+    (folder / "report.html").write_text(page, encoding="utf-8", errors="backslashreplace")
 
 
 def _read_json(path: Path) -> dict[str, Any] | None:

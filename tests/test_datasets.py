@@ -204,6 +204,24 @@ def test_batches_come_in_the_order_asked_for() -> None:
     assert held[1][2].tolist() == [3]
 
 
+def test_a_digest_is_of_the_pictures_the_labels_and_the_classes() -> None:
+    images, labels = torch.randint(0, 256, (2_500, 2, 2, 3), dtype=torch.uint8), torch.arange(2_500) % 2
+    whole = ImageSet.whole(images, labels, ("a", "b"))
+    assert whole.digest() == ImageSet.whole(images.clone(), labels.clone(), ["a", "b"]).digest()
+    part = whole.subset(torch.arange(100, 200))
+    assert part.digest() == ImageSet.whole(images[100:200], labels[100:200], ("a", "b")).digest()
+    changed = images.clone()
+    changed[2_499, 1, 1, 2] += 1
+    others = [
+        ImageSet.whole(changed, labels, ("a", "b")),
+        ImageSet.whole(images, 1 - labels, ("a", "b")),
+        ImageSet.whole(images, labels, ("a", "c")),
+        whole.subset(torch.arange(2_500).flip(0)),
+        part,
+    ]
+    assert len({held.digest() for held in [whole, *others]}) == 6
+
+
 def test_normalisation_against_numpy() -> None:
     pixels = np.random.default_rng(0).integers(0, 256, (2500, 4, 4, 3), dtype=np.uint8)
     held = ImageSet.whole(torch.from_numpy(pixels), torch.zeros(2500, dtype=torch.int64), ["one"])
