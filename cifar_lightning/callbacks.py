@@ -4,27 +4,32 @@ import json
 import signal
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint, RichProgressBar
 from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 from matplotlib.figure import Figure
-from torch import Tensor
+from numpy.typing import NDArray
+from PIL import Image
 from torch.utils.tensorboard import SummaryWriter
 
 from cifar_lightning import figures
 from cifar_lightning.checkpoint import hash_file
-from cifar_lightning.classifier import ImageClassifier
+from cifar_lightning.classifier import Evaluation, ImageClassifier
+from cifar_lightning.corruptions import SEVERITIES, corrupt
 from cifar_lightning.data.datamodule import ImageDataModule
-from cifar_lightning.record import is_trial, ours, versions
+from cifar_lightning.record import commit, hardware, is_trial, ours, read_history, versions
+from cifar_lightning.run_report import write_report
 
 SAMPLES = 24
-"""Pictures in a figure of sample predictions."""
+"""Pictures in a figure of sample predictions or mistakes."""
 
 
 class ProgressBar(RichProgressBar):
@@ -218,10 +223,11 @@ class TrainerSettings(Callback):
 
 
 class Report(Callback):
-    """Writes figures and results to the run's folder and to TensorBoard.
+    """Writes figures, results and ``report.html`` to the run's folder, and figures and results to TensorBoard.
 
-    After training: sample predictions and the confusion matrix on the validation pictures, and the hyperparameters
-    with the final ``val/acc``. After testing: the same figures on the test pictures, and ``test.json``.
+    When training begins: what augmentation does. When it has ended: figures of the validation pictures, the learning
+    curves, and the hyperparameters with the final ``val/acc``. After testing: the same figures of the
+    test pictures, and ``test.json``.
 
     Args:
         folder: The run's folder.
@@ -229,118 +235,211 @@ class Report(Callback):
         step: The training step it was written at.
 
     Attributes:
-        error: Why the results of a test could not be written.
+        error: Why something could not be written.
     """
 
     def __init__(self, folder: Path, checkpoint: Path | None = None, step: int = 0) -> None:
         self.folder, self.checkpoint, self.step = folder, checkpoint, step
         self.error: OSError | None = None
 
+    # -- when it is written ------------------------------------------------------------------------------------------
+
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        _, data = ours(trainer, pl_module)
         for writer in _writers(trainer):
             curves = {name: ["Multiline", [f"^train/{name}$", f"^val/{name}$"]] for name in ("loss", "acc")}
             writer.add_custom_scalars({"training and validation": curves})
+        if trainer.is_global_zero and not is_trial(trainer):
+            with self._writing():
+                self._write_figures({"train/augmentation": draw_augmentation(data)}, _writers(trainer), 0)
 
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:  # an average of the weights is in now
         model, data = ours(trainer, pl_module)
-        if not trainer.is_global_zero or is_trial(trainer):
+        if is_trial(trainer):
             return
-        metrics = {}
+        evaluation = None
         if "val/acc" in trainer.callback_metrics:  # not if max_steps ended an epoch before its validation
+            evaluation = _gather(model.val_metrics.evaluation)
+        if trainer.is_global_zero:
+            with self._writing():
+                self._write_fit(trainer, model, data, evaluation)
+
+    def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        model, data = ours(trainer, pl_module)
+        evaluation = _gather(model.test_metrics.evaluation)
+        if evaluation is not None and trainer.is_global_zero and not is_trial(trainer):
+            with self._writing():
+                self._write_test(trainer, model, data, evaluation)
+
+    @contextmanager
+    def _writing(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:  # what was computed must not be lost with it: it can still be printed
+            self.error = error
+
+    # -- what is written ---------------------------------------------------------------------------------------------
+
+    def _write_fit(
+        self, trainer: Trainer, model: ImageClassifier, data: ImageDataModule, evaluation: Evaluation | None
+    ) -> None:
+        history = read_history(self.folder)
+        settings, metrics = {**model.hparams, **data.hparams}, {}
+        drawn = {"curves": figures.learning_curves(history, f"{model.hparams['arch']} on {data.description}")}
+        if evaluation:
             metrics = {"val/acc": float(trainer.callback_metrics["val/acc"])}
-            drawn = self._draw(trainer, model, data, "val", f"after epoch {trainer.current_epoch}")
-            for writer in _writers(trainer):
-                _add_images(writer, drawn, trainer.global_step)
-        settings = {**model.hparams, **data.hparams}
+            drawn |= _draw(data, "val", evaluation, f"after epoch {trainer.current_epoch}")
         for logger in trainer.loggers:
             if isinstance(logger, TensorBoardLogger):
                 logger.log_hyperparams(settings, metrics, trainer.global_step)
             else:
                 logger.log_hyperparams(settings)
+        self._write_figures(drawn, _writers(trainer), trainer.global_step)
+        write_report(self.folder)
 
-    def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        model, data = ours(trainer, pl_module)
-        if not trainer.is_global_zero or is_trial(trainer) or model.confusion is None:
-            return
-        try:
-            self._write_test(trainer, model, data)
-        except OSError as error:  # the result can still be printed
-            self.error = error
-
-    def _write_test(self, trainer: Trainer, model: ImageClassifier, data: ImageDataModule) -> None:
-        result = self.result(trainer, model, data)
-        (self.folder / "test.json").write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
-        drawn = self._draw(trainer, model, data, "test", str(self.checkpoint or ""))
+    def _write_test(
+        self, trainer: Trainer, model: ImageClassifier, data: ImageDataModule, evaluation: Evaluation
+    ) -> None:
+        means = {name: float(value) for name, value in trainer.callback_metrics.items() if name.startswith("test/")}
+        _write_json(self.folder / "test.json", self._result(trainer, model, data, evaluation, means))
+        drawn = _draw(data, "test", evaluation, str(self.checkpoint or ""))
         # not the Trainer's logger, which would put the results of a test at step 0 of the curves
         with SummaryWriter(str(self.folder)) as writer:
-            _add_images(writer, drawn, self.step)
-            for name in ("test/loss", "test/acc"):
-                writer.add_scalar(name, trainer.callback_metrics[name], self.step)
+            self._write_figures(drawn, [writer], self.step)
+            for name, value in means.items():
+                writer.add_scalar(name, value, self.step)
+        write_report(self.folder)
 
-    def result(self, trainer: Trainer, model: ImageClassifier, data: ImageDataModule) -> dict[str, Any]:
+    def _result(
+        self,
+        trainer: Trainer,
+        model: ImageClassifier,
+        data: ImageDataModule,
+        evaluation: Evaluation,
+        means: Mapping[str, float],
+    ) -> dict[str, Any]:
         """Returns what ``test.json`` holds: the same to the last bit for the same file on the same machine."""
-        assert model.confusion is not None
-        right, total = model.confusion.diagonal().tolist(), model.confusion.sum(1).tolist()
+        right, total = evaluation.confusion.diagonal().cpu().numpy(), evaluation.confusion.sum(1).cpu().numpy()
+        intervals = np.stack(figures.wilson_interval(right, total), 1).tolist()
         return {
             "dataset": data.description,
             "dataset_sha256": data.sets["test"].digest,
             "split": "test",
-            "pictures": sum(total),
-            "accuracy": sum(right) / max(sum(total), 1),
-            "loss": float(trainer.callback_metrics["test/loss"]),
+            "pictures": int(total.sum()),
+            "accuracy": right.sum() / max(total.sum(), 1),
+            "loss": means["test/loss"],  # the mean negative log-likelihood, in nats
+            **{name: means[f"test/{name}"] for name in ("ece", "top2", "top3") if f"test/{name}" in means},
             "classes": {
-                name: {"pictures": n, "accuracy": r / n if n else None}
-                for name, r, n in zip(data.classes, right, total, strict=True)
+                name: {"pictures": n, "accuracy": r / n if n else None, "interval": interval if n else None}
+                for name, r, n, interval in zip(data.classes, right.tolist(), total.tolist(), intervals, strict=True)
             },
             "checkpoint": self.checkpoint.name if self.checkpoint else None,
             "checkpoint_sha256": hash_file(self.checkpoint) if self.checkpoint else None,
             "model": dict(model.hparams),
             "data": dict(data.hparams),
-            "precision": trainer.precision,
-            "versions": versions(),
+            **_environment(trainer),
         }
 
-    def _draw(
-        self, trainer: Trainer, model: ImageClassifier, data: ImageDataModule, split: str, when: str
-    ) -> dict[str, Figure]:
-        assert model.confusion is not None
-        held = data.sets[split]
-        # the same pictures each time, so that runs can be compared, and in no order that could flatter
-        positions = torch.randperm(len(held), generator=torch.Generator().manual_seed(0))[:SAMPLES]
-        images, labels, _ = held.__getitems__(positions.tolist())
-        accuracy = float(trainer.callback_metrics[f"{split}/acc"])
-        title = f"{data.description}, {split}: {accuracy:.2%} of {len(held):,} pictures right"
-        drawn = {
-            f"{split}/predictions": figures.prediction_grid(
-                images.permute(0, 2, 3, 1).cpu().numpy(),
-                _probabilities(trainer, model, data, images),
-                data.classes,
-                labels.cpu().numpy(),
-                title=f"{title}\n{when}: {len(images)} of them, drawn at random",
-            ),
-            f"{split}/confusion": figures.confusion_matrix(model.confusion.cpu().numpy(), data.classes, title),
-        }
+    def add_corruptions(self, data: ImageDataModule, accuracy: Mapping[str, Sequence[float]]) -> None:
+        """Adds what was measured on corrupted test pictures to the results of the test.
+
+        Args:
+            data: With the test pictures as they are.
+            accuracy: By corruption, the accuracy at severities 1 to 5.
+        """
+        with self._writing():
+            path = self.folder / "test.json"
+            result = json.loads(path.read_text(encoding="utf-8"))
+            mean = float(np.mean(list(accuracy.values())))
+            _write_json(path, {**result, "corruptions": dict(accuracy), "corrupted_accuracy": mean})
+            picture = data.sets["test"].images[:1].cpu().numpy()
+            examples = [[corrupt(picture, name, severity)[0] for severity in SEVERITIES] for name in accuracy]
+            title = f"{data.description}, test: {result['accuracy']:.2%} right; {mean:.2%} of corrupted ones"
+            drawn = figures.corruption_curves(accuracy, result["accuracy"], np.array(examples), title)
+            with SummaryWriter(str(self.folder)) as writer:
+                self._write_figures({"test/corruptions": drawn}, [writer], self.step)
+                for name, values in accuracy.items():
+                    writer.add_scalar(f"test/{name}", np.mean(values), self.step)
+            write_report(self.folder)
+
+    def _write_figures(self, drawn: Mapping[str, Figure], writers: Sequence[SummaryWriter], step: int) -> None:
         (self.folder / "figures").mkdir(parents=True, exist_ok=True)
         for name, figure in drawn.items():
-            figure.savefig(self.folder / "figures" / f"{name.replace('/', '_')}.png")
-        return drawn
+            pixels = figures.to_pixels(figure)  # drawn once for all
+            Image.fromarray(pixels).save(self.folder / "figures" / f"{name.replace('/', '_')}.png")
+            for writer in writers:
+                writer.add_image(name, pixels, step, dataformats="HWC")
+
+
+def _draw(data: ImageDataModule, split: str, evaluation: Evaluation, when: str) -> dict[str, Figure]:
+    """Draws what validation or test found."""
+    held, order = data.sets[split], evaluation.numbers.argsort()  # the same however many processes there were
+    numbers, labels = evaluation.numbers[order], evaluation.labels[order].cpu().numpy()
+    # a network that has diverged predicts no probabilities at all
+    probabilities = evaluation.logits[order].softmax(1).nan_to_num().cpu().numpy()
+    counts = evaluation.confusion.cpu().numpy()
+    title = (
+        f"{data.description}, {split}: {counts.trace() / max(counts.sum(), 1):.2%} of {len(labels):,} pictures right"
+    )
+    # the same pictures each time, so that runs can be compared, and in no order that could flatter
+    some = torch.randperm(len(labels), generator=torch.Generator().manual_seed(0))[:SAMPLES].numpy()
+    hard = figures.hardest_mistakes(probabilities, labels, SAMPLES)
+
+    def fetch(chosen: NDArray[np.integer]) -> NDArray[np.uint8]:
+        images: NDArray[np.uint8] = held.images[numbers[torch.from_numpy(chosen)]].cpu().numpy()
+        return images
+
+    return {
+        f"{split}/predictions": figures.prediction_grid(
+            fetch(some),
+            probabilities[some],
+            data.classes,
+            labels[some],
+            title=f"{title}\n{when}: {len(some)} of them, drawn at random",
+        ),
+        f"{split}/mistakes": figures.mistake_grid(
+            fetch(hard),
+            probabilities[hard],
+            labels[hard],
+            data.classes,
+            title=f"{title}\n{when}: the {len(hard)} mistakes with the highest loss",
+        ),
+        f"{split}/confusion": figures.confusion_matrix(counts, data.classes, title),
+        f"{split}/classes": figures.class_accuracy(counts.diagonal(), counts.sum(1), data.classes, title),
+        f"{split}/reliability": figures.reliability_diagram(probabilities, labels, title),
+    }
+
+
+def draw_augmentation(data: ImageDataModule) -> Figure:
+    """Draws some training pictures as the network will see them; this draws no random numbers."""
+    train = data.sets["train"]
+    # a folder's pictures are in the order of the classes
+    batch = train.__getitems__(sorted({len(train) * quarter // 4 for quarter in range(4)}))
+    data.normalise(batch[0])
+    assert data.preprocess is not None
+    seen = [data.preprocess.restore(data.augment(batch, epoch)[0]) for epoch in range(8)]
+    pictures = torch.stack(seen, 1).permute(0, 1, 3, 4, 2).cpu().numpy()
+    title = f"{data.description}: training pictures as the network sees them"
+    return figures.augmentation_grid(batch[0].permute(0, 2, 3, 1).cpu().numpy(), pictures, title)
+
+
+def _environment(trainer: Trainer) -> dict[str, Any]:
+    return {
+        "precision": trainer.precision,
+        "devices": trainer.world_size,
+        "hardware": hardware(trainer.strategy.root_device),
+        "versions": versions(),
+        "commit": commit(),
+    }
+
+
+def _gather(evaluation: Evaluation | None) -> Evaluation | None:
+    return None if evaluation is None else evaluation.gather()
+
+
+def _write_json(path: Path, content: Mapping[str, Any]) -> None:
+    path.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
 
 
 def _writers(trainer: Trainer) -> list[Any]:
     return [logger.experiment for logger in trainer.loggers if isinstance(logger, TensorBoardLogger)]
-
-
-def _add_images(writer: SummaryWriter, drawn: Mapping[str, Figure], step: int) -> None:
-    for name, figure in drawn.items():
-        writer.add_image(name, figures.to_pixels(figure), step, dataformats="HWC")
-
-
-def _probabilities(trainer: Trainer, model: ImageClassifier, data: ImageDataModule, images: Tensor) -> Any:
-    training = model.training
-    model.eval()
-    batch = trainer.precision_plugin.convert_input(data.normalise(images.to(model.device)))
-    forward, eager = trainer.precision_plugin.forward_context(), torch.compiler.set_stance("force_eager")
-    with torch.inference_mode(), forward, eager:  # a figure is not worth compiling for
-        probabilities = model.probabilities(batch, tta=trainer.state.fn != "fit")
-    model.train(training)
-    return probabilities.cpu().numpy()

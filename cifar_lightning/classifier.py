@@ -1,6 +1,7 @@
 """The LightningModule: a network, its loss, its metrics and how it is optimised."""
 
 import math
+from dataclasses import dataclass
 from typing import Any, Literal, cast
 
 import torch
@@ -11,7 +12,8 @@ from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torchmetrics import Metric
-from torchmetrics.classification import MulticlassAccuracy, MulticlassConfusionMatrix
+from torchmetrics.classification import MulticlassAccuracy, MulticlassCalibrationError, MulticlassConfusionMatrix
+from torchmetrics.utilities.distributed import gather_all_tensors
 
 from cifar_lightning import UsageError
 from cifar_lightning.augment import hash_integers, tta_views
@@ -48,6 +50,30 @@ class ExactSum(Metric):
         return self.total
 
 
+@dataclass(frozen=True)
+class Evaluation:
+    """What validation or test found, picture by picture.
+
+    Attributes:
+        confusion: (K, K) int64, rows the true classes; of all processes together, unlike the rest.
+        logits: (n, K) float32, of the n pictures that this process was given.
+        labels: (n,) int64.
+        numbers: (n,) int64, the pictures' numbers in their source.
+    """
+
+    confusion: Tensor
+    logits: Tensor
+    labels: Tensor
+    numbers: Tensor
+
+    def gather(self) -> "Evaluation":
+        """Returns that of all processes' pictures; all of them must ask for it."""
+        if not torch.distributed.is_initialized():
+            return self
+        parts = [torch.cat(gather_all_tensors(t)) for t in (self.logits, self.labels, self.numbers)]
+        return Evaluation(self.confusion, *parts)
+
+
 class EpochMetrics(nn.Module):
     """Means over an epoch, over all processes.
 
@@ -56,38 +82,72 @@ class EpochMetrics(nn.Module):
 
     Args:
         num_classes: Number of classes K.
-        per_class: Whether to count each class too.
+        evaluation: Whether to keep what was found of each picture too.
     """
 
-    def __init__(self, num_classes: int, *, per_class: bool) -> None:
+    def __init__(self, num_classes: int, *, evaluation: bool) -> None:
         super().__init__()
+        self.num_classes = num_classes
+        self.evaluation: Evaluation | None = None
+        """Of the newest epoch."""
         self.loss, self.pictures = ExactSum(), ExactSum()
         # labels are known to be in range: checking would wait for the device
         self.acc = MulticlassAccuracy(num_classes, average="micro", validate_args=False)
-        self.confusion = MulticlassConfusionMatrix(num_classes, validate_args=False) if per_class else None
-        self._steps: list[tuple[Tensor, Tensor, Tensor]] = []
+        self.confusion = MulticlassConfusionMatrix(num_classes, validate_args=False) if evaluation else None
+        self.of_probabilities = nn.ModuleDict()
+        if evaluation:
+            self.of_probabilities["ece"] = MulticlassCalibrationError(num_classes, 15, validate_args=False)
+            for k in range(2, min(num_classes, 4)):
+                top = MulticlassAccuracy(num_classes, top_k=k, average="micro", validate_args=False)
+                self.of_probabilities[f"top{k}"] = top
+        self._steps: list[tuple[Tensor, Tensor, Tensor, Tensor]] = []
 
-    def update(self, logits: Tensor, labels: Tensor, loss: Tensor) -> None:
-        """Takes in a batch: logits (B, K), labels (B,) int64 and its mean loss ()."""
-        self._steps.append((logits.argmax(1), labels, loss.detach() * len(labels)))
+    def update(self, logits: Tensor, labels: Tensor, loss: Tensor, numbers: Tensor) -> None:
+        """Takes in a batch: logits (B, K), labels (B,) int64, its mean loss () and the pictures' numbers (B,)."""
+        kept = logits.argmax(1) if self.confusion is None else logits
+        self._steps.append((kept, labels, loss.detach() * len(labels), numbers))
 
-    def finish(self) -> tuple[dict[str, Tensor], Tensor | None]:
-        """Returns the loss and the accuracy by name, and the confusion matrix (K, K), and begins anew."""
-        self._count()
+    @property
+    def started(self) -> bool:
+        """Whether there is anything that ``finish`` has not seen."""
+        return bool(self._steps) or self.pictures.update_called
+
+    def finish(self, *, probabilities: bool) -> dict[str, Tensor]:
+        """Computes the means by name, keeps the evaluation, and begins anew.
+
+        Args:
+            probabilities: Whether to compute what depends on more than the most probable class, too: the expected
+                calibration error "ece" and, with enough classes, the accuracies "top2" and "top3".
+        """
+        logits, labels, numbers = self._count()
         means = {"loss": (self.loss.compute() / self.pictures.compute()).float(), "acc": self.acc.compute()}
-        confusion = None if self.confusion is None else self.confusion.compute()
-        for metric in self.children():
-            cast(Metric, metric).reset()
-        return means, confusion
+        if probabilities:
+            for name, metric in cast(dict[str, Metric], dict(self.of_probabilities.items())).items():
+                if len(labels):
+                    # torchmetrics has a bin of its own for a probability of exactly 1
+                    metric.update(logits.softmax(1).clamp_max(1 - 2**-24), labels)
+                means[name] = metric.compute()
+        if self.confusion is not None:
+            self.evaluation = Evaluation(self.confusion.compute(), logits, labels, numbers)
+        for module in self.modules():
+            if isinstance(module, Metric):
+                module.reset()
+        return means
 
-    def _count(self) -> None:
-        if self._steps:
-            predicted, labels, losses = zip(*self._steps, strict=True)
-            self._steps = []
-            self.loss.update(torch.stack(losses))
-            self.pictures.update(torch.tensor(sum(map(len, labels)), device=losses[0].device))
-            for count in filter(None, (self.acc, self.confusion)):
-                count.update(torch.cat(predicted), torch.cat(labels))
+    def _count(self) -> tuple[Tensor, Tensor, Tensor]:
+        """Gives torchmetrics the steps so far, and returns what was kept of them: logits, labels and numbers."""
+        device = self.acc.device
+        if not self._steps:
+            none = torch.empty(0, dtype=torch.int64, device=device)
+            return torch.empty(0, self.num_classes, device=device), none, none
+        parts, all_labels, losses, all_numbers = zip(*self._steps, strict=True)
+        self._steps = []
+        logits, labels, numbers = torch.cat(parts), torch.cat(all_labels), torch.cat(all_numbers)
+        self.loss.update(torch.stack(losses))
+        self.pictures.update(torch.tensor(len(labels), device=device))
+        for count in filter(None, (self.acc, self.confusion)):
+            count.update(logits if self.confusion is None else logits.argmax(1), labels)
+        return logits, labels, numbers
 
     def partial(self) -> dict[str, float]:
         """Returns the sums so far of an epoch that is not finished, over all processes, for ``resume``."""
@@ -114,7 +174,9 @@ class ImageClassifier(LightningModule):
     """Trains any network that turns pictures (B, C, H, W) into logits (B, K).
 
     It logs ``{train,val,test}/{loss,acc}``: the mean over an epoch of the cross-entropy and of the accuracy in
-    [0, 1], and ``train/loss_step`` and ``lr`` every ``log_every_n_steps``.
+    [0, 1], and ``train/loss_step`` and ``lr`` every ``log_every_n_steps``. Validate and test also log
+    ``{val,test}/{ece,top2,top3}``: the expected calibration error (15 bins, https://arxiv.org/abs/1706.04599) and how
+    often the true class is among the 2 and the 3 most probable.
 
     Args:
         arch: The network: one of ``list_models()``, "torchvision:<name>", "timm:<name>", or your own
@@ -206,11 +268,9 @@ class ImageClassifier(LightningModule):
         self._partial: dict[str, float] = {}
         self.net.to(memory_format=torch.channels_last)
 
-        self.train_metrics = EpochMetrics(num_classes, per_class=False)
-        self.val_metrics = EpochMetrics(num_classes, per_class=True)
-        self.test_metrics = EpochMetrics(num_classes, per_class=True)
-        self.confusion: Tensor | None = None
-        """(K, K) int64, rows the true classes, of the newest validation or test epoch."""
+        self.train_metrics = EpochMetrics(num_classes, evaluation=False)
+        self.val_metrics = EpochMetrics(num_classes, evaluation=True)
+        self.test_metrics = EpochMetrics(num_classes, evaluation=True)
 
     def forward(self, images: Tensor) -> Tensor:
         """Computes logits (B, K) of normalised pictures (B, C, H, W)."""
@@ -322,11 +382,11 @@ class ImageClassifier(LightningModule):
         return torch.stack([weight * self(view).float() for weight, view in views]).sum(0)
 
     def training_step(self, batch: tuple[Tensor, Tensor, Tensor], batch_idx: int) -> Tensor:
-        images, labels, _ = batch
+        images, labels, numbers = batch
         logits = self(images)
         loss = F.cross_entropy(logits, labels, label_smoothing=self.hparams["label_smoothing"])
         # of a mixed picture, the class of the larger part counts
-        self.train_metrics.update(logits, labels if labels.ndim == 1 else labels.argmax(1), loss)
+        self.train_metrics.update(logits, labels if labels.ndim == 1 else labels.argmax(1), loss, numbers)
         every = self.trainer.log_every_n_steps  # type: ignore[attr-defined]
         if every and (self.global_step + 1) % every == 0:
             groups = self.optimizers(use_pl_optimizer=False).param_groups  # type: ignore[union-attr]
@@ -346,13 +406,14 @@ class ImageClassifier(LightningModule):
         return self.probabilities(batch[0])
 
     def _evaluate(self, batch: tuple[Tensor, Tensor, Tensor], metrics: EpochMetrics) -> None:
-        images, labels, _ = batch
+        images, labels, numbers = batch
         # between the epochs of a training, test-time augmentation would cost more than it tells
         logits = self._logits(images, tta=self.trainer.state.fn != "fit")
-        metrics.update(logits, labels, F.cross_entropy(logits, labels))
+        metrics.update(logits, labels, F.cross_entropy(logits, labels), numbers)
 
     def on_train_epoch_end(self) -> None:
-        self._log_epoch("train", self.train_metrics)
+        if self.train_metrics.started:  # not if the checkpoint that is resumed was saved after the last step
+            self._log_epoch("train", self.train_metrics)
 
     def on_validation_epoch_end(self) -> None:
         self._log_epoch("val", self.val_metrics)
@@ -361,10 +422,8 @@ class ImageClassifier(LightningModule):
         self._log_epoch("test", self.test_metrics)
 
     def _log_epoch(self, stage: str, metrics: EpochMetrics) -> None:
-        means, confusion = metrics.finish()
+        means = metrics.finish(probabilities=self.trainer.state.fn != "fit")
         self.log_dict({f"{stage}/{name}": value for name, value in means.items()}, prog_bar=True)
-        if confusion is not None:
-            self.confusion = confusion
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
         for module in self.net.modules():  # a training before this one may have ended it

@@ -41,3 +41,7 @@ class Preprocess(nn.Module):
             pixels = F.interpolate(pixels, (self.size, self.size), mode="bilinear", antialias=True)
             pixels = pixels.contiguous(memory_format=torch.channels_last)
         return pixels.mul_(self.scale).add_(self.shift)
+
+    def restore(self, images: Tensor) -> Tensor:
+        """Turns what ``forward`` returned into pictures for people, (B, C, H, W) uint8."""
+        return ((images.float() - self.shift) / self.scale).round().clamp(0, 255).to(torch.uint8)

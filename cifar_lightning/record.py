@@ -23,6 +23,8 @@ from cifar_lightning.classifier import ImageClassifier
 from cifar_lightning.data.datamodule import ImageDataModule
 from cifar_lightning.models import count_cost
 
+MEANS = ("train/loss", "train/acc", "val/loss", "val/acc")
+
 
 class MetricsLog(CSVLogger):
     """Writes ``metrics.csv`` to a run's folder; a run that is resumed goes on in it.
@@ -106,6 +108,7 @@ class Record(Timer):
         """Returns what the file holds."""
         model, data = ours(trainer, pl_module)
         return {
+            "network": model.hparams["arch"],
             "dataset": data.description,
             "dataset_sha256": data.sets["train"].digest,
             "training_pictures": len(data.sets["train"]),
@@ -123,6 +126,22 @@ class Record(Timer):
             "versions": versions(),
             "commit": commit(),
         }
+
+
+def read_history(folder: Path) -> list[dict[str, Any]]:
+    """Reads the curves of a run from its ``metrics.csv``.
+
+    Returns:
+        For each epoch, "epoch" from 1 and whatever there is of {train,val}/{loss,acc}.
+    """
+    history: dict[int, dict[str, Any]] = {}
+    with (folder / "metrics.csv").open(newline="", encoding="utf-8") as file:
+        for row in csv.DictReader(file):
+            means = {name: float(row[name]) for name in MEANS if row.get(name)}
+            if means:
+                number = int(row["epoch"]) + 1
+                history.setdefault(number, {"epoch": number}).update(means)
+    return [means for _, means in sorted(history.items())]
 
 
 def ours(trainer: Trainer, pl_module: LightningModule) -> tuple[ImageClassifier, ImageDataModule]:

@@ -13,7 +13,8 @@ LAYERS = [  # each may import what stands below it
     {"commands.predict", "commands.bench", "commands.sweep"},  # which run commands.train
     {"commands.train", "commands.export", "commands.models", "commands.serve"},
     {"commands.leaderboard"},  # which fit --runs ends with
-    {"options", "callbacks", "report", "server"},
+    {"options", "callbacks", "evaluation", "report", "server"},
+    {"run_report"},
     {"record", "explain"},
     {"batching"},  # of what predictor runs
     {"predictor"},
@@ -32,6 +33,7 @@ LAYERS = [  # each may import what stands below it
         "pictures",
         "card",
         "guard",
+        "corruptions",
     },
 ]
 WITHOUT_LIGHTNING = LAYERS[-1] | LAYERS[-2]

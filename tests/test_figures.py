@@ -1,8 +1,14 @@
 import numpy as np
+import pytest
 from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
+from numpy.typing import NDArray
 
 from cifar_lightning import figures
+
+
+def texts(figure: Figure) -> list[str]:
+    return [text.get_text() for axis in figure.axes for text in axis.texts]
 
 
 def test_pixels_are_what_is_drawn() -> None:
@@ -20,28 +26,121 @@ def grid(**options: object) -> Figure:
 
 def test_right_and_wrong_are_told_apart_by_words_and_by_frame() -> None:
     figure = grid(labels=np.array([0, 1, 1]), title="Some")
-    assert [axis.get_xlabel() for axis in figure.axes] == ["✓ cat 90%", "✗ cat 80%\ntrue: dog", "✓ dog 70%"]
-    colours = [to_hex(axis.spines["top"].get_edgecolor()).upper() for axis in figure.axes]
+    assert texts(figure) == ["✓ cat 90%", "✗ cat 80%\ntrue: dog", "✓ dog 70%"]
+    frames = figure.axes[0].patches
+    colours = [to_hex(frame.get_edgecolor()).upper() for frame in frames]
     assert colours == [figures.RIGHT, figures.WRONG, figures.RIGHT]
+    assert frames[1].get_linewidth() > frames[0].get_linewidth()
+    assert figure.get_suptitle() == "Some"
 
 
 def test_without_the_truth_nothing_is_called_right_or_wrong() -> None:
     figure = grid(captions=["a.png", "b.png", "a name that is much too long to fit.png"])
-    assert [axis.get_xlabel() for axis in figure.axes] == ["cat 90%", "cat 80%", "dog 70%"]
-    titles = [axis.get_title() for axis in figure.axes]
-    assert titles[0] == "a.png"
-    assert len(titles[2]) <= 22
+    assert texts(figure)[::2] == ["cat 90%", "cat 80%", "dog 70%"]
+    assert texts(figure)[1] == "a.png"
+    assert len(texts(figure)[5]) <= 22
     figures.to_pixels(figure)
 
 
-def test_confusion_matrix_shows_the_counts() -> None:
+def test_a_long_title_is_broken_into_lines() -> None:
+    lines = grid(title="word " * 40 + "\nnext").get_suptitle().splitlines()
+    assert max(map(len, lines)) < 60
+    assert lines[-1] == "next"
+
+
+def test_the_hardest_mistakes_come_first_and_right_ones_never() -> None:
+    probabilities = np.array([[0.6, 0.4], [0.4, 0.6], [0.99, 0.01], [0.7, 0.3], [0.1, 0.9]])
+    labels = np.array([1, 0, 1, 0, 1])
+    hard = figures.hardest_mistakes(probabilities, labels, 2)
+    assert hard.tolist() == [2, 0]
+    images = np.zeros((2, 32, 32, 3), np.uint8)
+    figure = figures.mistake_grid(images, probabilities[hard], labels[hard], ["cat", "dog"])
+    assert texts(figure) == ["✗ cat 99%\ntrue: dog", "loss 4.6", "✗ cat 60%\ntrue: dog", "loss 0.9"]
+    assert figures.hardest_mistakes(probabilities[3:], labels[3:], 2).tolist() == []
+    figures.to_pixels(figures.mistake_grid(images[:0], probabilities[:0], labels[:0], ["cat", "dog"], "none"))
+
+
+def test_confusion_matrix_shows_counts_and_shares() -> None:
     counts = np.array([[8, 2], [1, 0]])
-    axis = figures.confusion_matrix(counts, ["cat", "dog"], "Title").axes[0]
-    assert [text.get_text() for text in axis.texts] == ["8", "2", "1", "0"]
-    assert axis.get_title() == "Title"
+    figure = figures.confusion_matrix(counts, ["cat", "dog"], "Title")
+    assert texts(figure) == ["8\n80%", "2\n20%", "1\n100%", "0"]
+    assert figure.get_suptitle() == "Title"
 
 
-def test_a_large_confusion_matrix_and_an_empty_row() -> None:
-    figure = figures.confusion_matrix(np.diag(np.arange(100)), [f"class {k}" for k in range(100)])
-    assert not figure.axes[0].texts
+@pytest.mark.parametrize("count", [1, 100, 300])
+def test_many_classes_and_an_empty_one(count: int) -> None:
+    classes = [f"class {k} of $many$" for k in range(count)]
+    counts = np.diag(np.arange(count))
+    pixels = figures.to_pixels(figures.confusion_matrix(counts, classes))
+    assert max(pixels.shape) < 2000
+    bars = figures.class_accuracy(counts.diagonal(), counts.sum(1), classes)
+    shown = [label.get_text() for label in bars.axes[0].get_yticklabels()]
+    assert len(shown) == min(count, 100)
+    assert figures.to_pixels(bars).shape[0] < 2000
+
+
+def test_wilson_intervals_end_where_a_test_would_just_not_reject() -> None:
+    right, total = np.array([8, 1, 150, 9_300]), np.array([10, 10, 200, 10_000])
+    for end in figures.wilson_interval(right, total):
+        deviations = np.abs(right / total - end) / np.sqrt(end * (1 - end) / total)
+        np.testing.assert_allclose(deviations, 1.959964, rtol=1e-6)
+    low, high = figures.wilson_interval(np.array([0, 10]), np.array([10, 10]))
+    assert (low[0], high[1]) == (pytest.approx(0), pytest.approx(1))
+    assert high[0] == pytest.approx(0.2775, abs=1e-4)  # as printed in textbooks
+    assert low[1] == pytest.approx(0.7225, abs=1e-4)
+
+
+def test_an_interval_of_nothing_is_everything() -> None:
+    low, high = figures.wilson_interval(np.array([0]), np.array([0]))
+    assert [low.item(), high.item()] == pytest.approx([0, 1])
+
+
+def test_the_best_class_is_on_top() -> None:
+    figure = figures.class_accuracy(np.array([1, 9, 5, 0]), np.array([10, 10, 10, 0]), ["a", "b", "c", "none"])
+    names = [label.get_text() for label in figure.axes[0].get_yticklabels()]
+    assert names == ["none", "a", "c", "b"]  # from the bottom
+
+
+def probabilities_of(confidence: list[float]) -> NDArray[np.floating]:
+    return np.array([[c, 1 - c] for c in confidence])
+
+
+def test_the_reliability_diagram_names_the_calibration_error() -> None:
+    # four predictions with a confidence of 0.9, three of them right, and one that is sure and wrong
+    figure = figures.reliability_diagram(probabilities_of([0.9] * 4 + [1.0]), np.array([0, 0, 0, 1, 1]), "Title")
+    assert "error 32.00%" in figure.get_suptitle()  # (4 · 0.15 + 1) / 5
+    heights = [bar.get_height() for bar in figure.axes[0].patches[:2]]  # type: ignore[attr-defined]
+    assert heights == [0.75, 0.0]
     figures.to_pixels(figure)
+
+
+def test_learning_curves_draw_what_there_is() -> None:
+    history = [
+        {"epoch": 1, "train/loss": 2.0, "train/acc": 0.1},
+        {"epoch": 2, "train/loss": 1.0, "train/acc": 0.5, "val/loss": 1.5, "val/acc": 0.4},
+    ]
+    loss, accuracy = figures.learning_curves(history).axes
+    assert [line.get_xydata().tolist() for line in loss.lines] == [[[1, 2.0], [2, 1.0]], [[2, 1.5]]]  # type: ignore[union-attr]
+    assert [line.get_label() for line in accuracy.lines] == ["training", "validation"]
+    figures.to_pixels(figures.learning_curves([]))
+
+
+def test_every_picture_of_a_mosaic_is_in_its_place() -> None:
+    images = np.arange(6, dtype=np.uint8).reshape(2, 3, 1, 1, 1) * np.ones((2, 3, 32, 32, 3), np.uint8)
+    figure = figures.augmentation_grid(images[:, 0], images)
+    (shown,) = figure.axes[1].images
+    pixels = shown.get_array()
+    assert pixels is not None
+    assert [[int(pixels[34 * r + 5, 34 * c + 5, 0]) for c in range(3)] for r in range(2)] == [[0, 1, 2], [3, 4, 5]]
+    figures.to_pixels(figure)
+
+
+def test_corruption_curves_begin_at_the_clean_accuracy() -> None:
+    examples = np.zeros((2, 5, 32, 32, 3), np.uint8)
+    accuracy = {"gaussian_noise": [0.8, 0.7, 0.6, 0.5, 0.4], "pixelate": [0.9] * 5}
+    axis = figures.corruption_curves(accuracy, 0.95, examples).axes[0]
+    assert [np.asarray(line.get_ydata()).tolist() for line in axis.lines] == [
+        [0.95, 0.8, 0.7, 0.6, 0.5, 0.4],
+        [0.95] + [0.9] * 5,
+    ]
+    assert axis.lines[0].get_label() == "gaussian noise: mean 60.0%"

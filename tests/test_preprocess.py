@@ -26,3 +26,11 @@ def test_resizes_without_aliasing(size: int) -> None:
     stripes = torch.arange(32).remainder(2).mul(255).to(torch.uint8).expand(1, 3, 32, 32)
     middle = Preprocess((0.5,) * 3, (0.25,) * 3, 16)(stripes)[..., 4:-4]
     assert middle.abs().max() < 0.1  # grey: every other column would be black or white
+
+
+@pytest.mark.parametrize("size", [None, 32])
+def test_what_the_network_sees_can_be_looked_at(size: int | None) -> None:
+    images = torch.randint(0, 256, (2, 3, 32, 32), dtype=torch.uint8)
+    preprocess = Preprocess((0.49, 0.48, 0.45), (0.25, 0.24, 0.26), size)
+    assert torch.equal(preprocess.restore(preprocess(images)), images)
+    assert set(preprocess.restore(torch.full((1, 3, 2, 2), 99.0)).flatten().tolist()) == {255}

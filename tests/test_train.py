@@ -4,6 +4,7 @@ import csv
 import json
 import os
 import platform
+import random
 import re
 import shutil
 import signal
@@ -13,6 +14,7 @@ import warnings
 from pathlib import Path
 from typing import Literal, cast
 
+import numpy as np
 import pytest
 import torch
 import yaml
@@ -21,11 +23,14 @@ from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch.utils.data import DataLoader
 
-from cifar_lightning import ImageClassifier, ImageDataModule
+from cifar_lightning import ImageClassifier, ImageDataModule, Predictor, figures
 from cifar_lightning.augment import tta_views
+from cifar_lightning.callbacks import draw_augmentation
 from cifar_lightning.classifier import EpochMetrics
 from cifar_lightning.cli import main
+from cifar_lightning.corruptions import CORRUPTIONS, corrupt
 from cifar_lightning.data.synthetic import draw_pictures
+from cifar_lightning.record import read_history
 from tests.conftest import FAST
 
 
@@ -43,8 +48,12 @@ def events(folder: Path) -> EventAccumulator:
 
 def test_a_run_is_one_folder(trained: Path) -> None:
     names = {p.name for p in trained.iterdir() if not p.name.startswith("events")}
-    assert names == {"best.ckpt", "last.ckpt", "config.yaml", "figures", "fit.json", "hparams.yaml", "metrics.csv"}
-    assert {p.name for p in (trained / "figures").iterdir()} == {"val_predictions.png", "val_confusion.png"}
+    assert names == {
+        "best.ckpt", "last.ckpt", "config.yaml", "figures", "fit.json", "hparams.yaml", "metrics.csv", "report.html",
+        ".seconds",
+    }  # fmt: skip
+    drawn = {f"val_{name}" for name in ("predictions", "mistakes", "confusion", "classes", "reliability")}
+    assert {p.stem for p in (trained / "figures").iterdir()} == drawn | {"curves", "train_augmentation"}
     config = yaml.safe_load((trained / "config.yaml").read_text())
     assert config["model"]["arch"] == "cnn"
     assert config["data"]["dataset"] == "synthetic"
@@ -55,7 +64,8 @@ def test_tensorboard_holds_curves_images_and_hyperparameters(trained: Path) -> N
     scalars = set(log.Tags()["scalars"])
     stages = {f"{stage}/{name}" for stage in ("train", "val") for name in ("loss", "acc")}
     assert stages | {"train/loss_step", "lr", "throughput/pictures_per_second"} <= scalars
-    assert {"val/predictions", "val/confusion"} <= set(log.Tags()["images"])
+    drawn = {f"val/{name}" for name in ("predictions", "mistakes", "confusion", "classes", "reliability")}
+    assert drawn | {"curves", "train/augmentation"} <= set(log.Tags()["images"])
     assert {"_hparams_/experiment", "_hparams_/session_start_info"} <= set(log.summary_metadata)
     steps = [entry.step for entry in log.Scalars("val/acc")]
     assert steps == sorted(steps)
@@ -94,6 +104,19 @@ def test_results_against_a_plain_loop(run: Path) -> None:
     for k, entry in enumerate(result["classes"].values()):
         assert entry["pictures"] == 200
         assert entry["accuracy"] == pytest.approx(right[labels == k].double().mean().item(), abs=0.011)
+        assert 0 <= entry["interval"][0] <= entry["accuracy"] <= entry["interval"][1] <= 1
+    probabilities, true = logits.double().softmax(1).numpy(), labels.numpy()
+    ranks = (probabilities > probabilities[np.arange(2000), true][:, None]).sum(1)
+    assert result["top2"] == pytest.approx((ranks < 2).mean(), abs=1e-3)
+    assert result["top3"] == pytest.approx((ranks < 3).mean(), abs=1e-3)
+    confidence, errors = probabilities.max(1), []
+    for k in range(15):  # https://arxiv.org/abs/1706.04599, equation 3
+        inside = (k / 15 <= confidence) & (confidence < (k + 1) / 15 + (k == 14))
+        if inside.any():
+            errors.append(inside.mean() * abs((ranks[inside] == 0).mean() - confidence[inside].mean()))
+    assert result["ece"] == pytest.approx(sum(errors), abs=1e-3)
+    scalars = events(run).Scalars("test/ece")
+    assert scalars[-1].value == pytest.approx(result["ece"])
 
 
 def test_validate(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -263,12 +286,34 @@ def test_compiling_without_a_compiler(
 
 
 def test_the_loss_of_an_epoch_is_the_mean_over_its_pictures() -> None:
-    metrics = EpochMetrics(2, per_class=False)
+    metrics = EpochMetrics(2, evaluation=False)
     for _ in range(2):
-        metrics.update(torch.tensor([[1.0, 0.0]] * 3), torch.tensor([0, 0, 1]), torch.tensor(2.0))
-        metrics.update(torch.tensor([[1.0, 0.0]]), torch.tensor([0]), torch.tensor(6.0))
-        means, _ = metrics.finish()
-        assert means == {"loss": 3.0, "acc": 0.75}
+        metrics.update(torch.tensor([[1.0, 0.0]] * 3), torch.tensor([0, 0, 1]), torch.tensor(2.0), torch.arange(3))
+        metrics.update(torch.tensor([[1.0, 0.0]]), torch.tensor([0]), torch.tensor(6.0), torch.arange(1))
+        assert metrics.started
+        assert metrics.finish(probabilities=False) == {"loss": 3.0, "acc": 0.75}
+        assert not metrics.started
+
+
+def test_an_evaluation_knows_each_picture() -> None:
+    metrics = EpochMetrics(4, evaluation=True)
+    logits = torch.tensor([[100.0, 0, 0, 0], [1, 100, 0, 0], [1, 3, 2, 0]])  # softmax makes of 100 exactly 1
+    labels, numbers = torch.tensor([0, 0, 0]), torch.tensor([7, 5, 3])
+    metrics.update(logits[:2], labels[:2], torch.tensor(0.0), numbers[:2])
+    metrics.update(logits[2:], labels[2:], torch.tensor(0.0), numbers[2:])
+    means = metrics.finish(probabilities=True)
+    sure = float(logits[2].softmax(0)[1])
+    # two in the last bin, one of them wrong, and one wrong in its own
+    assert float(means["ece"]) == pytest.approx((abs(2 * 1.0 - 1) + sure) / 3, abs=1e-5)
+    assert [round(float(means[name]), 3) for name in ("acc", "top2", "top3")] == [0.333, 0.667, 1.0]
+    evaluation = metrics.evaluation
+    assert evaluation is not None
+    assert evaluation.numbers.tolist() == [7, 5, 3]
+    assert torch.equal(evaluation.logits, logits)
+    assert evaluation.confusion.tolist() == [[1, 2, 0, 0], [0] * 4, [0] * 4, [0] * 4]
+    metrics.update(logits, labels, torch.tensor(0.0), numbers)
+    assert set(metrics.finish(probabilities=False)) == {"loss", "acc"}
+    assert set(EpochMetrics(2, evaluation=True).of_probabilities) == {"ece"}, "of two classes, the top 2 are all"
 
 
 def test_speednet_is_whitened_by_the_first_batch_alone(here: Path, data_root: Path) -> None:
@@ -445,6 +490,77 @@ def test_a_result_that_cannot_be_written_is_printed(run: Path, capsys: pytest.Ca
     captured = capsys.readouterr()
     assert "of 2,000 pictures" in captured.out
     assert "could not be written" in captured.err
+
+
+def test_a_training_whose_report_cannot_be_written_is_kept(
+    here: Path, data_root: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = Path("runs/cnn/version_0")
+    words = ["fit", "--data.dataset=synthetic", f"--data.root={data_root}", *FAST]
+    assert main([*words, "--trainer.max_epochs=1"]) == 0
+    shutil.rmtree(folder / "figures")
+    (folder / "figures").write_text("in the way")
+    capsys.readouterr()
+    assert main(["fit", "--ckpt_path=last.ckpt", "--trainer.max_epochs=2", *FAST[1:]]) == 2
+    captured = capsys.readouterr()
+    assert "2 epochs in" in captured.out
+    assert "report could not be written" in captured.err
+    assert torch.load(folder / "last.ckpt", weights_only=True)["epoch"] == 1
+    assert json.loads((folder / "fit.json").read_text())["epochs"] == 2
+    assert main(["test", "--ckpt_path=best.ckpt"]) == 2
+    assert json.loads((folder / "test.json").read_text())["pictures"] == 2000
+
+
+def test_corrupted_pictures(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["test", "--ckpt_path=best.ckpt", "--corruptions", "--trainer.limit_test_batches=10"]) == 0
+    result = json.loads((run / "test.json").read_text())
+    assert set(result["corruptions"]) == set(CORRUPTIONS)
+    assert {len(values) for values in result["corruptions"].values()} == {5}
+    # one of them against a plain computation
+    predictor = Predictor(run / "best.ckpt")
+    images, labels = (tensor.numpy() for tensor in draw_pictures(2000, 1))
+    guesses = predictor.probabilities(corrupt(images[:1000], "brightness", 5)).argmax(1)
+    measured = result["corruptions"]["brightness"][4]
+    assert measured == pytest.approx((guesses == labels[:1000]).mean(), abs=0.01)
+    assert abs(measured - result["accuracy"]) > 0.02, "it is not that of the pictures as they are"
+    out = capsys.readouterr().out
+    assert "jpeg compression" in out
+    assert out.count("test/acc") == 1
+    log = events(run)
+    assert "test/corruptions" in log.Tags()["images"]
+    assert len(log.Scalars("test/acc")) == 1
+    assert "jpeg compression" in (run / "report.html").read_text()
+
+
+def test_looking_at_the_augmentation_draws_no_random_numbers(data_root: Path) -> None:
+    data = ImageDataModule("synthetic", str(data_root), val_size=100, mixup=0.5, cutmix=1, cutout=8,
+                           auto_augment="trivialaugment")  # fmt: skip
+    data.prepare_data()
+    data.setup("fit")
+    torch.manual_seed(0)
+    np.random.seed(0)  # noqa: NPY002  # the old generator is the one that others may depend on
+    random.seed(0)
+    before = torch.get_rng_state(), random.getstate(), str(np.random.get_state())  # noqa: NPY002
+    first, second = (figures.to_pixels(draw_augmentation(data)) for _ in range(2))
+    assert np.array_equal(first, second)
+    assert torch.equal(before[0], torch.get_rng_state())
+    assert before[1] == random.getstate()
+    assert before[2] == str(np.random.get_state())  # noqa: NPY002
+
+
+def test_the_history_survives_resuming(run: Path) -> None:
+    before = read_history(run)
+    assert main(["fit", "--ckpt_path=last.ckpt", "--trainer.max_epochs=4", "--trainer.check_val_every_n_epoch=2"]) == 0
+    after = read_history(run)
+    assert after[:2] == before
+    assert [epoch["epoch"] for epoch in after] == [1, 2, 3, 4]
+    assert "val/acc" not in after[2]
+    logged = [entry.value for entry in events(run).Scalars("train/loss")]
+    assert logged == pytest.approx([epoch["train/loss"] for epoch in after])
+    assert main(["fit", "--ckpt_path=last.ckpt", "--trainer.max_epochs=5", "--trainer.check_val_every_n_epoch=2"]) == 0
+    history = read_history(run)
+    assert history[:4] == after
+    assert set(history[4]) == {"epoch", "train/loss", "train/acc"}
 
 
 @pytest.mark.parametrize("optimizer", ["adamw", "sgd", "muon"])

@@ -45,6 +45,7 @@ from cifar_lightning.checkpoint import WholeCheckpointIO, check_architecture, re
 from cifar_lightning.classifier import ImageClassifier
 from cifar_lightning.commands import leaderboard
 from cifar_lightning.data.datamodule import ImageDataModule
+from cifar_lightning.evaluation import class_table, corruption_table, measure_corruptions
 from cifar_lightning.models import is_custom
 from cifar_lightning.models.pretrained import find_normalisation, find_weights
 from cifar_lightning.options import (
@@ -148,7 +149,7 @@ def _explain(error: Exception) -> str:
             "one: --trainer.accelerator cpu."
         )
     if type(error).__module__.startswith(("torch._dynamo", "torch._inductor")):
-        return f"torch.compile failed: {first} Install a C++ compiler, such as g++, or leave it out: --model.compile false."
+        return f"torch.compile failed: {first} It needs a C++ compiler, such as g++; or set --model.compile false."
     if str(error).startswith("Error(s) in loading state_dict"):
         return (
             "the checkpoint's weights are not those of the network: was model.arch, model.arch_options or its code "
@@ -287,6 +288,10 @@ class CLI(LightningCLI):
         parser.add_argument(
             "--allow_custom_arch", action="store_true", help="Run the code of a network that the checkpoint names."
         )
+        if subcommand == "test":
+            parser.add_argument(
+                "--corruptions", action="store_true", help="Measure the accuracy on corrupted pictures too."
+            )
         if subcommand == "predict":
             parser.add_argument("pictures", nargs="+", type=str, help="Picture files, and folders of them.")
             parser.add_argument(
@@ -431,7 +436,7 @@ class CLI(LightningCLI):
         return [*given, MetricsLog(self.folder, (self.checkpoint or {}).get("global_step", 0))]
 
     def _fit_callbacks(self, settings: Any, chosen: dict[str, Any]) -> list[Callback]:
-        callbacks: list[Callback] = [Throughput(), Report(self.folder), Record(self.folder)]
+        callbacks: list[Callback] = [Throughput(), Record(self.folder), Report(self.folder)]
         if not settings.fast_dev_run:
             callbacks.append(SaveConfig(self._parser(self.verb), self.config[self.verb], self.folder))
         if settings.enable_progress_bar is not False:
@@ -504,7 +509,7 @@ class CLI(LightningCLI):
         return f" To go on from {last}, written after {step:,} steps:\n  {self._next('fit', last)}"
 
     def _say_trained(self, model: ImageClassifier, data: ImageDataModule, seconds: float) -> None:
-        callbacks: list[Callback] = self.trainer.callbacks  # type: ignore[attr-defined]
+        callbacks = self._callbacks
         throughput = next(c for c in callbacks if isinstance(c, Throughput))
         rate = throughput.pictures / max(throughput.seconds, 1e-9)
         _say(
@@ -528,12 +533,24 @@ class CLI(LightningCLI):
         if last.exists():
             path = best if best.exists() else last
             _say(
-                f"run:  {self.folder}\nnext:\n"
+                f"run:  {self.folder} (report.html shows it)\nnext:\n"
                 f"  {self._next('test', path)}\n"
                 f"  {self._next('predict', path)} YOUR_PICTURES"
             )
             if any(isinstance(logger, TensorBoardLogger) for logger in self.trainer.loggers):
                 _say(f"  tensorboard --logdir {shlex.quote(str(self.folder.parent.parent))}")
+
+        if error := self._report.error if self._report else None:
+            raise UsageError(f"the training is done, but its report could not be written to {self.folder}: {error}")
+
+    @property
+    def _callbacks(self) -> list[Callback]:
+        callbacks: list[Callback] = self.trainer.callbacks  # type: ignore[attr-defined]
+        return callbacks
+
+    @property
+    def _report(self) -> Report | None:
+        return next((callback for callback in self._callbacks if isinstance(callback, Report)), None)
 
     def _next(self, verb: str, path: Path) -> str:
         arch = self.model.hparams["arch"]
@@ -551,30 +568,39 @@ class CLI(LightningCLI):
     def test(self, model: ImageClassifier, datamodule: ImageDataModule, ckpt_path: str) -> None:
         """Measures the test pictures, prints the result, and says where the figures are."""
         self._evaluate("test", model, datamodule, ckpt_path)
-        callbacks: list[Callback] = self.trainer.callbacks  # type: ignore[attr-defined]
-        if error := next((c.error for c in callbacks if isinstance(c, Report)), None):
-            raise UsageError(f"the result above could not be written to {self.folder}: {error}")
-        _say(f"written: {self.folder / 'test.json'}, {self.folder / 'figures'}/test_*.png")
+        report = self._report
+        assert report is not None
+        if self.config[self.verb].corruptions:
+            accuracy = measure_corruptions(self.trainer, model, datamodule)
+            self._print(corruption_table(accuracy, f"{datamodule.description}, test: accuracy by severity"))
+            if _is_rank_zero() and not report.error:
+                report.add_corruptions(datamodule, accuracy)
+        if report.error:
+            raise UsageError(f"the result above could not be written to {self.folder}: {report.error}")
+        _say(
+            f"written: {self.folder / 'report.html'}, {self.folder / 'test.json'}, {self.folder / 'figures'}/test_*.png"
+        )
 
     def _evaluate(self, split: str, model: ImageClassifier, data: ImageDataModule, ckpt_path: str) -> None:
         _check_shapes(model, data)
         run = self.trainer.test if split == "test" else self.trainer.validate
         run(model, datamodule=data, ckpt_path=ckpt_path, weights_only=True, verbose=False)
-        if model.confusion is None:
+        evaluation = (model.test_metrics if split == "test" else model.val_metrics).evaluation
+        if evaluation is None:
             raise UsageError(f"no pictures were measured: trainer.limit_{split}_batches is 0.")
-        right, total = model.confusion.diagonal().tolist(), model.confusion.sum(1).tolist()
-        table = Table("class", "right", "pictures", "accuracy", title=f"{data.description}, {split}")
-        for column in table.columns[1:]:
-            column.justify = "right"
-        for name, r, n in zip(data.classes, right, total, strict=True):
-            table.add_row(name, f"{r:,}", f"{n:,}", f"{r / n:.1%}" if n else "–")
-        loss = float(self.trainer.callback_metrics[f"{split}/loss"])
+        counts, title = evaluation.confusion, f"{data.description}, {split}"
+        self._print(class_table(counts, data.classes, title))
+        means = {name: float(value) for name, value in self.trainer.callback_metrics.items()}
+        further = [f"{split}/{name}" for name in ("ece", "top2", "top3") if f"{split}/{name}" in means]
+        _say(
+            f"{split}/acc {int(counts.trace()) / int(counts.sum()):.2%} of {int(counts.sum()):,} pictures, "
+            f"{split}/loss {means[f'{split}/loss']:.4f} ({data.description}, {ckpt_path})\n"
+            f"{', '.join(f'{name} {means[name]:.2%}' for name in further)}; the loss is the negative log-likelihood"
+        )
+
+    def _print(self, table: Table) -> None:
         if _is_rank_zero():
             Console().print(table)
-        _say(
-            f"{split}/acc {sum(right) / sum(total):.2%} of {sum(total):,} pictures, {split}/loss {loss:.4f} "
-            f"({data.description}, {ckpt_path})"
-        )
 
     def predict(self, model: ImageClassifier, datamodule: ImageDataModule, ckpt_path: str) -> None:
         """Classifies the user's own pictures."""

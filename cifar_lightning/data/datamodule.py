@@ -271,8 +271,13 @@ class ImageDataModule(LightningDataModule):
         images, labels, numbers = batch
         if not (self.trainer and self.trainer.training):
             return self.normalise(images), labels, numbers
+        return self.augment(batch, self.trainer.current_epoch)
+
+    def augment(self, batch: Batch, epoch: int) -> Batch:
+        """Augments and normalises training pictures as it is done in an epoch, from 0."""
+        images, labels, numbers = batch
         options = self.hparams
-        seed, epoch = options["seed"], self.trainer.current_epoch
+        seed = options["seed"]
         images = augment(images, numbers, seed=seed, epoch=epoch, flip=options["flip"], translate=options["translate"])
         images = auto_augment(images, numbers, seed=seed, epoch=epoch, policy=options["auto_augment"])
         images = self.normalise(images)

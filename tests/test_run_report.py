@@ -1,0 +1,115 @@
+"""report.html: complete, escaped, and without a request to anywhere."""
+
+import re
+import shutil
+from html.parser import HTMLParser
+from pathlib import Path
+
+import pytest
+
+from cifar_lightning.cli import main
+from cifar_lightning.run_report import write_report
+from tests import chromium
+
+
+class Collector(HTMLParser):
+    """Collects the tags and the text of a page."""
+
+    def __init__(self, page: str) -> None:
+        super().__init__()
+        self.tags: list[str] = []
+        self.sources: list[str] = []
+        self.text = ""
+        self.feed(page)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append(tag)
+        self.sources += [value or "" for name, value in attrs if name in ("src", "srcset", "poster", "data")]
+
+    def handle_data(self, data: str) -> None:
+        self.text += data
+
+
+@pytest.fixture
+def tested(trained: Path, here: Path) -> Path:
+    """A copy of the trained run that was tested."""
+    folder = Path("runs") / "demo" / "version_0"
+    shutil.copytree(trained, folder)
+    assert main(["test", "--ckpt_path=best.ckpt"]) == 0
+    return folder
+
+
+def test_fit_writes_what_there_is(trained: Path) -> None:
+    page = Collector((trained / "report.html").read_text(encoding="utf-8"))
+    for said in (
+        "cnn on synthetic",
+        "122,570",
+        "Training",
+        "Configuration",
+        "log_every_n_steps: 1",
+        "hardware",
+        "seed",
+    ):
+        assert said in page.text
+    assert "Corruptions" not in page.text
+    assert page.tags.count("img") == 7
+
+
+def test_test_renews_it(tested: Path) -> None:
+    page = Collector((tested / "report.html").read_text(encoding="utf-8"))
+    for said in ("calibration error", "negative log-likelihood", "top 3", "airplane", "95% interval"):
+        assert said in page.text
+    assert page.tags.count("img") == 12
+    assert "written over" not in page.text
+    shutil.copy(tested / "best.ckpt", tested / "kept.ckpt")
+    (tested / "best.ckpt").write_bytes(b"another one")
+    write_report(tested)
+    assert "written over" in (tested / "report.html").read_text(encoding="utf-8")
+
+
+def test_it_needs_nothing_else(tested: Path) -> None:
+    text = (tested / "report.html").read_text(encoding="utf-8")
+    page = Collector(text)
+    assert all(source.startswith("data:image/png;base64,") for source in page.sources)
+    assert not {"script", "link", "iframe", "object"} & set(page.tags)
+    assert "@import" not in text
+    assert not re.search(r"url\(", text)
+
+
+def test_names_are_text(picture_folder: Path, here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for split in ("train", "test"):
+        (picture_folder / split / "blue").rename(picture_folder / split / "<script>alert(1)")
+        (picture_folder / split / "red").rename(picture_folder / split / '"><img src=x onerror=alert(1)> [b]$x$')
+    words = ["--data.dataset=folder", f"--data.root={picture_folder}", "--data.batch_size=8", "--data.val_size=12"]
+    assert main(["fit", *words, "--trainer.max_epochs=1"]) == 0
+    assert main(["test", "--ckpt_path=best.ckpt"]) == 0
+    assert "onerror=alert(1)> [b]" in capsys.readouterr().out.replace("\n", "")
+    page = Collector(Path("runs/cnn/version_0/report.html").read_text(encoding="utf-8"))
+    assert "script" not in page.tags
+    assert "<script>alert(1)" in page.text
+    assert all(source.startswith("data:") for source in page.sources)
+
+
+@pytest.mark.skipif(not chromium.PATH, reason="there is no Chromium")
+@pytest.mark.parametrize("width", [1280, 360])
+def test_a_browser_shows_it_without_a_request(tested: Path, tmp_path: Path, width: int) -> None:
+    with chromium.open_page(tmp_path / "profile") as page:
+        page.call("Emulation.setDeviceMetricsOverride", width=width, height=900, deviceScaleFactor=1, mobile=False)
+        page.call("Page.navigate", url=(tested / "report.html").absolute().as_uri())
+        page.wait_for("document.readyState === 'complete'")
+        pictures = page.evaluate("[...document.images].map(picture => picture.naturalWidth)")
+        assert len(pictures) == 12
+        assert min(pictures) > 300
+        assert page.evaluate("document.documentElement.scrollWidth") <= width, "only tables and figures may scroll"
+    asked = [e["params"]["request"]["url"] for e in page.events if e.get("method") == "Network.requestWillBeSent"]
+    assert all(url.startswith(("file:", "data:")) for url in asked)
+    assert not [e for e in page.events if e.get("method") == "Log.entryAdded"]
+
+
+def test_a_test_without_a_training_beside_it(trained: Path, here: Path) -> None:
+    (here / "elsewhere").mkdir()
+    shutil.copy(trained / "best.ckpt", here / "elsewhere" / "best.ckpt")
+    assert main(["test", "--ckpt_path=elsewhere/best.ckpt"]) == 0
+    page = Collector((here / "elsewhere" / "report.html").read_text(encoding="utf-8"))
+    assert '"arch": "cnn"' in page.text
+    assert page.tags.count("img") == 5
