@@ -23,8 +23,8 @@ from cifar_lightning.checkpoint import hash_file
 from cifar_lightning.cli import main
 
 # each of the processes that run the tests gets its share of the cores, and so do those that it starts
-workers = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
-os.environ.setdefault("OMP_NUM_THREADS", str(max(1, min(2, (os.cpu_count() or 1) // workers))))
+if workers := os.environ.get("PYTEST_XDIST_WORKER_COUNT"):
+    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // int(workers))))
 
 # what a shell starts in the background ignores Ctrl+C, and so would the processes that tests start
 signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -196,4 +196,4 @@ def archive(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Archive:
 
 @pytest.fixture(autouse=True)
 def _two_threads_at_most() -> None:
-    torch.set_num_threads(min(2, int(os.environ["OMP_NUM_THREADS"])))
+    torch.set_num_threads(min(2, torch.get_num_threads()))

@@ -15,6 +15,7 @@ from PIL import Image
 from cifar_lightning.cli import main
 from cifar_lightning.data.synthetic import draw_pictures
 from tests.conftest import FAST
+from tests.test_configs import SHRUNK
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -67,6 +68,10 @@ def test_command_does_what_it_says(command: str, data_root: Path) -> None:
             "--data.url=null",
             "--data.image_size=32",
             *FAST,
+            *(option for name, options in SHRUNK.items() if f"configs/{name}.yaml" in words for option in options),
+            "--data.batch_size=8",
+            "--data.eval_batch_size=20",
+            "--data.val_size=20",
         ]
         words += [
             "--trainer.max_epochs=4",
