@@ -6,6 +6,7 @@ import os
 import platform
 import re
 import subprocess
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -81,7 +82,8 @@ class Record(Timer):
     def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
         """Notes the time for when the training is resumed."""
         if trainer.is_global_zero:
-            self.elapsed.write_text(str(self.time_elapsed()), encoding="utf-8")
+            with suppress(OSError):  # the time is not worth a training
+                self.elapsed.write_text(str(self.time_elapsed()), encoding="utf-8")
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Counts what the network costs, before it is compiled."""
@@ -94,7 +96,7 @@ class Record(Timer):
         super().on_fit_start(trainer)
         if trainer.is_global_zero and not is_trial(trainer):
             self.path.unlink(missing_ok=True)
-        if self.elapsed.exists():
+        with suppress(OSError, ValueError):  # the first time there is none; a killed process may leave it empty
             self.load_state_dict({"time_elapsed": {RunningStage.TRAINING.value: float(self.elapsed.read_text())}})
 
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:

@@ -1,5 +1,6 @@
 """fit, validate, test and predict, through LightningCLI."""
 
+import errno
 import gc
 import json
 import logging
@@ -476,6 +477,10 @@ class CLI(LightningCLI):
             return
         except UsageError as error:
             raise UsageError(f"{error}{self._how_to_go_on()}") from error
+        except OSError as error:
+            if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+                raise
+            raise UsageError(f"nothing more can be written to {self.folder}: {error}.{self._how_to_go_on()}") from error
         except RuntimeError as error:
             if self.trainer.world_size == 1 or not re.search("gloo|NCCL|Connection", str(error)):
                 raise
