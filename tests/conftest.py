@@ -196,4 +196,4 @@ def archive(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Archive:
 
 @pytest.fixture(autouse=True)
 def _two_threads_at_most() -> None:
-    torch.set_num_threads(min(2, torch.get_num_threads()))
+    torch.set_num_threads(min(2, int(os.environ.get("OMP_NUM_THREADS", torch.get_num_threads()))))
