@@ -69,9 +69,6 @@ def test_command_does_what_it_says(command: str, data_root: Path) -> None:
             "--data.image_size=32",
             *FAST,
             *(option for name, options in SHRUNK.items() if f"configs/{name}.yaml" in words for option in options),
-            "--data.batch_size=8",
-            "--data.eval_batch_size=20",
-            "--data.val_size=20",
         ]
         words += [
             "--trainer.max_epochs=4",
@@ -79,6 +76,8 @@ def test_command_does_what_it_says(command: str, data_root: Path) -> None:
             "--trainer.devices=1",
             "--trainer.strategy=auto",
         ]
+        if "--ckpt_path" not in words:
+            words += ["--data.batch_size=8", "--data.eval_batch_size=20", "--data.val_size=20"]
     assert main(words) == 0
 
 
