@@ -108,11 +108,15 @@ class RunCheckpoint(ModelCheckpoint):
         folder: The run's folder.
         name: "best" or "last".
         monitor: The metric whose highest value is the best; None keeps the newest checkpoint.
+        save_on_train_epoch_end: Whether it is written after each epoch instead of each validation; None asks Lightning.
     """
 
-    def __init__(self, folder: Path, name: str, monitor: str | None = None) -> None:
+    def __init__(
+        self, folder: Path, name: str, monitor: str | None = None, *, save_on_train_epoch_end: bool | None = None
+    ) -> None:
         super().__init__(
             folder,
+            save_on_train_epoch_end=save_on_train_epoch_end,
             filename=name,
             monitor=monitor,
             mode="max",
@@ -153,7 +157,7 @@ class LastCheckpoint(RunCheckpoint):
     """
 
     def __init__(self, folder: Path, minutes: float) -> None:
-        super().__init__(folder, "last")
+        super().__init__(folder, "last", save_on_train_epoch_end=True)
         self.minutes, self.signal = minutes, 0
         self._saved, self._ending = 0.0, False
         self._handlers: dict[int, Any] = {}
@@ -185,6 +189,8 @@ class LastCheckpoint(RunCheckpoint):
         asked = self._agree(trainer, self.signal or -due)
         steps = batch_idx + 1
         between = steps % trainer.accumulate_grad_batches == 0
+        if trainer.check_val_every_n_epoch is None:  # then validations are counted over all epochs
+            steps = trainer.fit_loop.total_batch_idx + 1
         # else the epoch, or the validation that comes now, is completed first
         between &= not trainer.is_last_batch and steps % (trainer.val_check_batch or steps + 1) != 0
         if asked and between and not trainer.fast_dev_run:  # type: ignore[attr-defined]

@@ -48,10 +48,6 @@ class WholeCheckpointIO(TorchCheckpointIO):
                 file.flush()
                 os.fsync(file.fileno())
             unfinished.replace(path)
-            if os.name == "posix":
-                folder = os.open(path.parent, os.O_RDONLY)
-                os.fsync(folder)
-                os.close(folder)
         except OSError as error:
             with suppress(OSError):
                 unfinished.unlink()
@@ -59,6 +55,13 @@ class WholeCheckpointIO(TorchCheckpointIO):
             raise UsageError(
                 f"{path} could not be written ({content.tell():,} bytes): {error.strerror}; {before}."
             ) from error
+        if os.name == "posix":
+            with suppress(OSError):  # some file systems have no such thing for folders
+                folder = os.open(path.parent, os.O_RDONLY)
+                try:
+                    os.fsync(folder)
+                finally:
+                    os.close(folder)
 
 
 def read_checkpoint(path: Path) -> dict[str, Any]:

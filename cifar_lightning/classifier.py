@@ -162,7 +162,7 @@ class EpochMetrics(nn.Module):
         }
 
     def resume(self, sums: dict[str, float]) -> None:
-        """Takes in what ``partial`` returned, in one of the processes."""
+        """Takes in what ``partial`` returned; in all processes but one, with zeros for the sums."""
         if sums:
             self.loss.update(torch.tensor(sums["loss"], dtype=_EXACT, device=self.acc.device))
             self.pictures.update(torch.tensor(sums["pictures"], device=self.acc.device))
@@ -343,8 +343,8 @@ class ImageClassifier(LightningModule):
     def on_train_start(self) -> None:
         if self._seed is None:
             self._seed = torch.initial_seed()
-        if self.trainer.is_global_zero:
-            self.train_metrics.resume(self._partial)
+        # one process takes the sums, and all of them know that the epoch has begun
+        self.train_metrics.resume({k: v * self.trainer.is_global_zero for k, v in self._partial.items()})
         self._partial = {}
         for group in self.optimizers(use_pl_optimizer=False).param_groups:  # type: ignore[union-attr]
             for parameter in group["params"]:  # https://github.com/Lightning-AI/pytorch-lightning/issues/21901

@@ -38,7 +38,7 @@ class MetricsLog(CSVLogger):
     def __init__(self, folder: Path, step: int = 0) -> None:
         place = folder.absolute()
         super().__init__(place.parent, name="", version=place.name, flush_logs_every_n_steps=1)
-        self.path, self.step = place / "metrics.csv", step
+        self.path, self.before, self.step = place / "metrics.csv", place / ".metrics.csv.before", step
 
     @property
     @rank_zero_experiment
@@ -46,12 +46,15 @@ class MetricsLog(CSVLogger):
         """Lightning's writer, which begins by deleting the file: what is kept is read before."""
         if self._experiment is None:
             rows: list[dict[str, Any]] = []
-            if self.path.is_file():
-                with self.path.open(newline="", encoding="utf-8") as file:
+            if self.path.is_file() and not self.before.is_file():
+                self.path.replace(self.before)
+            if self.before.is_file():  # also if a process was killed before the table stood again
+                with self.before.open(newline="", encoding="utf-8") as file:
                     rows = [{k: v for k, v in row.items() if v} for row in csv.DictReader(file)]
             writer: Any = super().experiment
-            writer.metrics = [row for row in rows if int(row["step"]) < self.step]
+            writer.metrics = [row for row in rows if row.get("step", "").isdigit() and int(row["step"]) < self.step]
             writer.save()
+            self.before.unlink(missing_ok=True)
         return self._experiment
 
     def log_hyperparams(self, params: Any = None) -> None:

@@ -85,6 +85,8 @@ OPTIONS = {
     "plain": [],
     "averaged": ["--model.ema=0.9", "--data.mixup=0.2", "--trainer.accumulate_grad_batches=2"],
     "validated twice an epoch": ["--trainer.val_check_interval=0.5"],
+    "validated every other epoch": ["--trainer.check_val_every_n_epoch=2"],
+    "validated every 4 steps": ["--trainer.check_val_every_n_epoch=null", "--trainer.val_check_interval=4"],
     "speednet": [
         "--model.arch=speednet", "--model.arch_options={widths: [8, 8, 8]}", "--model.optimizer=muon",
         "--model.schedule=linear", "--model.warmup=0.2", "--data.flip=alternating",
@@ -92,6 +94,7 @@ OPTIONS = {
 }  # fmt: skip
 STOPS = [("plain", 0, "train"), ("plain", 8, "train"), ("plain", 11, "train"), ("averaged", 6, "val")]
 STOPS += [("averaged", 5, "train"), ("validated twice an epoch", 8, "train"), ("speednet", 4, "train")]
+STOPS += [("validated every other epoch", 5, "train"), ("validated every 4 steps", 7, "train")]
 if os.environ.get("CIFAR_LIGHTNING_LONG"):
     STOPS = [(name, step, stage) for name in OPTIONS for step in range(18) for stage in ("train", "val")]
 
@@ -129,11 +132,18 @@ def test_a_stopped_training_goes_on_as_if_it_had_not_been(
     said = capsys.readouterr().out
     if status:
         assert status == 128 + number
+        if read_checkpoint(the_run() / "last.ckpt")["partial_epoch"] and name == "plain":  # it is inside an epoch
+            for option in ("--data.batch_size=16", "--seed_everything=1", "--data.train_size=100"):
+                assert (
+                    main(["fit", f"--ckpt_path={the_run() / 'last.ckpt'}", f"--config={the_run()}/config.yaml", option])
+                    == 2
+                )
+                assert "inside an epoch" in capsys.readouterr().err
         resume = shlex.split(said[said.rindex("cifar-lightning fit") :])[1:]
         assert f"ended by {number.name}" in said
         assert main(resume) == 0
     else:
-        assert read_checkpoint(the_run() / "last.ckpt")["global_step"] - step in (0, 1)  # it was the end anyway
+        assert read_checkpoint(unstopped / "last.ckpt")["global_step"] - step in (0, 1)  # it was the end anyway
     for file in ("last.ckpt", "best.ckpt"):
         assert_same(read_checkpoint(the_run() / file), read_checkpoint(unstopped / file))
     assert curves(the_run()) == curves(unstopped)

@@ -458,7 +458,7 @@ class Worker:
         study.sampler, study.pruner = _named("sampler", sweep, seed), _named("pruner", sweep)
         self.place = [] if device is None else [f"--trainer.devices=[{device}]"]
         self.status = Console(quiet=not alone).status("")
-        self.number = -1
+        self.number, self.interrupted = -1, False
 
     def work(self) -> None:
         """Takes trials, waits for those of other workers, and takes over those of dead ones.
@@ -474,6 +474,8 @@ class Worker:
             running = {trial.number for trial in slots if trial.state == TrialState.RUNNING}
             if len(slots) < self.sweep.trials or any(trial.state == TrialState.WAITING for trial in slots):
                 self._take()
+                if self.interrupted:  # when the trial was done but for its figures
+                    raise KeyboardInterrupt
             elif running:
                 if running != said:
                     print(f"waiting for other workers' trials: {', '.join(map(str, sorted(running)))}", flush=True)
@@ -524,7 +526,8 @@ class Worker:
         words = [*self.sweep.recipe, *_flags(values), *self.place]
         with contextlib.redirect_stdout(None):
             cli = train.run(words, lambda argv: TrialFit(argv, str(self.sweep.study), report))
-        if cli.status >= 128:  # a signal
+        self.interrupted = bool(cli.signal)
+        if cli.status >= 128:
             raise KeyboardInterrupt
         trial.set_user_attr("run", str(cli.folder))
         if report.pruned:

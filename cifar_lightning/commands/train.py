@@ -13,7 +13,7 @@ import threading
 import time
 import warnings
 from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, nullcontext, suppress
 from pathlib import Path
 from typing import Any, TypeVar, cast
 
@@ -21,6 +21,7 @@ import numpy as np
 import torch
 from lightning.fabric.plugins import CheckpointIO, ClusterEnvironment
 from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
+from lightning.fabric.plugins.environments.torchelastic import TorchElasticEnvironment
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import Callback
@@ -84,7 +85,8 @@ def main(argv: Sequence[str]) -> int:
         return status
     seed = cli.config[cli.verb].seed_everything
     for number in range(1, runs):
-        if status:
+        if status or cli.signal:
+            status = status or 128 + cli.signal
             break
         del cli
         gc.collect()  # the next network and its pictures need the room
@@ -460,10 +462,32 @@ class CLI(LightningCLI):
                 f"--runs trains in one process, but there are to be {self.trainer.world_size}. Leave out "
                 "trainer.devices and trainer.num_nodes, or --runs, and train the seeds one by one: --seed_everything 1"
             )
+        if self.checkpoint and not self._batches(self.checkpoint).get("is_last_batch", True):
+            self._check_position(self.checkpoint)
         _check_shapes(self.model, self.datamodule)
         options = self.model.hparams
         if options["weights"] is not None and self.checkpoint is None and _is_rank_zero():
             _say(f"weights: {find_weights(options['arch'], options['weights'])}")
+
+    @staticmethod
+    def _batches(checkpoint: dict[str, Any]) -> dict[str, Any]:
+        progress: dict[str, Any] = checkpoint["loops"]["fit_loop"]["epoch_loop.batch_progress"]
+        return progress
+
+    def _check_position(self, checkpoint: dict[str, Any]) -> None:
+        """Refuses to go on inside an epoch where its pictures would be drawn otherwise than before."""
+        data = self.datamodule.hparams
+        before = {"data.batch_size times the processes": checkpoint["ImageDataModule"].get("pictures_a_step")}
+        now = {"data.batch_size times the processes": data["batch_size"] * self.trainer.world_size}
+        for option, name in [("seed_everything", "seed"), ("data.train_size", "train_size")]:
+            before[option], now[option] = checkpoint["datamodule_hyper_parameters"].get(name), data[name]
+        for option, value in before.items():
+            if value != now[option]:
+                raise UsageError(
+                    f"{self.ckpt_path} was written inside an epoch, with {option} {value}; with {now[option]} the rest "
+                    f"of its pictures would be others. Leave it at {value}, or go on from one that was written between "
+                    "two epochs, such as best.ckpt."
+                )
 
     def fit(self, model: ImageClassifier, datamodule: ImageDataModule, ckpt_path: str | None) -> None:
         """Trains, and says how it went and what can be done next."""
@@ -498,18 +522,24 @@ class CLI(LightningCLI):
         self._say_trained(model, datamodule, time.perf_counter() - started)
 
     def _say_interrupted(self, end: SystemExit) -> None:
-        callbacks: list[Callback] = self.trainer.callbacks  # type: ignore[attr-defined]
-        number = next((c.signal for c in callbacks if isinstance(c, LastCheckpoint)), 0)
-        ended = 128 + number if number else int(end.code or 0)
+        ended = 128 + self.signal if self.signal else int(end.code or 0)
         self.status = ended if ended > 128 else 128 + signal.SIGINT
         _say(f"\nended by {signal.Signals(self.status - 128).name}.{self._how_to_go_on() or ' Nothing was saved yet.'}")
         if not _is_rank_zero():
             self.status = 0  # with any other, Lightning would kill the process of rank 0 while that one says so
 
+    @property
+    def signal(self) -> int:
+        """The signal that asked the training to end, or 0; it may have come when all was done but the figures."""
+        return next((c.signal for c in self._callbacks if isinstance(c, LastCheckpoint)), 0)
+
     def _how_to_go_on(self) -> str:
-        last = self.folder / "last.ckpt"
+        kept = next((c for c in self._callbacks if isinstance(c, LastCheckpoint)), None)
+        last = Path(str(kept.dirpath if kept else self.folder)) / "last.ckpt"  # rank 0 has told the others the folder
         if not last.exists():
             return ""
+        with suppress(ValueError):
+            last = last.relative_to(Path.cwd())
         step = read_checkpoint(last)["global_step"]
         return f" To go on from {last}, written after {step:,} steps:\n  {self._next('fit', last)}"
 
@@ -645,7 +675,8 @@ def _plugins(given: Any) -> list[Any]:
     plugins = list(given) if isinstance(given, list) else [given] if given else []
     if not any(isinstance(plugin, CheckpointIO) for plugin in plugins):
         plugins.append(WholeCheckpointIO())
-    if SLURMEnvironment.detect() and not any(isinstance(plugin, ClusterEnvironment) for plugin in plugins):
+    given_cluster = any(isinstance(plugin, ClusterEnvironment) for plugin in plugins)
+    if SLURMEnvironment.detect() and not TorchElasticEnvironment.detect() and not given_cluster:
         plugins.append(SLURMEnvironment(auto_requeue=False))  # which would save in the midst of a step
     return plugins
 

@@ -203,7 +203,8 @@ class ImageDataModule(LightningDataModule):
     def state_dict(self) -> dict[str, Any]:
         """Returns what a checkpoint must hold to use the network without the data set."""
         mean, std = self.normalisation or self.source.normalisation or self._measure_normalisation()
-        return {"classes": list(self.classes), "mean": list(mean), "std": list(std)}
+        size = self.hparams["batch_size"] * self._place()[0]
+        return {"classes": list(self.classes), "mean": list(mean), "std": list(std), "pictures_a_step": size}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Takes over the classes and the normalisation of a checkpoint.
