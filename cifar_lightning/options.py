@@ -18,7 +18,8 @@ from cifar_lightning.models import is_custom
 RESUMED = (
     "max_epochs", "min_epochs", "max_steps", "limit_train_batches", "limit_val_batches", "check_val_every_n_epoch",
     "val_check_interval", "log_every_n_steps", "accumulate_grad_batches", "gradient_clip_val",
-    "gradient_clip_algorithm", "deterministic", "precision", "devices", "num_nodes", "strategy",
+    "gradient_clip_algorithm", "deterministic", "sync_batchnorm", "overfit_batches", "min_steps", "precision",
+    "devices", "num_nodes", "strategy",
 )  # fmt: skip
 """Trainer settings that a checkpoint carries and resuming takes over."""
 

@@ -358,7 +358,9 @@ class CLI(LightningCLI):
         check_devices(settings.accelerator, settings.devices)
         given = settings.callbacks or []
         given = list(given) if isinstance(given, Sequence) else [given]
-        self._asked = [type(callback).__name__ for callback in given]
+        loggers = settings.logger if isinstance(settings.logger, list) else [settings.logger]
+        named = [*given, *(logger for logger in loggers if isinstance(logger, Logger))]
+        self._asked = [type(callback_or_logger).__name__ for callback_or_logger in named]
         chosen: dict[str, Any] = {}
         why = "as asked"
         if str(settings.precision) in ("16-true", "bf16-true", "64-true", "64"):
@@ -409,8 +411,8 @@ class CLI(LightningCLI):
         before = checkpoint.get("trainer_settings", {}).get("callbacks", [])
         if missing := [str(name) for name in before if name not in self._asked]:
             raise UsageError(
-                f"this run was trained with trainer.callbacks {', '.join(missing)}, which a checkpoint can't bring "
-                f"along. Name them again: --config {self.folder / 'config.yaml'}"
+                f"this run was trained with {', '.join(missing)} (trainer.callbacks, trainer.logger), which a "
+                f"checkpoint can't bring along. Name them again: --config {self.folder / 'config.yaml'}"
             )
 
     def _claim_folder(self, root: Path) -> None:
@@ -590,6 +592,9 @@ class CLI(LightningCLI):
     def _next(self, verb: str, path: Path) -> str:
         arch = self.model.hparams["arch"]
         needed = ["--model.arch", arch] if is_custom(arch) else []
+        minutes = self.config[self.verb].get("checkpoint_every_n_minutes", 10.0)
+        if verb == "fit" and minutes != 10:
+            needed += ["--checkpoint_every_n_minutes", str(minutes)]
         if verb == "fit" and self._asked:
             needed += ["--config", str(self.folder / "config.yaml")]
         return shlex.join(["cifar-lightning", verb, "--ckpt_path", str(path), *needed])
