@@ -228,7 +228,7 @@ def test_the_trial_of_a_killed_worker_is_begun_again(search: Path, start: Start)
     (again,) = (row for row in rows if row["again"])
     assert again["again"] == "0"
     assert float(again["model.lr"]) == running.params["model.lr"]
-    assert len({row["model.lr"] for row in rows}) == 3, "no two workers propose the same"
+    assert len({row["model.lr"] for row in rows} - {""}) == 3, "no two workers propose the same"
 
 
 @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="needs named pipes")
