@@ -6,6 +6,7 @@ import os
 import platform
 import re
 import subprocess
+import time
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -15,9 +16,8 @@ import torch
 import torchvision
 from lightning.fabric.loggers.logger import rank_zero_experiment
 from lightning.pytorch import LightningModule, Trainer
-from lightning.pytorch.callbacks import ModelCheckpoint, Timer
+from lightning.pytorch.callbacks import Callback, ModelCheckpoint
 from lightning.pytorch.loggers import CSVLogger
-from lightning.pytorch.trainer.states import RunningStage
 
 from cifar_lightning import __version__
 from cifar_lightning.classifier import ImageClassifier
@@ -61,7 +61,7 @@ class MetricsLog(CSVLogger):
         """Does nothing: they are in config.yaml."""
 
 
-class Record(Timer):
+class Record(Callback):  # no Timer: beside one, the Trainer ignores max_time
     """Writes ``fit.json`` when a training has been finished: what ``leaderboard`` compares, and where it was done.
 
     Its seconds are those from the first step to the end of the last epoch with validation, also of a training that
@@ -72,21 +72,17 @@ class Record(Timer):
     """
 
     def __init__(self, folder: Path) -> None:
-        super().__init__()
         self.path = folder / "fit.json"
         # not in the checkpoint, which would be another file each time
         self.elapsed = folder / ".seconds"
+        self.before = self.began = self.ended = 0.0
         self.cost = (0, 0)
-
-    def state_dict(self) -> dict[str, Any]:
-        """Returns nothing."""
-        return {}
 
     def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
         """Notes the time for when the training is resumed."""
         if trainer.is_global_zero:
             with suppress(OSError):  # the time is not worth a training
-                self.elapsed.write_text(str(self.time_elapsed()), encoding="utf-8")
+                self.elapsed.write_text(str(self.seconds()), encoding="utf-8")
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Counts what the network costs, before it is compiled."""
@@ -96,11 +92,18 @@ class Record(Timer):
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Removes the record of a run that is resumed: its training is not finished any more."""
-        super().on_fit_start(trainer)
         if trainer.is_global_zero and not is_trial(trainer):
             self.path.unlink(missing_ok=True)
         with suppress(OSError, ValueError):  # the first time there is none; a killed process may leave it empty
-            self.load_state_dict({"time_elapsed": {RunningStage.TRAINING.value: float(self.elapsed.read_text())}})
+            self.before = float(self.elapsed.read_text())
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Starts the clock."""
+        self.began = time.monotonic()
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Stops the clock."""
+        self.ended = time.monotonic()
 
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Writes the file."""
@@ -108,6 +111,10 @@ class Record(Timer):
             return
         self.path.parent.mkdir(parents=True, exist_ok=True)
         self.path.write_text(json.dumps(self.result(trainer, pl_module), indent=2) + "\n", encoding="utf-8")
+
+    def seconds(self) -> float:
+        """Returns the seconds of training, up to now or its end."""
+        return self.before + (self.ended or time.monotonic()) - self.began
 
     def result(self, trainer: Trainer, pl_module: LightningModule) -> dict[str, Any]:
         """Returns what the file holds."""
@@ -121,7 +128,7 @@ class Record(Timer):
             "seed": data.hparams["seed"],
             "epochs": trainer.current_epoch,
             "steps": trainer.global_step,
-            "seconds": self.time_elapsed(),
+            "seconds": self.seconds(),
             "val_accuracy": _val_accuracy(trainer),
             "parameters": self.cost[0],
             "flops": self.cost[1],

@@ -54,6 +54,7 @@ def test_bench_does_not_read_the_test_pictures(
         (["--batches=1"], "--batches is 1; it must be at least 2"),
         (["--output=nowhere/bench.json"], "there is no such folder"),
         (["--trainer.devices=2", "--trainer.accelerator=cpu"], "bench measures one process"),
+        (["--runs=2"], "--runs 2 is for fit"),
         (["--data.batchsize=2"], "Did you mean data.batch_size"),
     ],
 )

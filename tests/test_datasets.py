@@ -1,5 +1,6 @@
 import io
 import os
+import sys
 import tarfile
 from pathlib import Path
 from typing import Any
@@ -186,6 +187,18 @@ def test_a_folder_that_can_hold_no_cache_works_and_says_so(
     picture_folder.with_name("pictures.cache").touch()  # a file where the cache's folder would be
     assert len(folder(picture_folder).load("train")) == 60
     assert "could not be kept" in capsys.readouterr().out
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="names are of any bytes on Linux only")
+def test_names_that_are_not_utf_8(picture_folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    train = os.fsencode(picture_folder / "train")
+    os.rename(train + b"/red/00.png", train + b"/red/\xff.png")
+    Path(os.fsdecode(train + b"/red/\xfe.txt")).touch()
+    assert len(folder(picture_folder).load("train")) == 60
+    assert r"red/\udcfe.txt" in capsys.readouterr().out
+    os.rename(train + b"/red", train + b"/r\xe9d")
+    with pytest.raises(UsageError, match=r"not UTF-8: r\\udce9d"):
+        folder(picture_folder).num_classes()
 
 
 def test_unreadable_pictures_are_named_all_at_once(picture_folder: Path) -> None:

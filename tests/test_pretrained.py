@@ -20,7 +20,7 @@ from cifar_lightning.data.synthetic import draw_pictures
 from cifar_lightning.models.pretrained import (
     backbone_parameters,
     find_head,
-    find_normalisation,
+    find_official,
     find_weights,
     get_backbone,
     load_weights,
@@ -96,11 +96,18 @@ def test_unknown_weights_are_explained(arch: str, weights: str, message: str) ->
         find_weights(arch, weights)
 
 
-def test_the_weights_own_normalisation(weights_file: Path, official_weights: Path) -> None:
-    assert find_normalisation(ARCH, "DEFAULT") == (MEAN, STD)
-    assert find_normalisation(ARCH, str(weights_file)) == (MEAN, STD)
-    assert find_normalisation(ARCH, "my.pth") is None
-    assert find_normalisation("cnn", "my.pth") is None
+def preprocessing(arch: str, weights: str) -> tuple[list[float], list[float], int]:
+    """What the pictures were made of that official weights were trained with."""
+    official = find_official(arch, weights)
+    assert official is not None
+    return official.mean, official.std, official.size
+
+
+def test_the_weights_own_preprocessing(weights_file: Path, official_weights: Path) -> None:
+    assert preprocessing(ARCH, "DEFAULT") == (MEAN, STD, 224)
+    assert preprocessing(ARCH, str(weights_file)) == (MEAN, STD, 224)
+    assert find_official(ARCH, "my.pth") is None
+    assert find_official("cnn", "my.pth") is None
 
 
 def test_all_but_the_head_is_loaded(weights_file: Path) -> None:
@@ -237,10 +244,43 @@ def test_a_frozen_backbone_is_the_official_one_to_the_end(
 
 
 @pytest.mark.usefixtures("official_weights")
+def test_pictures_are_of_the_size_that_the_weights_were_trained_with(
+    here: Path, data_root: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    few = ["--data.batch_size=2", "--trainer.limit_train_batches=1", "--data.val_size=0"]
+    assert main([*FIT, *few, f"--data.root={data_root}", f"--model.weights={WEIGHTS}"]) == 0
+    assert "enlarged to 224 × 224" in capsys.readouterr().out
+    last = next(Path("runs").glob("*/version_0")) / "last.ckpt"
+    assert torch.load(last, weights_only=True)["datamodule_hyper_parameters"]["resize"] == 224
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        ["--data.resize=40"],
+        ["--data.image_size=224"],
+        ["--model.stem=cifar"],
+        ["--model.arch=torchvision:vit_b_32", "--model.arch_options={image_size: 32}"],
+    ],
+)
+def test_a_size_that_is_named_stays(
+    options: list[str], here: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("TORCH_HOME", "empty")
+    for official in (torchvision.models.MobileNet_V2_Weights, torchvision.models.ViT_B_32_Weights):
+        monkeypatch.setattr(official.IMAGENET1K_V1.value, "url", "http://127.0.0.1:9/net-0123abcd.pth")
+    assert main([*FIT, "--data.root=nowhere", f"--model.weights={WEIGHTS}", *options]) == 2
+    said = capsys.readouterr()
+    assert "0123abcd" in said.err
+    assert "enlarged" not in said.out
+
+
+@pytest.mark.usefixtures("official_weights")
 def test_the_backbone_is_unfrozen_in_the_midst_and_also_when_resumed(
     weights_file: Path, here: Path, data_root: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     words = [*FIT, f"--data.root={data_root}", f"--model.weights={WEIGHTS}", "--model.schedule=constant"]
+    words += ["--data.resize=32"]
     # without dropout, whose chances go on otherwise when resumed
     words += ["--model.arch_options={dropout: 0}", "--model.warmup=0", "--trainer.callbacks+=BackboneFinetuning"]
     words += ["--trainer.callbacks.unfreeze_backbone_at_epoch=1", "--trainer.precision=32-true"]
@@ -322,19 +362,18 @@ def test_weights_from_the_hub_are_kept_under_a_name_of_their_own(hub: Path, caps
     assert path.read_bytes() == hub.read_bytes()
     hub.unlink()
     assert find_weights(TIMM, "r160_in1k") == path
-    assert find_normalisation(TIMM, str(path)) == find_normalisation(TIMM, "DEFAULT") == (HALF, HALF)
+    assert preprocessing(TIMM, str(path)) == preprocessing(TIMM, "DEFAULT") == (HALF, HALF, 160)
     path.unlink()
     with pytest.raises(UsageError, match=f"official file at {path};"):
         find_weights(TIMM, "DEFAULT")
 
 
-def test_timm_s_weights_and_their_normalisation() -> None:
+def test_timm_s_weights_and_their_preprocessing() -> None:
     official = "resnet18_a1_0-d63eafa0.pth"  # of timm's releases: a name with a checksum goes first
-    assert (
-        find_normalisation("timm:resnet18", official) == find_normalisation("timm:resnet18", "a1_in1k") == (MEAN, STD)
-    )
-    assert find_normalisation("timm:vit_tiny_patch16_224", "augreg_in21k") == (HALF, HALF)
-    assert find_normalisation("timm:resnet18", "my.pth") is None
+    named = preprocessing("timm:resnet18", "a1_in1k")
+    assert preprocessing("timm:resnet18", official) == named == (MEAN, STD, 224)
+    assert preprocessing("timm:vit_tiny_patch16_224", "augreg_in21k") == (HALF, HALF, 224)
+    assert find_official("timm:resnet18", "my.pth") is None
 
 
 @pytest.mark.parametrize("kind", ["pth", "safetensors"])

@@ -189,6 +189,7 @@ def test_the_test_pictures_are_never_read(search: Path, picture_folder: Path) ->
         ("trials: 3", "storage: postgresql://nobody@127.0.0.1:1/none", "the storage can't be used"),
         ("model.momentum: 0.5", "data.val_size: 0", "data.val_size is 0"),
         ("model.momentum: 0.5", "trainer.devices: 2, trainer.accelerator: cpu", "one device"),
+        ("model.momentum: 0.5", "runs: 2", "--runs 2 is for fit"),
     ],
 )
 def test_mistakes_are_found_before_anything_is_trained(

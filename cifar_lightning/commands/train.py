@@ -49,7 +49,7 @@ from cifar_lightning.commands import leaderboard
 from cifar_lightning.data.datamodule import ImageDataModule
 from cifar_lightning.evaluation import class_table, corruption_table, measure_corruptions
 from cifar_lightning.models import is_custom
-from cifar_lightning.models.pretrained import find_normalisation, find_weights
+from cifar_lightning.models.pretrained import find_official, find_weights
 from cifar_lightning.options import (
     RESUMED,
     Parser,
@@ -317,6 +317,8 @@ class CLI(LightningCLI):
         self.runs = self.config[self.verb].get("runs", 1)
         if self.runs < 1:
             raise UsageError(f"runs is {self.runs}; it must be at least 1.")
+        if self.runs > 1 and type(self) is not CLI:
+            raise UsageError(f"--runs {self.runs} is for fit; leave it out.")
         if self.runs > 1 and self.checkpoint:
             raise UsageError("--runs begins new runs, and --ckpt_path goes on with one; leave out one of them.")
         if not 0 <= int(seed) <= 2**32 - self.runs:
@@ -328,13 +330,13 @@ class CLI(LightningCLI):
         """Does nothing: the checkpoint's settings came in as the first config, where configs and flags win."""
 
     def before_instantiate_classes(self) -> None:
-        """Takes the classes' number from the data and the normalisation from weights, if no checkpoint has them."""
+        """Takes the classes' number from the data, and the pictures' preprocessing from weights, unless resuming."""
         config = self.config[self.verb]
         if self.checkpoint is None:
             data = ImageDataModule(**config.data.as_dict())
             config.model.num_classes = data.num_classes
-            if self.verb == "fit" and config.model.weights is not None and config.data.mean is None:
-                _take_normalisation(config)
+            if self.verb == "fit" and config.model.weights is not None:
+                _take_preprocessing(config)
             return
         check_architecture(Path(self.ckpt_path or ""), self.checkpoint, config.model.arch)
         if self.verb == "fit":
@@ -717,14 +719,24 @@ def _check_resume(checkpoint: dict[str, Any], config: Any) -> None:
         )
 
 
-def _take_normalisation(config: Any) -> None:
-    """Gives the data the mean and standard deviation that the weights were trained with."""
-    if found := find_normalisation(config.model.arch, config.model.weights):
-        config.data.mean, config.data.std = found
-    elif Path(config.model.weights).expanduser().is_file():
+def _take_preprocessing(config: Any) -> None:
+    """Gives the data the mean, standard deviation and size that the weights were trained with."""
+    model, data = config.model, config.data
+    official = find_official(model.arch, model.weights)
+    if official and data.mean is None:
+        data.mean, data.std = official.mean, official.std
+    elif data.mean is None and Path(model.weights).expanduser().is_file():
         _say(
-            f"note: {config.model.weights} is no official file, so the pictures are normalised by their own mean and "
+            f"note: {model.weights} is no official file, so the pictures are normalised by their own mean and "
             "std; if the weights want others, set data.mean and data.std"
+        )
+    built = {"img_size", "image_size"} & set(model.arch_options or {})  # transformers are built for one size
+    if official and not (built or model.stem == "cifar" or data.resize) and data.image_size < official.size:
+        data.resize = official.size
+        size = f"{official.size} × {official.size}"
+        _say(
+            f"note: pictures are enlarged to {size}, the size that {model.weights} was trained with; --data.resize 64, "
+            f"or --model.stem cifar for {data.image_size} × {data.image_size}, is faster"
         )
 
 

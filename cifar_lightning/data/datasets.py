@@ -272,6 +272,8 @@ class Folder:
         names = tuple(sorted(p.name for p in folder.iterdir() if p.is_dir() and not p.name.startswith(".")))
         if not names:
             raise UsageError(f"{folder} holds no folders; it wants one for each class: {folder}/<class>/*.jpg.")
+        if odd := [name for name in names if any("\ud800" <= letter <= "\udfff" for letter in name)]:
+            raise UsageError(f"in {folder}, the names of these folders are not UTF-8: {_first_ten(odd)}. Rename them.")
         return names
 
     def prepare(self, splits: Sequence[str]) -> None:
@@ -306,8 +308,8 @@ class Folder:
             for entry in pictures:
                 stat = entry.stat()
                 fact = f"{name}/{entry.name} {stat.st_size}"
-                digest.update(f"{fact}\n".encode())
-                fingerprint.update(f"{fact} {stat.st_mtime_ns}\n".encode())
+                digest.update(os.fsencode(f"{fact}\n"))
+                fingerprint.update(os.fsencode(f"{fact} {stat.st_mtime_ns}\n"))
                 files.append(Path(entry.path))
                 labels.append(label)
         if empty:
@@ -403,7 +405,7 @@ def _cached(path: Path, fingerprint: str, build: Callable[[], tuple[Tensor, Tens
 
 def _first_ten(names: Sequence[str], separator: str = ", ") -> str:
     more = f"{separator}… ({len(names)} in all)" if len(names) > 10 else ""
-    return separator.join(names[:10]) + more
+    return (separator.join(names[:10]) + more).encode(errors="backslashreplace").decode()  # names can be of any bytes
 
 
 def stratified_split(labels: Tensor, size: int, seed: int) -> tuple[Tensor, Tensor]:

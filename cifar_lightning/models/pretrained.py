@@ -14,12 +14,16 @@ from cifar_lightning.models.timm import convert_weights, list_pretrained
 
 
 class Official(NamedTuple):
-    """Weights that a library offers: where they are, the file's name, and the normalisation they were trained with."""
+    """Weights that a library offers: where they are, the file's name, and what pictures they were trained with.
+
+    Those were normalised by ``mean`` and ``std``, of pixels in [0, 1], and ``size`` pixels high and wide.
+    """
 
     url: str
     file: str
     mean: list[float]
     std: list[float]
+    size: int
 
 
 def find_weights(arch: str, weights: str) -> Path:
@@ -50,7 +54,7 @@ def find_weights(arch: str, weights: str) -> Path:
         if not matches(path, prefix, "sha256"):
             raise UsageError(
                 f"the weights {path} are incomplete or not the official ones: their SHA-256 does not begin with "
-                f"{prefix}, as their name says."
+                f"{prefix}, as their name says. If that part of the name is no checksum, rename the file."
             )
         return path
     url, name = named[weights][:2]
@@ -72,19 +76,18 @@ def find_weights(arch: str, weights: str) -> Path:
     return path
 
 
-def find_normalisation(arch: str, weights: str) -> tuple[list[float], list[float]] | None:
-    """Returns the mean and standard deviation of each channel that official weights were trained with.
+def find_official(arch: str, weights: str) -> Official | None:
+    """Returns what a network's library says of weights.
 
     Args:
         arch: The network.
         weights: The weights' name, or a file: by its name it is known as an official one.
 
     Returns:
-        Both, of pixels in [0, 1]; None for a file of somebody's own.
+        None for a file of somebody's own.
     """
     named = _official_weights(arch)
-    official = named.get(weights) or {o.file: o for o in named.values()}.get(Path(weights).name)
-    return (official.mean, official.std) if official else None
+    return named.get(weights) or {o.file: o for o in named.values()}.get(Path(weights).name)
 
 
 def _official_weights(arch: str) -> dict[str, Official]:
@@ -100,8 +103,8 @@ def _official_weights(arch: str) -> dict[str, Official]:
         return {}  # create_model says so
     found = {}
     for tag, weights in torchvision.models.get_model_weights(name).__members__.items():
-        transforms, url = weights.transforms(), str(weights.url)
-        found[tag] = Official(url, url.rsplit("/", 1)[-1], list(transforms.mean), list(transforms.std))
+        made, url = weights.transforms(), str(weights.url)
+        found[tag] = Official(url, url.rsplit("/", 1)[-1], list(made.mean), list(made.std), made.crop_size[0])
     return found
 
 
@@ -109,14 +112,14 @@ def _locate(cfg: Any) -> Official | None:
     """Says where weights of timm's are: where the name tells the checksum, or else on the Hugging Face hub."""
     from huggingface_hub import hf_hub_url  # comes with timm
 
-    url, normalisation = str(cfg.url), (list(cfg.mean), list(cfg.std))
+    url, preprocessing = str(cfg.url), (list(cfg.mean), list(cfg.std), int(cfg.input_size[-1]))
     file = url.rsplit("/", 1)[-1]
     if _sha256_prefix(file):
-        return Official(url, file, *normalisation)
+        return Official(url, file, *preprocessing)
     if not cfg.hf_hub_id:
         return None
     url = hf_hub_url(cfg.hf_hub_id, "model.safetensors")
-    return Official(url, f"{cfg.architecture}.{cfg.tag}.safetensors", *normalisation)
+    return Official(url, f"{cfg.architecture}.{cfg.tag}.safetensors", *preprocessing)
 
 
 def _sha256_prefix(name: str) -> str:
