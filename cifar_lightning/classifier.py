@@ -353,7 +353,10 @@ class ImageClassifier(LightningModule):
     def on_train_batch_start(self, batch: tuple[Tensor, Tensor, Tensor], batch_idx: int) -> None:
         # what dropout and its like draw is a function of the position, so that a resumed training draws the same
         place = (self.trainer.current_epoch, batch_idx, self.trainer.global_rank)
-        torch.manual_seed(hash_integers(cast(int, self._seed), *place))
+        seed = hash_integers(cast(int, self._seed), *place)
+        torch.default_generator.manual_seed(seed)  # torch.manual_seed would keep the stack for each kind of device
+        if self.device.type != "cpu":
+            torch.get_device_module(self.device).manual_seed(seed)
         fresh = self.global_step == 0 and batch_idx == 0 and self.hparams["weights"] is None
         if fresh and hasattr(self.net, "init_from_data"):
             images = cast(Tensor, self.all_gather(batch[0]))  # (processes, B, C, H, W), or (B, C, H, W) in one process

@@ -4,6 +4,7 @@ import errno
 import gc
 import json
 import logging
+import os
 import re
 import shlex
 import shutil
@@ -124,6 +125,8 @@ def run(argv: Sequence[str], make: Callable[[list[str]], Made]) -> Made:
         if torch.cuda.is_available():  # on a CPU either setting would change nothing, or the result
             torch.set_float32_matmul_precision("high")
             torch.backends.cudnn.benchmark = argv[0] in ("fit", "bench")  # a test must give the same to the last bit
+        else:  # Lightning sets it; each step of an optimiser would look for NVIDIA's library again
+            os.environ.pop("PYTORCH_NVML_BASED_CUDA_CHECK", None)
         try:
             return make(list(argv))
         except (MisconfigurationException, MemoryError, RuntimeError) as error:
