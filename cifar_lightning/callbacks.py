@@ -219,13 +219,14 @@ class TrainerSettings(Callback):
 
     Args:
         settings: Plain data by name.
+        changes: In what the training was resumed otherwise than it began.
     """
 
-    def __init__(self, settings: Mapping[str, Any]) -> None:
-        self.settings = dict(settings)
+    def __init__(self, settings: Mapping[str, Any], changes: Sequence[str] = ()) -> None:
+        self.settings, self.changes = dict(settings), list(changes)
 
     def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
-        checkpoint["trainer_settings"] = self.settings
+        checkpoint["trainer_settings"], checkpoint["changes"] = self.settings, self.changes
 
 
 class Report(Callback):
@@ -247,6 +248,8 @@ class Report(Callback):
     def __init__(self, folder: Path, checkpoint: Path | None = None, step: int = 0) -> None:
         self.folder, self.checkpoint, self.step = folder, checkpoint, step
         self.error: OSError | None = None
+        self._validated = 0
+        self._sha256: str | None = None
 
     # -- when it is written ------------------------------------------------------------------------------------------
 
@@ -259,6 +262,9 @@ class Report(Callback):
             with self._writing():
                 self._write_figures({"train/augmentation": draw_augmentation(data)}, _writers(trainer), 0)
 
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._validated = trainer.current_epoch + 1
+
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:  # an average of the weights is in now
         model, data = ours(trainer, pl_module)
         if is_trial(trainer):
@@ -269,6 +275,10 @@ class Report(Callback):
         if trainer.is_global_zero:
             with self._writing():
                 self._write_fit(trainer, model, data, evaluation)
+
+    def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if self.checkpoint and trainer.is_global_zero:
+            self._sha256 = hash_file(self.checkpoint)
 
     def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         model, data = ours(trainer, pl_module)
@@ -290,11 +300,12 @@ class Report(Callback):
         self, trainer: Trainer, model: ImageClassifier, data: ImageDataModule, evaluation: Evaluation | None
     ) -> None:
         history = read_history(self.folder)
-        settings, metrics = {**model.hparams, **data.hparams}, {}
+        settings = {**model.hparams, **data.hparams}
+        final = "val/acc" if evaluation else "train/acc"  # without any, TensorBoard would not list the run
+        metrics = {final: float(trainer.callback_metrics[final])} if final in trainer.callback_metrics else {}
         drawn = {"curves": figures.learning_curves(history, f"{model.hparams['arch']} on {data.description}")}
         if evaluation:
-            metrics = {"val/acc": float(trainer.callback_metrics["val/acc"])}
-            drawn |= _draw(data, "val", evaluation, f"after epoch {trainer.current_epoch}")
+            drawn |= _draw(data, "val", evaluation, f"after epoch {self._validated}")
         for logger in trainer.loggers:
             if isinstance(logger, TensorBoardLogger):
                 logger.log_hyperparams(settings, metrics, trainer.global_step)
@@ -332,6 +343,7 @@ class Report(Callback):
             "dataset_sha256": data.sets["test"].digest,
             "split": "test",
             "pictures": int(total.sum()),
+            "of": len(data.sets["test"]),
             "accuracy": right.sum() / max(total.sum(), 1),
             "loss": means["test/loss"],  # the mean negative log-likelihood, in nats
             **{name: means[f"test/{name}"] for name in ("ece", "top2", "top3") if f"test/{name}" in means},
@@ -340,7 +352,7 @@ class Report(Callback):
                 for name, r, n, interval in zip(data.classes, right.tolist(), total.tolist(), intervals, strict=True)
             },
             "checkpoint": self.checkpoint.name if self.checkpoint else None,
-            "checkpoint_sha256": hash_file(self.checkpoint) if self.checkpoint else None,
+            "checkpoint_sha256": self._sha256,
             "model": dict(model.hparams),
             "data": dict(data.hparams),
             **_environment(trainer),
@@ -380,7 +392,7 @@ class Report(Callback):
 def _draw(data: ImageDataModule, split: str, evaluation: Evaluation, when: str) -> dict[str, Figure]:
     """Draws what validation or test found."""
     held, order = data.sets[split], evaluation.numbers.argsort()  # the same however many processes there were
-    numbers, labels = evaluation.numbers[order], evaluation.labels[order].cpu().numpy()
+    numbers, labels = evaluation.numbers[order].to(held.images.device), evaluation.labels[order].cpu().numpy()
     # a network that has diverged predicts no probabilities at all
     probabilities = evaluation.logits[order].softmax(1).nan_to_num().cpu().numpy()
     counts = evaluation.confusion.cpu().numpy()

@@ -12,7 +12,7 @@ from cifar_lightning import UsageError, __version__, did_you_mean
 COMMANDS = {
     "fit": ("train", "train a classifier; resume with --ckpt_path last.ckpt"),
     "validate": ("train", "measure a checkpoint on the validation pictures"),
-    "test": ("train", "measure a checkpoint on the test pictures, per class, with a figure"),
+    "test": ("train", "measure a checkpoint on the test pictures, with figures and a report"),
     "bench": ("bench", "measure how fast a recipe trains and predicts on this machine, and where the time goes"),
     "sweep": ("sweep", "search for better hyperparameters, with one process or many"),
     "leaderboard": ("leaderboard", "compare runs: mean ± sd over the seeds, time and size; as Markdown or CSV too"),

@@ -52,7 +52,7 @@ def measure_corruptions(trainer: Trainer, model: ImageClassifier, data: ImageDat
     """Measures the accuracy on corrupted test pictures, each just before it is normalised.
 
     Args:
-        trainer: One that has tested the model with the data; its callbacks see nothing of this.
+        trainer: One that has tested the model with the data; its callbacks and loggers see nothing of this.
         model: The network.
         data: With the test pictures, which it has again in the end.
 
@@ -61,7 +61,8 @@ def measure_corruptions(trainer: Trainer, model: ImageClassifier, data: ImageDat
     """
     clean, pictures = data.sets["test"], data.sets["test"].images.cpu().numpy()
     callbacks: list[object] = trainer.callbacks  # type: ignore[attr-defined]
-    trainer.callbacks = []  # type: ignore[attr-defined]
+    loggers = trainer.loggers
+    trainer.callbacks, trainer.loggers = [], []  # type: ignore[attr-defined]
     accuracy: dict[str, list[float]] = {}
     for name in track(CORRUPTIONS, "Corrupting", transient=True, disable=not trainer.is_global_zero):
         accuracy[name] = []
@@ -70,5 +71,5 @@ def measure_corruptions(trainer: Trainer, model: ImageClassifier, data: ImageDat
             data.sets["test"] = replace(clean, images=corrupted)
             trainer.test(model, datamodule=data, verbose=False)
             accuracy[name].append(float(trainer.callback_metrics["test/acc"]))
-    trainer.callbacks, data.sets["test"] = callbacks, clean  # type: ignore[attr-defined]
+    trainer.callbacks, trainer.loggers, data.sets["test"] = callbacks, loggers, clean  # type: ignore[attr-defined]
     return accuracy

@@ -38,13 +38,16 @@ class Pipeline(nn.Module):
         return self.classifier.probabilities(self.preprocess(images.permute(0, 3, 1, 2)))
 
 
-def load_pipeline(path: Path, arch: str | None = None, allow_custom_arch: bool = False) -> tuple[Pipeline, Card]:
+def load_pipeline(
+    path: Path, arch: str | None = None, allow_custom_arch: bool = False, tta: str | None = None
+) -> tuple[Pipeline, Card]:
     """Loads a checkpoint, on the CPU and in evaluation mode.
 
     Args:
         path: A file that ``fit`` wrote.
         arch: The network, where it is the user's own code: a checkpoint alone may not have code imported.
         allow_custom_arch: Whether it may.
+        tta: Test-time augmentation; None takes the checkpoint's own.
 
     Returns:
         The pipeline, and the model's facts.
@@ -56,6 +59,7 @@ def load_pipeline(path: Path, arch: str | None = None, allow_custom_arch: bool =
     if not allow_custom_arch:
         check_architecture(path, checkpoint, arch)
     settings = {name: value for name, value in checkpoint["hyper_parameters"].items() if not name.startswith("_")}
+    settings |= {} if tta is None else {"tta": tta}
     try:
         classifier = ImageClassifier(**settings)
         classifier.load_state_dict(checkpoint["state_dict"])
@@ -75,7 +79,7 @@ def load_pipeline(path: Path, arch: str | None = None, allow_custom_arch: bool =
         image_size=checkpoint["datamodule_hyper_parameters"]["image_size"],
         mean=tuple(data["mean"]),
         std=tuple(data["std"]),
-        test_accuracy=_find_accuracy(path.with_name("test.json"), digest),
+        test_accuracy=_find_accuracy(path.with_name("test.json"), digest, classifier.hparams["tta"]),
         checkpoint_sha256=digest,
         versions={
             "cifar_lightning": __version__,
@@ -86,10 +90,11 @@ def load_pipeline(path: Path, arch: str | None = None, allow_custom_arch: bool =
     return pipeline, card
 
 
-def _find_accuracy(path: Path, digest: str) -> float | None:
-    """Reads a test's result, if it is one of the checkpoint with this SHA-256."""
+def _find_accuracy(path: Path, digest: str, tta: str) -> float | None:
+    """Reads a test's result, if it is one of the checkpoint with this SHA-256, so used, on all test pictures."""
     try:
         result = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return None
-    return result["accuracy"] if result.get("checkpoint_sha256") == digest else None
+    same = result.get("checkpoint_sha256") == digest and result.get("model", {}).get("tta") == tta
+    return result["accuracy"] if same and result["pictures"] >= result.get("of", 0) else None

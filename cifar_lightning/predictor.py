@@ -79,6 +79,8 @@ class Predictor:
         arch: The network of a checkpoint, where it is your own code ("package.module:Class").
         allow_custom_arch: Whether to run the code that a checkpoint names, whichever it is, or that a .pt2 file holds.
         batch_size: The most pictures to classify at once.
+        tta: Test-time augmentation of a checkpoint: "none", "flip" or "flip_translate"; None takes its own. Exported
+            files hold the one of their checkpoint.
 
     Attributes:
         card: The model's facts.
@@ -95,12 +97,15 @@ class Predictor:
         arch: str | None = None,
         allow_custom_arch: bool = False,
         batch_size: int = 64,
+        tta: str | None = None,
     ) -> None:
         path = Path(file)
         if not path.is_file():
             raise UsageError(f"there is no model {path} (in {Path.cwd()}).")
         if batch_size < 1:
             raise UsageError(f"batch_size is {batch_size}; it must be at least 1.")
+        if tta is not None and path.suffix in EXPORTED:
+            raise UsageError(f"{path} holds its test-time augmentation: leave out tta, or name the checkpoint.")
         self._batch_size = batch_size
         self._run: Run
         if path.suffix == ".onnx":
@@ -113,7 +118,7 @@ class Predictor:
                 )
             self._run, self.card = _open_pt2(path, device)
         else:
-            self._run, self.card = _open_checkpoint(path, device, arch, allow_custom_arch)
+            self._run, self.card = _open_checkpoint(path, device, arch, allow_custom_arch, tta)
 
     @property
     def classes(self) -> tuple[str, ...]:
@@ -256,11 +261,13 @@ def _open_pt2(path: Path, device: str) -> tuple[Run, Card]:
     return _torch_run(move_to_device_pass(program, place).module(), place), card
 
 
-def _open_checkpoint(path: Path, device: str, arch: str | None, allow_custom_arch: bool) -> tuple[Run, Card]:
+def _open_checkpoint(
+    path: Path, device: str, arch: str | None, allow_custom_arch: bool, tta: str | None
+) -> tuple[Run, Card]:
     from cifar_lightning.pipeline import load_pipeline
 
     place = _find_device(device)
-    pipeline, card = load_pipeline(path, arch, allow_custom_arch)
+    pipeline, card = load_pipeline(path, arch, allow_custom_arch, tta)
     return _torch_run(pipeline.to(place), place), card
 
 

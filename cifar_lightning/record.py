@@ -7,6 +7,7 @@ import platform
 import re
 import subprocess
 import time
+from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -69,9 +70,11 @@ class Record(Callback):  # no Timer: beside one, the Trainer ignores max_time
 
     Args:
         folder: The run's folder.
+        changes: In what the training was resumed otherwise than it began.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, changes: Sequence[str] = ()) -> None:
+        self.changes = list(changes)
         self.path = folder / "fit.json"
         # not in the checkpoint, which would be another file each time
         self.elapsed = folder / ".seconds"
@@ -129,6 +132,7 @@ class Record(Callback):  # no Timer: beside one, the Trainer ignores max_time
             "epochs": trainer.current_epoch,
             "steps": trainer.global_step,
             "seconds": self.seconds(),
+            "changes": self.changes,
             "val_accuracy": _val_accuracy(trainer),
             "parameters": self.cost[0],
             "flops": self.cost[1],
@@ -144,9 +148,11 @@ def read_history(folder: Path) -> list[dict[str, Any]]:
     """Reads the curves of a run from its ``metrics.csv``.
 
     Returns:
-        For each epoch, "epoch" from 1 and whatever there is of {train,val}/{loss,acc}.
+        For each epoch, "epoch" from 1 and whatever there is of {train,val}/{loss,acc}; nothing if there is no file.
     """
     history: dict[int, dict[str, Any]] = {}
+    if not (folder / "metrics.csv").is_file():
+        return []
     with (folder / "metrics.csv").open(newline="", encoding="utf-8") as file:
         for row in csv.DictReader(file):
             means = {name: float(row[name]) for name in MEANS if row.get(name)}

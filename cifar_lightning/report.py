@@ -91,9 +91,13 @@ def classify_files(
             raise UsageError(f"{written} would be written over, but is one of the pictures. Name another --output.")
     images, errors = read_pictures(paths, image_size)
     probabilities = classify(images) if len(images) else np.empty((0, len(classes)), np.float32)
-    heat = explain(images[:SHEET], probabilities[:SHEET].argmax(1)) if explain and len(images) else None
     each = iter(probabilities)
     rows = [Row(path, error=errors[path]) if path in errors else Row(path, next(each)) for path in paths]
+    try:
+        heat = explain(images[:SHEET], probabilities[:SHEET].argmax(1)) if explain and len(images) else None
+    except UsageError:
+        report_rows(rows, classes, top_k, output, title)
+        raise
     return report_rows(rows, classes, top_k, output, title, heat)
 
 

@@ -34,7 +34,7 @@ def write_report(folder: Path) -> None:
         name=folder.absolute().relative_to(folder.absolute().parent.parent).as_posix(),
         fit=fit,
         test=test,
-        history=read_history(folder) if fit else [],
+        history=read_history(folder),
         outdated=test and _is_outdated(folder, test),
         config=config.read_text(encoding="utf-8") if config.exists() else "",
         figures={path.stem: _inline(path) for path in sorted(folder.glob("figures/*.png"))},
@@ -55,7 +55,7 @@ def _read_json(path: Path) -> dict[str, Any] | None:
 def _is_outdated(folder: Path, test: dict[str, Any]) -> bool:
     """Tells whether the checkpoint that was tested has been written over since."""
     checkpoint = folder / str(test["checkpoint"])
-    return checkpoint.is_file() and hash_file(checkpoint) != test["checkpoint_sha256"]
+    return checkpoint.is_file() and hash_file(checkpoint) != test.get("checkpoint_sha256")
 
 
 def _inline(path: Path) -> dict[str, Any]:

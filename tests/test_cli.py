@@ -71,6 +71,7 @@ def test_help_lists_every_verb(capsys: pytest.CaptureFixture[str]) -> None:
             "timm:test_resnet turned one picture into a list; it must be (1, 10)",
         ),
         (["fit", "--seed_everything=-3"], "seed_everything is -3"),
+        (["fit", "--seed_everything=true"], "seed_everything is True"),
         (["fit", "--model.lr", "abc"], "model.lr is abc; it must be a number."),
         (["fit", "--model.optimizer", "adan"], "it must be one of adam, adamw, sgd, muon."),
         (["fit", "--trainer.max_epochs", "ten"], "it must be a whole number."),

@@ -1,14 +1,18 @@
 """Several processes do together what one does; a signal to one, or its death, ends them all and loses nothing."""
 
+import json
 import os
+import shutil
 import signal
 import socket
 import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from cifar_lightning.checkpoint import read_checkpoint
 from cifar_lightning.cli import main
@@ -63,15 +67,40 @@ def test_a_signal_to_one_ends_both_and_one_can_go_on(alone: Path, data_root: Pat
     check_same(alone)
 
 
-def test_the_death_of_one_ends_both(data_root: Path, here: Path) -> None:
+@pytest.mark.parametrize(("rank", "status"), [(0, -signal.SIGKILL), (1, 1)])
+def test_the_death_of_one_ends_both(rank: int, status: int, data_root: Path, here: Path) -> None:
     words = ["cifar_lightning", *FIT, f"--data.root={data_root}", *TWO, "--trainer.devices=2"]
-    process = start([*words, "--checkpoint_every_n_minutes=0"], f"{signal.SIGKILL:d} 1 11 train")
-    said = process.communicate(timeout=100)[0]
-    assert process.returncode == 1, said
-    assert "another one has ended" in said
+    process = start([*words, "--checkpoint_every_n_minutes=0"], f"{signal.SIGKILL:d} {rank} 11 train")
+    said = process.communicate(timeout=100)[0]  # of both: it waits for the end of the other one, too
+    assert process.returncode == status, said
+    assert f"process {1 - rank} ends, since another one has ended" in said
     assert "Traceback" not in said
     assert "written after 11 steps:\n  cifar-lightning fit --ckpt_path runs/cnn/version_0/last.ckpt" in said
     assert read_checkpoint(RUN / "last.ckpt")["global_step"] == 11
+
+
+def test_two_test_as_one_does(alone: Path, data_root: Path, here: Path) -> None:
+    results = []
+    for processes in (1, 2):
+        run = here / str(processes)
+        run.mkdir()
+        shutil.copy(alone / "best.ckpt", run)
+        words = ["cifar_lightning", "test", f"--ckpt_path={run}/best.ckpt", f"--data.root={data_root}"]
+        words += ["--trainer.strategy=ddp", f"--trainer.devices={processes}", "--data.eval_batch_size=99"]
+        process = start(words)
+        said = process.communicate(timeout=100)[0]
+        assert process.returncode == 0, said
+        results.append(json.loads((run / "test.json").read_text()))
+    one, two = results
+    assert (one["pictures"], one["devices"], two["devices"]) == (2000, 1, 2)
+    assert (one["accuracy"], one["classes"]) == (two["accuracy"], two["classes"])
+    assert [two[name] for name in ("loss", "ece", "top2")] == pytest.approx(
+        [one[name] for name in ("loss", "ece", "top2")], abs=1e-5
+    )
+    for figure in ("predictions", "mistakes"):
+        pictures = [np.asarray(Image.open(here / n / "figures" / f"test_{figure}.png")) for n in ("1", "2")]
+        # titles name the checkpoints' folders; the pictures below them are the same
+        assert np.array_equal(pictures[0][200:], pictures[1][200:])
 
 
 def test_two_machines_do_what_one_does(alone: Path, data_root: Path, here: Path) -> None:

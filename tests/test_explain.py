@@ -15,6 +15,7 @@ from cifar_lightning.cli import main
 from cifar_lightning.data.synthetic import draw_pictures
 from cifar_lightning.explain import grad_cam
 from cifar_lightning.models import create_model, list_models
+from tests.conftest import FAST
 
 SLIM: dict[str, dict[str, Any]] = {"wide_resnet": {"depth": 10, "widen_factor": 1}, "speednet": {"widths": [8, 8, 8]}}
 
@@ -114,6 +115,23 @@ def test_predict_explains(trained: Path, pictures: list[str]) -> None:
     assert Path("plain.csv").read_text() == Path("explained.csv").read_text()
     with Image.open("plain.png") as plain, Image.open("explained.png") as explained:
         assert explained.width > 1.5 * plain.width
+
+
+def test_a_network_that_cannot_be_explained_still_predicts(
+    here: Path, data_root: Path, pictures: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    Path("flat_nets.py").write_text(
+        "from torch import nn\n\n\n"
+        "class Flat(nn.Sequential):\n"
+        "    def __init__(self, num_classes):\n"
+        "        super().__init__(nn.Flatten(), nn.Linear(3072, num_classes))\n"
+    )
+    network = "--model.arch=flat_nets:Flat"
+    fit = ["fit", "--data.dataset=synthetic", f"--data.root={data_root}", *FAST, "--trainer.max_epochs=1", network]
+    assert main(fit) == 0
+    assert main(["predict", "--ckpt_path=best.ckpt", network, *pictures, "--explain"]) == 2
+    assert "--explain can't be done: Flat" in capsys.readouterr().err
+    assert len(Path("predictions.csv").read_text().splitlines()) == 1 + len(pictures)
 
 
 def test_an_exported_file_cannot_be_explained(

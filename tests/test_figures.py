@@ -18,6 +18,16 @@ def test_pixels_are_what_is_drawn() -> None:
     assert pixels.std() > 0
 
 
+def test_heat_is_bright_where_it_is_strong() -> None:
+    images, heat = np.full((1, 4, 4, 3), 100, np.uint8), np.zeros((1, 4, 4))
+    heat[0, 1, 2] = 1
+    both = figures.beside_heat(images, heat)
+    assert np.array_equal(both[:, :, :4], images)
+    brightness = both[0, :, 4:].sum(2, dtype=int)
+    assert np.unravel_index(brightness.argmax(), (4, 4)) == (1, 2)
+    assert (brightness == brightness.max()).sum() == 1
+
+
 def grid(**options: object) -> Figure:
     images = np.zeros((3, 32, 32, 3), np.uint8)
     probabilities = np.array([[0.9, 0.1], [0.8, 0.2], [0.3, 0.7]])

@@ -24,12 +24,18 @@ def make_run(folder: Path, seed: int, accuracy: float | None, **changes: Any) ->
     config: dict[str, Any] = {
         "seed_everything": seed,
         "trainer": {"max_epochs": 10, "logger": None, "callbacks": changes.get("callbacks")},
-        "model": {"arch": changes.get("arch", "cnn"), "lr": changes.get("lr", 0.1), "tta": "none"},
+        "model": {
+            "arch": changes.get("arch", "cnn"),
+            "arch_options": changes.get("arch_options"),
+            "lr": changes.get("lr", 0.1),
+            "tta": "none",
+        },
         "data": {"dataset": changes.get("dataset", "synthetic"), "root": changes.get("root", "data"), "val_size": 9},
     }
     fit = {
         "dataset": "synthetic", "dataset_sha256": "ab", "validation_pictures": changes.get("val", 9), "seed": seed,
-        "seconds": 10.0 + seed, "val_accuracy": 0.5, "parameters": 1234, "flops": 9_000_000,
+        "seconds": 10.0 + seed, "val_accuracy": 0.5, "parameters": changes.get("parameters", 1234),
+        "epochs": changes.get("epochs", 10), "changes": changes.get("changes", []), "flops": 9_000_000,
         "hardware": changes.get("hardware", "a CPU"), "devices": 1, "precision": "32-true",
         "versions": {"cifar_lightning": "1", "torch": "2"}, "commit": "c0ffee",
     }  # fmt: skip
@@ -43,9 +49,10 @@ def make_run(folder: Path, seed: int, accuracy: float | None, **changes: Any) ->
         described = f"folder {config['data']['root']}" if config["data"]["dataset"] == "folder" else "synthetic"
         test = {
             "dataset": described, "dataset_sha256": changes.get("digest", "cd"),
-            "pictures": changes.get("pictures", 50),
+            "pictures": changes.get("pictures", 50), "of": changes.get("of", 50),
             "accuracy": accuracy, "checkpoint": checkpoint, "checkpoint_sha256": hash_file(folder / checkpoint),
-            "model": config["model"] | {"tta": changes.get("tta", "none")}, "precision": "32-true",
+            "model": config["model"] | {"tta": changes.get("tta", "none"), "lr": changes.get("test_lr", 0.1)},
+            "precision": "32-true",
         }  # fmt: skip
         (folder / "test.json").write_text(json.dumps(test))
     return folder
@@ -83,6 +90,9 @@ def test_runs_that_differ_only_in_the_seed_are_one_row(here: Path, capsys: pytes
         {"arch": "vit"},
         {"finished": False},
         {"callbacks": [{"class_path": "BackboneFinetuning"}]},
+        {"parameters": 4321},  # the code of a network of one's own was changed
+        {"changes": ["model.schedule onecycle → constant"]},
+        {"lr": 0.2, "test_lr": 0.1},  # tested with --config of another recipe
     ],
 )
 def test_what_else_differs_is_another_row(
@@ -99,6 +109,8 @@ def test_markdown(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
     make_run(here / "runs" / "fast" / "version_0", 0, 0.7, val=0, checkpoint="last.ckpt")
     make_run(here / "runs" / "other" / "version_0", 0, 0.4, checkpoint="last.ckpt", lr=1)
     make_run(here / "runs" / "half" / "version_0", 0, 0.3, finished=False)
+    make_run(here / "runs" / "pruned" / "version_0", 0, 0.2, epochs=2)
+    make_run(here / "runs" / "longer" / "version_0", 0, 0.1, changes=["trainer.max_epochs 5 → 10"])
     assert main(["leaderboard", "--output=out/results.md"]) == 0
     text = Path("out/results.md").read_text(encoding="utf-8")
     assert text.startswith("synthetic, 50 test pictures; a CPU, 32-true\n\n| recipe | test accuracy | n |")
@@ -108,8 +120,10 @@ def test_markdown(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
         "| cnn | 51.00 % ± 1.41 | 2 | 50.00 % | 1,234 | 9 | 10 s |",
         "| other ‡ | 40.00 % | 1 | 50.00 % | 1,234 | 9 | 10 s |",
         "| half § | 30.00 % | 1 | – | – | – | – |",
+        "| pruned ‖ | 20.00 % | 1 | 50.00 % | 1,234 | 9 | 10 s |",
+        "| longer ¶ | 10.00 % | 1 | 50.00 % | 1,234 | 9 | 10 s |",
     ]
-    assert all(f"\n{mark} " in text for mark in "†‡§")
+    assert all(f"\n{mark} " in text for mark in "†‡§‖¶")
 
 
 def test_two_machines_are_told_apart(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -126,7 +140,14 @@ def test_two_machines_are_told_apart(here: Path, capsys: pytest.CaptureFixture[s
 def test_data_sets_are_not_mixed(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
     make_run(here / "runs" / "cnn" / "version_0", 0, 0.5)
     make_run(
-        here / "runs" / "mine" / "version_0", 0, 0.5, dataset="folder", root="my/pictures", digest="ef", pictures=7
+        here / "runs" / "mine" / "version_0",
+        0,
+        0.5,
+        dataset="folder",
+        root="my/pictures",
+        digest="ef",
+        pictures=7,
+        of=7,
     )
     assert main(["leaderboard"]) == 2
     error = capsys.readouterr().err
@@ -142,8 +163,32 @@ def test_data_sets_are_not_mixed(here: Path, capsys: pytest.CaptureFixture[str])
 def test_a_test_of_some_pictures_is_no_result_on_all(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
     make_run(here / "runs" / "cnn" / "version_0", 0, 0.5)
     make_run(here / "runs" / "cnn" / "version_1", 1, 0.9, pictures=10)
+    assert [row["test_accuracy_mean"] for row in table(capsys)] == ["0.5", ""]
+    assert main(["leaderboard"]) == 0
+    assert "tested in part, or trained on since:\n  cifar-lightning test --ckpt_path runs/cnn/version_1" in (
+        capsys.readouterr().err
+    )
+
+
+def test_other_test_pictures_are_another_data_set(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    make_run(here / "runs" / "cnn" / "version_0", 0, 0.5)
+    make_run(here / "runs" / "cnn" / "version_1", 1, 0.9, pictures=10, of=10)
     assert main(["leaderboard"]) == 2
-    assert "synthetic, 10 test pictures: runs/cnn/version_1" in capsys.readouterr().err
+    error = capsys.readouterr().err
+    assert "synthetic, 10 test pictures: runs/cnn/version_1" in error
+    assert "--dataset" not in error, "which would not tell them apart"
+
+
+def test_runs_are_found_however_deep(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    make_run(here / "runs" / "cnn" / "version_0", 0, 0.5)
+    make_run(here / "runs" / "first" / "try" / "cnn" / "version_0", 1, 0.5)
+    assert [row["n"] for row in table(capsys)] == ["2"]
+
+
+def test_a_network_s_options_name_the_row(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    make_run(here / "runs" / "demo" / "version_0", 0, 0.5)
+    make_run(here / "runs" / "demo" / "version_1", 0, 0.6, arch_options={"width": 64})
+    assert [row["recipe"] for row in table(capsys)] == ["demo (model.arch_options.width 64)", "demo"]
 
 
 def test_the_same_pictures_in_two_places_are_one_data_set(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -172,7 +217,7 @@ def test_a_checkpoint_that_was_trained_on_is_untested(here: Path, capsys: pytest
     os.utime(folder / "best.ckpt", (later, later))
     assert table(capsys)[0]["test_accuracy_mean"] == "0.5", "it was but copied"
     (folder / "best.ckpt").write_text("better weights")
-    os.utime(folder / "best.ckpt", (later, later))
+    os.utime(folder / "best.ckpt", (0, 0))  # moved in, or the test was written to since
     assert table(capsys)[0]["test_accuracy_mean"] == ""
 
 

@@ -155,6 +155,17 @@ def test_a_picture_that_may_not_be_written_to(predictor: Predictor) -> None:
     assert predictor.probabilities(images[:, ::-1]).shape == (2, 10)
 
 
+def test_test_time_augmentation(trained: Path, exported: Path) -> None:
+    images = pixels(4, 32)
+    plain, flipped = Predictor(trained / "best.ckpt"), Predictor(trained / "best.ckpt", tta="flip")
+    assert not np.allclose(plain.probabilities(images), plain.probabilities(images[:, :, ::-1]), atol=1e-4)
+    assert np.allclose(flipped.probabilities(images), flipped.probabilities(images[:, :, ::-1]), atol=1e-6)
+    with pytest.raises(UsageError, match="must be none, flip or flip_translate"):
+        Predictor(trained / "best.ckpt", tta="twist")
+    with pytest.raises(UsageError, match="leave out tta"):
+        Predictor(exported / "model.onnx", tta="flip")
+
+
 def test_card(trained: Path, here: Path) -> None:
     run = shutil.copytree(trained, here / "runs" / "demo" / "version_0")
     before = Predictor(run / "best.ckpt").card
@@ -168,7 +179,8 @@ def test_card(trained: Path, here: Path) -> None:
     assert card.test_accuracy == result["accuracy"]
     assert card.checkpoint_sha256 == result["checkpoint_sha256"]
     assert type(card).from_metadata(card.to_metadata()) == card
-    # a result of another checkpoint says nothing of this one
+    # it says nothing of other uses, and nothing of another checkpoint
+    assert Predictor(run / "best.ckpt", tta="flip").card.test_accuracy is None
     (run / "best.ckpt").write_bytes((run / "last.ckpt").read_bytes() + b"\0")
     assert Predictor(run / "best.ckpt").card.test_accuracy is None
 

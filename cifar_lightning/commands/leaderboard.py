@@ -7,7 +7,7 @@ import io
 import json
 import shlex
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -23,17 +23,22 @@ from rich.table import Table
 from cifar_lightning import UsageError
 
 ELSEWHERE = (
-    "seed_everything", "ckpt_path", "runs", "data.seed", "data.root", "data.url", "data.device_cache",
-    "data.eval_batch_size", "trainer.accelerator", "trainer.default_root_dir", "trainer.enable_model_summary",
-    "trainer.enable_progress_bar", "trainer.log_every_n_steps", "trainer.logger", "trainer.precision",
-    "trainer.profiler",
+    "seed_everything", "ckpt_path", "runs", "checkpoint_every_n_minutes", "data.seed", "data.root", "data.url",
+    "data.device_cache", "data.eval_batch_size", "trainer.accelerator", "trainer.default_root_dir",
+    "trainer.enable_model_summary", "trainer.enable_progress_bar", "trainer.log_every_n_steps", "trainer.logger",
+    "trainer.precision", "trainer.profiler",
 )  # fmt: skip
 """Settings in which runs of one recipe may differ, or which their records hold as what came of them."""
 
+MEASURING = ("model.tta", "data.image_size", "data.resize", "data.mean", "data.std")
+"""Settings that can be given to test, too, and change what it measures."""
+
 MARKS = {
     "†": "no validation pictures were held out: no checkpoint was chosen, and the last one is measured",
-    "‡": "another checkpoint than the one that was best in validation",
+    "‡": "another checkpoint than the one that was best in validation or, without validation, the last",
     "§": "the training was not finished, or by a version that kept no record of it",
+    "‖": "the training ended before its last epoch",
+    "¶": "the training was resumed with other settings than it began with",
 }
 
 
@@ -84,6 +89,9 @@ def main(argv: Sequence[str]) -> int:
         print(f"written: {options.output}")
     else:
         print(text, end="")
+    for entry in entries:
+        if len(commits := {str(run.fit["commit"]) for run in entry.runs if run.fit.get("commit")}) > 1:
+            _say(f"note: the runs of {entry.name} are of different Git commits: {', '.join(sorted(commits))}")
     _say_untested([run for entry in entries for run in entry.runs])
     return 0
 
@@ -130,24 +138,33 @@ class Run:
     def marks(self) -> str:
         """Those of ``MARKS`` that apply."""
         validated = self.fit.get("validation_pictures", self.config["data"].get("val_size"))
-        marks = "" if validated else "†"
-        if validated and self.test and self.test["checkpoint"] != "best.ckpt":
-            marks += "‡"
-        return marks + ("" if self.fit else "§")
+        expected, trainer = ("best.ckpt" if validated else "last.ckpt"), self.config["trainer"]
+        planned = trainer.get("max_epochs") if trainer.get("max_steps", -1) < 0 else None
+        applies = {
+            "†": not validated,
+            "‡": self.test and self.test["checkpoint"] != expected,
+            "§": not self.fit,
+            "‖": planned and self.fit and self.fit.get("epochs", planned) < planned,
+            "¶": self.fit.get("changes"),
+        }
+        return "".join(mark for mark in MARKS if applies[mark])
 
     @cached_property
     def settings(self) -> dict[str, str]:
         """All that runs of one recipe have in common, as JSON by name."""
-        # options that do not change the weights, such as test-time augmentation, may be given to test
-        tested = {section: self.test.get(section, {}) for section in ("model", "data")}
-        both = _flatten(self.config) | _flatten(tested)
-        flat = {key: value for key, value in both.items() if not key.startswith(ELSEWHERE)}
-        versions = self.fit.get("versions", {})
+        flat = {key: value for key, value in flatten(self.config).items() if not key.startswith(ELSEWHERE)}
+        tested = flatten({section: self.test.get(section, {}) for section in ("model", "data")})
+        flat |= {
+            f"test {key}": tested[key] for key in MEASURING if key in flat and tested.get(key, flat[key]) != flat[key]
+        }
+        versions, facts = self.fit.get("versions", {}), ("parameters", "flops", "devices", "training_pictures")
         recorded = {
             **{name: versions.get(name) for name in ("cifar_lightning", "torch")},
             "data": self.fit.get("dataset_sha256"),
             "hardware": self.fit.get("hardware"),
             "precision": self.fit.get("precision"),
+            **{name.replace("_", " "): self.fit.get(name) for name in facts},
+            "changes": self.fit.get("changes") or None,
             "test precision": self.test.get("precision"),
             "checkpoint": self.test.get("checkpoint"),
             "marks": self.marks,
@@ -205,7 +222,7 @@ def find_runs(paths: Sequence[Path]) -> list[Run]:
         if not path.exists():
             raise UsageError(f"there is no {path} (in {Path.cwd()}). Train a run: cifar-lightning fit --config …")
         place = path.parent if path.is_file() else path
-        found = [p.parent for pattern in ("", "*/", "*/*/") for p in place.glob(f"{pattern}config.yaml")]
+        found = [p.parent for p in place.rglob("config.yaml")]
         # a run's own folders may hold another tool's config.yaml
         outer = [p for p in found if not any(q in p.parents for q in found)]
         if not outer:
@@ -230,19 +247,21 @@ def _read_run(folder: Path) -> Run:
         _ = (run.seed, run.dataset, run.pictures, run.marks)
     except (yaml.YAMLError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise UsageError(f"{folder} is no run of fit, or its records are broken: {error!r}") from error
-    return run if _is_current(run) else Run(folder, config, run.fit, {})
+    return run if _is_tested(run) else Run(folder, config, run.fit, {})
 
 
-def _is_current(run: Run) -> bool:
-    """Tells whether what was tested is still there; a checkpoint that is gone can't have been trained on."""
-    record, checkpoint = run.folder / "test.json", run.folder / (run.test.get("checkpoint") or "")
-    if not run.test or not checkpoint.is_file() or checkpoint.stat().st_mtime <= record.stat().st_mtime:
+def _is_tested(run: Run) -> bool:
+    """Tells whether all test pictures were measured, and with what is there now; if it is gone, no more was trained."""
+    if not run.test or run.test["pictures"] < run.test.get("of", 0):
+        return False
+    checkpoint = run.folder / (run.test.get("checkpoint") or "")
+    if not checkpoint.is_file():
         return True
-    with checkpoint.open("rb") as file:  # newer, but perhaps only copied
+    with checkpoint.open("rb") as file:
         digest = hashlib.sha256()
         while chunk := file.read(1 << 20):
             digest.update(chunk)
-    return bool(digest.hexdigest() == run.test["checkpoint_sha256"])
+    return bool(digest.hexdigest() == run.test.get("checkpoint_sha256"))
 
 
 def _check_one_dataset(runs: Sequence[Run]) -> None:
@@ -258,10 +277,12 @@ def _check_one_dataset(runs: Sequence[Run]) -> None:
         named = ", ".join(str(run.folder) for run in members[:6]) + (", …" if len(members) > 6 else "")
         size = f", {key[0]:,} test pictures" if isinstance(key, tuple) else ""
         lines.append(f"  {members[0].dataset}{size}: {named}")
-    name = runs[0].dataset.removeprefix("folder ")
+    name = Path(runs[0].dataset.removeprefix("folder ")).name
+    apart = len({run.dataset for run in runs}) == len(sets)
+    way_out = f", or the data set: --dataset {shlex.quote(name)}" if apart else " of them."
     raise UsageError(
         "these runs are of different data sets and can't be compared:\n" + "\n".join(lines) + "\n"
-        f"Name the runs of one, or the data set: --dataset {shlex.quote(Path(name).name)}"
+        f"Name the runs of one{way_out}"
     )
 
 
@@ -284,15 +305,16 @@ def _name_group(members: tuple[Run, ...], groups: Sequence[tuple[Run, ...]]) -> 
     names = ", ".join(dict.fromkeys(run.name for run in members))
     alike = [group[0].settings for group in groups if {run.name for run in group} & {run.name for run in members}]
     ours, shown = members[0].settings, {"hardware", "precision", "checkpoint", "marks"}
-    differing = [key for key in ours if key not in shown and len({other[key] for other in alike if key in other}) > 1]
+    differing = [key for key in ours if key not in shown and len({other.get(key) for other in alike}) > 1]
     parts = [f"{key.removeprefix('trainer.')} {json.loads(ours[key])}" for key in differing if ours[key] != "null"]
     return names + (f" ({', '.join(parts[:4])}{', …' if len(parts) > 4 else ''})" if parts else "")
 
 
-def _flatten(settings: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+def flatten(settings: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Returns nested settings by their dotted names, such as "model.lr"."""
     flat: dict[str, Any] = {}
     for key, value in settings.items():
-        flat |= _flatten(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value}
+        flat |= flatten(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {f"{prefix}{key}": value}
     return flat
 
 
@@ -404,7 +426,8 @@ def _say_untested(runs: Sequence[Run]) -> None:
             words += ["--model.arch", arch] if is_custom(arch) else []
         commands.append(f"  {shlex.join(words)}")
     if commands:
-        _say("untested, or trained on since:\n" + "\n".join(commands))
+        more = [f"  … and {len(commands) - 12} more"] if len(commands) > 12 else []
+        _say("untested, tested in part, or trained on since:\n" + "\n".join(commands[:12] + more))
     if without:
         _say(f"untested and without a checkpoint: {', '.join(without)}")
 

@@ -233,6 +233,7 @@ class CLI(LightningCLI):
         self.config_files, options = split_options(argv[1:], ("-c", "--config"))
         self.ckpt_path = next(reversed(split_options(options, ("--ckpt_path",))[0]), None)
         self.checkpoint = read_checkpoint(Path(self.ckpt_path)) if self.ckpt_path else None
+        self.changes: list[str] = []
         self.folder = Path(self.ckpt_path or ".").parent
         self._claimed: Path | None = None
         configs = list(self.config_files)
@@ -324,7 +325,7 @@ class CLI(LightningCLI):
             raise UsageError(f"--runs {self.runs} is for fit; leave it out.")
         if self.runs > 1 and self.checkpoint:
             raise UsageError("--runs begins new runs, and --ckpt_path goes on with one; leave out one of them.")
-        if not 0 <= int(seed) <= 2**32 - self.runs:
+        if isinstance(seed, bool) or not 0 <= int(seed) <= 2**32 - self.runs:
             raise UsageError(f"seed_everything is {seed}; it must be from 0 to {2**32 - self.runs}.")
         if (minutes := self.config[self.verb].get("checkpoint_every_n_minutes", 0)) < 0:
             raise UsageError(f"checkpoint_every_n_minutes is {minutes}; it must be at least 0.")
@@ -344,6 +345,7 @@ class CLI(LightningCLI):
         check_architecture(Path(self.ckpt_path or ""), self.checkpoint, config.model.arch)
         if self.verb == "fit":
             _check_resume(self.checkpoint, config)
+            self.changes = _find_changes(self.checkpoint, config)
 
     def instantiate_classes(self) -> None:
         """Builds the loggers and callbacks that the user named, the model, the data and the Trainer."""
@@ -446,7 +448,7 @@ class CLI(LightningCLI):
         return [*given, MetricsLog(self.folder, (self.checkpoint or {}).get("global_step", 0))]
 
     def _fit_callbacks(self, settings: Any, chosen: dict[str, Any]) -> list[Callback]:
-        callbacks: list[Callback] = [Throughput(), Record(self.folder), Report(self.folder)]
+        callbacks: list[Callback] = [Throughput(), Record(self.folder, self.changes), Report(self.folder)]
         if not settings.fast_dev_run:
             callbacks.append(SaveConfig(self._parser(self.verb), self.config[self.verb], self.folder))
         if settings.enable_progress_bar is not False:
@@ -454,7 +456,7 @@ class CLI(LightningCLI):
         if settings.enable_checkpointing is not False:
             kept = {name: settings[name] for name in RESUMED} | chosen
             plain = {k: v for k, v in kept.items() if is_plain(v)}
-            callbacks.append(TrainerSettings(plain | {"callbacks": self._asked}))
+            callbacks.append(TrainerSettings(plain | {"callbacks": self._asked}, self.changes))
             if self._get(self.config_init, "data").hparams["val_size"]:
                 callbacks.append(RunCheckpoint(self.folder, "best", monitor="val/acc"))
             callbacks.append(LastCheckpoint(self.folder, self.config[self.verb].checkpoint_every_n_minutes))
@@ -516,6 +518,10 @@ class CLI(LightningCLI):
             if self.trainer.world_size == 1 or not re.search("gloo|NCCL|Connection", str(error)):
                 raise
             self.status = 1
+            others = getattr(self.trainer.strategy.launcher, "procs", [])  # of this machine, if this process began them
+            for process in others:
+                process.kill()
+            others.clear()  # or Lightning, which looks at them every 5 seconds, would kill this one while it speaks
             why = str(error).splitlines()[0].partition(" This is typically")[0]
             print(
                 f"cifar-lightning: process {self.trainer.global_rank} ends, since another one has ended or can't be "
@@ -714,12 +720,31 @@ def _check_resume(checkpoint: dict[str, Any], config: Any) -> None:
                 f"note: model.{name} {config.model[name]} is not used: resuming restores the optimiser as it was, "
                 f"with {before.get(name)}"
             )
+            config.model[name] = before.get(name)
     done = checkpoint["loops"]["fit_loop"]["epoch_progress"]["current"]["processed"]
     if config.trainer.max_epochs is not None and -1 < config.trainer.max_epochs <= done:
         raise UsageError(
             f"this run has already been trained for its {done} epochs. To go on, name a larger number: "
             f"--trainer.max_epochs {2 * done}"
         )
+
+
+def _find_changes(checkpoint: dict[str, Any], config: Any) -> list[str]:
+    """Says in what a training goes on otherwise than it began, also in what was resumed before."""
+    before = {"model": checkpoint["hyper_parameters"], "data": checkpoint["datamodule_hyper_parameters"]}
+    before["trainer"] = {k: v for k, v in checkpoint.get("trainer_settings", {}).items() if k in RESUMED}
+    after = {section: config[section].as_dict() for section in before}
+    old, new = leaderboard.flatten(before), leaderboard.flatten(after)
+    earlier = checkpoint.get("changes", [])
+    changes = [str(change) for change in earlier] if isinstance(earlier, list) else []
+    changes += [
+        f"{key} {value} → {new[key]}"
+        for key, value in old.items()
+        if not key.startswith(leaderboard.ELSEWHERE) and key in new and new[key] != value
+    ]
+    if (seed := before["data"].get("seed")) != config.seed_everything:
+        changes.append(f"seed_everything {seed} → {config.seed_everything}")
+    return changes
 
 
 def _take_preprocessing(config: Any) -> None:

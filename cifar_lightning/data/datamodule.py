@@ -139,7 +139,7 @@ class ImageDataModule(LightningDataModule):
     def prepare_data(self) -> None:
         """Downloads, decodes or draws what the stage needs."""
         stage = self.trainer.state.fn.value if self.trainer and self.trainer.state.fn else "fit"
-        if splits := self._splits(stage):
+        if splits := [split for split in self._splits(stage) if split not in self.sets]:
             self.source.prepare(splits)
 
     def setup(self, stage: str) -> None:
