@@ -257,7 +257,7 @@ def test_resuming_goes_on_as_if_nothing_had_happened(
     assert main(["fit", "--ckpt_path", str(halted), "--trainer.max_epochs=4", "--model.lr=0.5"]) == 0
     assert "model.lr 0.5 is not used" in capsys.readouterr().out
     record = json.loads(halted.with_name("fit.json").read_text())
-    assert record["changes"] == ["trainer.max_epochs 1 → 3", "trainer.max_epochs 3 → 4"]
+    assert record["changes"] == ["trainer.max_epochs 2 → 3", "trainer.max_epochs 3 → 4"]
     assert main(["fit", "--ckpt_path", str(halted), "--trainer.max_epochs=5", "--model.optimizer=adamw"]) == 2
     assert "can't change" in capsys.readouterr().err
 
