@@ -254,7 +254,10 @@ class Report(Callback):
     # -- when it is written ------------------------------------------------------------------------------------------
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        _, data = ours(trainer, pl_module)
+        model, data = ours(trainer, pl_module)
+        for logger in trainer.loggers:
+            if not isinstance(logger, TensorBoardLogger):  # it is given them with the result, for its HParams tab
+                logger.log_hyperparams({**model.hparams, **data.hparams})
         for writer in _writers(trainer):
             curves = {name: ["Multiline", [f"^train/{name}$", f"^val/{name}$"]] for name in ("loss", "acc")}
             writer.add_custom_scalars({"training and validation": curves})
@@ -309,8 +312,6 @@ class Report(Callback):
         for logger in trainer.loggers:
             if isinstance(logger, TensorBoardLogger):
                 logger.log_hyperparams(settings, metrics, trainer.global_step)
-            else:
-                logger.log_hyperparams(settings)
         self._write_figures(drawn, _writers(trainer), trainer.global_step)
         write_report(self.folder)
 

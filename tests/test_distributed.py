@@ -110,7 +110,14 @@ def test_two_machines_do_what_one_does(alone: Path, data_root: Path, here: Path)
     words = ["--nnodes=2", "--nproc-per-node=1", "--master-addr=127.0.0.1", f"--master-port={port}"]
     words += ["-m", "cifar_lightning", *FIT, f"--data.root={data_root}", *TWO, "--trainer.num_nodes=2"]
     nodes = [start(["torch.distributed.run", f"--node-rank={rank}", *words]) for rank in range(2)]
-    said = [node.communicate(timeout=100)[0] for node in nodes]
+    try:
+        for node in reversed(nodes):
+            node.wait(timeout=100)
+    finally:
+        for node in nodes:
+            node.terminate()
+        said = [node.communicate(timeout=60)[0] for node in nodes]
+        print(*said, sep="\n")  # shown if one never ended
     assert [node.returncode for node in nodes] == [0, 0], said
     assert "trained cnn" in said[0]
     assert "trained cnn" not in said[1]

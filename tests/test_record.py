@@ -136,7 +136,7 @@ def test_a_logger_that_is_not_installed(
 
 @pytest.mark.filterwarnings("ignore")  # wandb's and mlflow's own
 def test_wandb(fit: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
-    pytest.importorskip("wandb", reason="wandb is not among the development tools")
+    pytest.importorskip("wandb", reason="pip install -e '.[loggers]'")
     monkeypatch.setenv("WANDB_MODE", "offline")
     monkeypatch.setenv("WANDB_SILENT", "true")
     assert main([*fit, "--trainer.logger=WandbLogger", "--trainer.logger.offline=true", "--runs=2"]) == 0
@@ -146,7 +146,7 @@ def test_wandb(fit: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.filterwarnings("ignore")
 def test_mlflow(fit: list[str]) -> None:
-    pytest.importorskip("mlflow", reason="mlflow is not among the development tools")
+    pytest.importorskip("mlflow", reason="pip install -e '.[loggers]'")
     assert main([*fit, "--trainer.logger=MLFlowLogger", "--trainer.logger.tracking_uri=sqlite:///mlflow.db"]) == 0
     with sqlite3.connect("mlflow.db") as store:
         names = {name for (name,) in store.execute("select key from metrics")}
