@@ -78,7 +78,8 @@ class Record(Callback):  # no Timer: beside one, the Trainer ignores max_time
         self.path = folder / "fit.json"
         # not in the checkpoint, which would be another file each time
         self.elapsed = folder / ".seconds"
-        self.before = self.began = self.ended = 0.0
+        self.before, self.ended = 0.0, 0.0
+        self.began: float | None = None
         self.cost = (0, 0)
 
     def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
@@ -117,6 +118,8 @@ class Record(Callback):  # no Timer: beside one, the Trainer ignores max_time
 
     def seconds(self) -> float:
         """Returns the seconds of training, up to now or its end."""
+        if self.began is None:  # nothing was left to train
+            return self.before
         return self.before + (self.ended or time.monotonic()) - self.began
 
     def result(self, trainer: Trainer, pl_module: LightningModule) -> dict[str, Any]:

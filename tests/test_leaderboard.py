@@ -42,7 +42,7 @@ def make_run(folder: Path, seed: int, accuracy: float | None, **changes: Any) ->
     checkpoint = changes.get("checkpoint", "best.ckpt")
     folder.mkdir(parents=True)
     (folder / checkpoint).write_text(f"weights {seed}")
-    (folder / "config.yaml").write_text(yaml.safe_dump(config))
+    (folder / "config.yaml").write_text(yaml.safe_dump(config, sort_keys=False))
     if changes.get("finished", True):
         (folder / "fit.json").write_text(json.dumps(fit))
     if accuracy is not None:
@@ -209,6 +209,16 @@ def test_untested_runs_are_listed_with_the_command(here: Path, capsys: pytest.Ca
     assert "runs/own/version_0/best.ckpt --model.arch my_nets:MyNet\n" in captured.err
     assert "without a checkpoint: runs/gone/version_0" in captured.err
     assert "version_0/best.ckpt\n" not in captured.err, "what is tested is not asked for"
+
+
+def test_records_that_are_missing_name_no_row(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    make_run(here / "runs" / "cnn" / "version_0", 0, 0.5)
+    make_run(here / "runs" / "cnn" / "version_1", 1, None)
+    make_run(here / "runs" / "cnn" / "version_2", 2, None, finished=False)
+    foreign = here / "runs" / "wandb" / "run-1" / "files" / "config.yaml"
+    foreign.parent.mkdir(parents=True)
+    foreign.write_text("wandb_version: 1")
+    assert [row["recipe"] for row in table(capsys)] == ["cnn", "cnn", "cnn"]
 
 
 def test_a_checkpoint_that_was_trained_on_is_untested(here: Path, capsys: pytest.CaptureFixture[str]) -> None:

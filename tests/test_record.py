@@ -134,6 +134,16 @@ def test_a_logger_that_is_not_installed(
     assert not list(Path().glob("runs/*"))
 
 
+def test_going_on_when_nothing_is_left_takes_no_time(fit: list[str]) -> None:
+    def seconds() -> float:
+        return float(json.loads(Path("runs/cnn/version_0/fit.json").read_text())["seconds"])
+
+    assert main([*fit, "--trainer.max_epochs=9", "--trainer.max_steps=3", "--data.val_size=0"]) == 0
+    trained = seconds()
+    assert main(["fit", "--ckpt_path=last.ckpt"]) == 0
+    assert 0 < seconds() <= trained
+
+
 @pytest.mark.filterwarnings("ignore")  # wandb's and mlflow's own
 def test_wandb(fit: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("wandb", reason="pip install -e '.[loggers]'")

@@ -222,13 +222,18 @@ def find_runs(paths: Sequence[Path]) -> list[Run]:
         if not path.exists():
             raise UsageError(f"there is no {path} (in {Path.cwd()}). Train a run: cifar-lightning fit --config …")
         place = path.parent if path.is_file() else path
-        found = [p.parent for p in place.rglob("config.yaml")]
+        # a logger's folders hold such files, too, and so do other projects
+        found = [p.parent for p in place.rglob("config.yaml") if p.parent == place or _is_of_fit(p)]
         # a run's own folders may hold another tool's config.yaml
         outer = [p for p in found if not any(q in p.parents for q in found)]
         if not outer:
             raise UsageError(f"there is no run in {path}: no config.yaml that fit wrote.")
         folders |= dict.fromkeys(sorted(outer, key=_natural))
     return [_read_run(folder) for folder in folders]
+
+
+def _is_of_fit(config: Path) -> bool:
+    return config.read_text(encoding="utf-8", errors="replace").startswith(("# lightning", "seed_everything:"))
 
 
 def _natural(folder: Path) -> tuple[str, int]:
@@ -305,7 +310,9 @@ def _name_group(members: tuple[Run, ...], groups: Sequence[tuple[Run, ...]]) -> 
     names = ", ".join(dict.fromkeys(run.name for run in members))
     alike = [group[0].settings for group in groups if {run.name for run in group} & {run.name for run in members}]
     ours, shown = members[0].settings, {"hardware", "precision", "checkpoint", "marks"}
-    differing = [key for key in ours if key not in shown and len({other.get(key) for other in alike}) > 1]
+    optional = ("model.", "data.", "trainer.", "test model.", "test data.", "changes")  # other records may be missing
+    held = {key: {run.get(key) for run in alike if key in run or key.startswith(optional)} for key in ours}
+    differing = [key for key in ours if key not in shown and len(held[key]) > 1]
     parts = [f"{key.removeprefix('trainer.')} {json.loads(ours[key])}" for key in differing if ours[key] != "null"]
     return names + (f" ({', '.join(parts[:4])}{', …' if len(parts) > 4 else ''})" if parts else "")
 
@@ -426,8 +433,7 @@ def _say_untested(runs: Sequence[Run]) -> None:
             words += ["--model.arch", arch] if is_custom(arch) else []
         commands.append(f"  {shlex.join(words)}")
     if commands:
-        more = [f"  … and {len(commands) - 12} more"] if len(commands) > 12 else []
-        _say("untested, tested in part, or trained on since:\n" + "\n".join(commands[:12] + more))
+        _say("untested, tested in part, or trained on since:\n" + "\n".join(commands))
     if without:
         _say(f"untested and without a checkpoint: {', '.join(without)}")
 
