@@ -313,7 +313,9 @@ def _name_group(members: tuple[Run, ...], groups: Sequence[tuple[Run, ...]]) -> 
     optional = ("model.", "data.", "trainer.", "test model.", "test data.", "changes")  # other records may be missing
     held = {key: {run.get(key) for run in alike if key in run or key.startswith(optional)} for key in ours}
     differing = [key for key in ours if key not in shown and len(held[key]) > 1]
-    parts = [f"{key.removeprefix('trainer.')} {json.loads(ours[key])}" for key in differing if ours[key] != "null"]
+    values = {key: json.loads(ours[key]) for key in differing if ours[key] != "null"}
+    shown_as = {key: ", ".join(map(str, value)) if isinstance(value, list) else value for key, value in values.items()}
+    parts = [f"{key.removeprefix('trainer.')} {value}" for key, value in shown_as.items()]
     return names + (f" ({', '.join(parts[:4])}{', …' if len(parts) > 4 else ''})" if parts else "")
 
 
