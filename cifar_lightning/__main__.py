@@ -1,8 +1,6 @@
 """``python -m cifar_lightning``."""
 
-import sys
-
-from cifar_lightning.cli import main
+from cifar_lightning.cli import run
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run()

@@ -1,11 +1,15 @@
 """The ``cifar-lightning`` command: finds the verb and checks the files it names before anything heavy is imported."""
 
+import atexit
+import gc
 import os
 import sys
 from collections.abc import Sequence
 from difflib import get_close_matches
 from importlib import import_module
 from pathlib import Path
+from types import ModuleType
+from typing import NoReturn
 
 from cifar_lightning import UsageError, __version__, did_you_mean
 
@@ -39,6 +43,21 @@ usage: cifar-lightning VERB [options]
 cifar-lightning VERB --help lists the options of a verb; --version prints the version."""
 
 
+def run() -> NoReturn:
+    """Is the process: runs ``main``, and ends without taking apart what was imported, which takes torch a second."""
+    ended: list[int] = []
+    atexit.register(lambda: _leave(*ended))  # the first to be registered is the last to be called
+    ended.append(main())
+    sys.exit(ended[0])
+
+
+def _leave(status: int | None = None) -> None:
+    if status is not None:  # else it is an exception that ends the process
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(status)
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs one verb.
 
@@ -58,7 +77,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         module = _check_verb(args[0])
         args = [args[0], "--help"] if {"-h", "--help"} & set(args) else _check_files(args)
-        return int(import_module(f"cifar_lightning.commands.{module}").main(args))
+        return int(_import(f"cifar_lightning.commands.{module}").main(args))
     except (UsageError, PermissionError, FileExistsError, IsADirectoryError, NotADirectoryError) as error:
         print(f"cifar-lightning: {error}", file=sys.stderr)
         return 2
@@ -68,6 +87,17 @@ def main(argv: Sequence[str] | None = None) -> int:
     except BrokenPipeError:  # the reader of our output, such as `head`, has gone
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 141
+
+
+def _import(name: str) -> ModuleType:
+    """Imports a module without looking for garbage meanwhile: thousands of modules come, and none goes."""
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
+        return import_module(name)
+    finally:
+        if enabled:
+            gc.enable()
 
 
 def _check_verb(verb: str) -> str:

@@ -19,6 +19,25 @@ LIGHT = (
 )
 
 
+ENDS = """
+import atexit
+from cifar_lightning import cli
+
+def main():
+    atexit.register(print, "tidied")
+    print("done")
+    return 3
+
+cli.main = main
+cli.run()
+"""
+
+
+def test_the_process_ends_with_the_status_and_all_that_was_to_be_done() -> None:
+    done = subprocess.run([sys.executable, "-c", ENDS], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout, done.stderr) == (3, "done\ntidied\n", "")
+
+
 @pytest.mark.parametrize(
     ("words", "status"),
     [
