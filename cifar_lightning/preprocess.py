@@ -40,7 +40,12 @@ class Preprocess(nn.Module):
         if self.size is not None:
             pixels = F.interpolate(pixels, (self.size, self.size), mode="bilinear", antialias=True)
             pixels = pixels.contiguous(memory_format=torch.channels_last)
-        return pixels.mul_(self.scale).add_(self.shift)
+        # as wide as a row, so that the channels of one pixel are not the longest that can be computed at a time
+        scale, shift = (
+            channels.expand(-1, -1, -1, pixels.shape[-1]).contiguous(memory_format=torch.channels_last)
+            for channels in (self.scale, self.shift)
+        )
+        return pixels.mul_(scale).add_(shift)
 
     def restore(self, images: Tensor) -> Tensor:
         """Turns what ``forward`` returned into pictures for people, (B, C, H, W) uint8."""
