@@ -1,18 +1,17 @@
-"""What the benchmarks share: options, pictures, both sides in this process or as processes, and results.md."""
+"""What the benchmarks share: options, pictures, processes, and results.md."""
 
 import os
 import subprocess
 import time
 from argparse import ArgumentParser, Namespace, RawDescriptionHelpFormatter
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from datetime import datetime, timezone
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
-from cifar_lightning.commands import train
-from cifar_lightning.commands.bench import EpochTimer, TemporaryFit, spread
+from cifar_lightning.commands.bench import spread
 from cifar_lightning.data.datamodule import ImageDataModule
 from cifar_lightning.record import hardware, versions
 
@@ -93,26 +92,6 @@ def run_process(folder: Path, *words: object) -> tuple[float, str]:
         [str(word) for word in words], cwd=folder, env=all_cores, stdout=subprocess.PIPE, text=True, check=True
     )
     return time.perf_counter() - started, done.stdout
-
-
-def in_turn(
-    flags: Sequence[str], theirs: Callable[[TemporaryFit], float], rounds: int
-) -> tuple[list[tuple[float, float]], TemporaryFit]:
-    """Runs ``cifar-lightning fit`` and the other side in turn in this process, once to warm up and then so many times.
-
-    Args:
-        flags: The options of ``fit``.
-        theirs: The other side, which is given the fit before it and returns the seconds a picture it took.
-        rounds: How many rounds count.
-
-    Returns:
-        The seconds a picture of both sides in each round, and the last fit.
-    """
-    timer, measured = EpochTimer(), []
-    for _ in range(rounds + 1):
-        fitted = train.run(["fit", *flags, "--trainer.max_epochs", "1"], lambda argv: TemporaryFit(argv, timer))
-        measured.append((timer.fit[-1], theirs(fitted)))
-    return measured[1:], fitted
 
 
 def ratio(values: Sequence[float], form: str) -> str:

@@ -2,32 +2,45 @@
 
     python -m benchmarks.bare_loop
 
-Both sides train the same network for one epoch in turn, with the same batches of 128 (unless --data.batch_size says
-otherwise), precision, augmentation, optimiser and schedule. The bare loop runs over tensors that are on the device
-from the beginning; it counts, logs, shows and saves nothing. Both are timed from the end of an epoch's first batch to
-the end of its last, so neither start nor validation counts.
+Both sides train the same network with the same batches of 128 (unless --data.batch_size says otherwise), precision,
+augmentation, optimiser and schedule. The bare loop runs over tensors that are on the device from the beginning; it
+counts, logs, shows and saves nothing. They take turns of 50 steps, since a machine's speed wanders from one second to
+the next; a round is an epoch of both, from the end of its first batch to the end of its last, so neither start nor
+validation counts.
 """
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from statistics import median
+from typing import Any
 
 import torch
+from lightning.pytorch import Callback, LightningModule, Trainer
 from torch.nn import functional as F
 
-from benchmarks._results import CNN, in_turn, parse, ratio, record
+from benchmarks._results import CNN, parse, ratio, record
 from cifar_lightning.augment import augment
+from cifar_lightning.classifier import ImageClassifier
+from cifar_lightning.commands import train
 from cifar_lightning.commands.bench import TemporaryFit, now
+from cifar_lightning.data.datamodule import ImageDataModule
 from cifar_lightning.models import create_model
 from cifar_lightning.optim import build_optimizer, build_schedule
 from cifar_lightning.preprocess import Preprocess
+from cifar_lightning.record import ours
+
+TURN = 50
+"""Steps of one side before it is the other's turn."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Measures, and writes the row."""
-    options = parse(argv, __doc__, rounds=5)
+    options = parse(argv, __doc__, rounds=7)
     flags = ["--config", CNN, "--data.batch_size", "128", *options.flags]
-    rounds, fitted = in_turn(flags, bare_epoch, options.rounds)
+    turns = Turns()
+    for _ in range(options.rounds + 1):
+        fitted = train.run(["fit", *flags, "--trainer.max_epochs", "1"], lambda argv: TemporaryFit(argv, turns))
+    rounds = turns.rounds[1:]  # the first one warms up
     record(
         options,
         "bare_loop",
@@ -39,18 +52,54 @@ def main(argv: Sequence[str] | None = None) -> int:
     return 0
 
 
-def bare_epoch(fitted: TemporaryFit) -> float:
-    """Trains a new network for one epoch as ``fitted`` was trained, and returns the seconds a picture."""
-    model, data, device = fitted.model.hparams, fitted.datamodule.hparams, fitted.trainer.strategy.root_device
-    train = fitted.datamodule.sets["train"]
-    images, labels = train.images[train.numbers].to(device), train.labels[train.numbers].to(device)
-    numbers = train.numbers.to(device)
-    batches = torch.split(torch.randperm(len(train), device=device), data["batch_size"])
-    batches = batches[: int(fitted.trainer.num_training_batches)]
+class Turns(Callback):
+    """Lets the bare loop do as many steps as ``fit`` has done, in turn with it.
+
+    Attributes:
+        rounds: The seconds a picture of both sides, in each epoch.
+    """
+
+    def __init__(self) -> None:
+        self.rounds: list[tuple[float, float]] = []
+        self._bare: Iterator[int] = iter(())
+        self._seconds, self._pictures = [0.0, 0.0], 0
+        self._steps, self._started = 0, 0.0
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Ends a turn of ``fit``, if it is time, and takes that of the bare loop."""
+        if batch_idx == 0:
+            self._bare = bare_epoch(trainer, *ours(trainer, pl_module))
+            next(self._bare)
+            self._seconds, self._pictures, self._steps, self._started = [0.0, 0.0], 0, 0, now()
+            return
+        self._steps += 1
+        last = batch_idx + 1 == trainer.num_training_batches
+        if not last and self._steps < TURN:
+            return
+        turn = now()
+        self._pictures += sum(next(self._bare) for _ in range(self._steps))
+        ended = now()
+        self._seconds = [self._seconds[0] + turn - self._started, self._seconds[1] + ended - turn]
+        if last:
+            self.rounds.append((self._seconds[0] / self._pictures, self._seconds[1] / self._pictures))
+        self._steps, self._started = 0, now()
+
+
+def bare_epoch(trainer: Trainer, fitted: ImageClassifier, datamodule: ImageDataModule) -> Iterator[int]:
+    """Trains a new network for one epoch as ``fitted`` is, and yields the pictures of each step after it."""
+    model, data, device = fitted.hparams, datamodule.hparams, fitted.device
+    assert datamodule.normalisation is not None
+    held = datamodule.sets["train"]
+    images, labels = held.images[held.numbers].to(device), held.labels[held.numbers].to(device)
+    numbers = held.numbers.to(device)
+    batches = torch.split(torch.randperm(len(held), device=device), data["batch_size"])
+    batches = batches[: int(trainer.num_training_batches)]
 
     net = create_model(model["arch"], model["num_classes"], model["arch_options"])
     net.to(device).to(memory_format=torch.channels_last)
-    preprocess = Preprocess(*fitted.datamodule.normalisation).to(device)
+    preprocess = Preprocess(*datamodule.normalisation).to(device)
     optimizer = build_optimizer(
         net,
         model["optimizer"],
@@ -61,9 +110,8 @@ def bare_epoch(fitted: TemporaryFit) -> float:
         sgd_momentum=model["sgd_momentum"],
     )
     schedule = build_schedule(optimizer, model["schedule"], total_steps=len(batches), warmup=model["warmup"])
-    mixed = fitted.trainer.precision == "bf16-mixed"
+    mixed = trainer.precision == "bf16-mixed"
 
-    started, pictures = now(), 0
     for step, chosen in enumerate(batches):
         batch = images.index_select(0, chosen).permute(0, 3, 1, 2)
         batch = augment(batch, numbers[chosen], seed=0, epoch=0, flip=data["flip"], translate=data["translate"])
@@ -76,11 +124,7 @@ def bare_epoch(fitted: TemporaryFit) -> float:
         optimizer.step()
         optimizer.zero_grad()
         schedule.step()
-        if step == 0:
-            started = now()
-        else:
-            pictures += len(chosen)
-    return (now() - started) / pictures
+        yield len(chosen)
 
 
 if __name__ == "__main__":
