@@ -37,6 +37,7 @@ class ProgressBar(RichProgressBar):
 
     def __init__(self) -> None:
         super().__init__(refresh_rate=5)  # a second: at Lightning's 100 a terminal is drawn anew in every short step
+        self._shown = 0.0
 
     def get_metrics(self, trainer: Trainer, pl_module: LightningModule) -> dict[str, Any]:
         return {}  # they stand in the lines
@@ -46,6 +47,14 @@ class ProgressBar(RichProgressBar):
 
     def _total(self) -> str:
         return f"/{self.trainer.max_epochs}" if (self.trainer.max_epochs or -1) > 0 else ""
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        # nor need it be told of more than is drawn
+        if trainer.is_last_batch or time.monotonic() - self._shown >= 1 / self.refresh_rate:
+            super().on_train_batch_end(trainer, pl_module, outputs, batch, batch_idx)
+            self._shown = time.monotonic()
 
     # the means over an epoch are logged after the callbacks' on_train_epoch_end, so its line is written a moment later
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:

@@ -105,7 +105,7 @@ class EpochMetrics(nn.Module):
     def update(self, logits: Tensor, labels: Tensor, loss: Tensor, numbers: Tensor) -> None:
         """Takes in a batch: logits (B, K), labels (B,) int64, its mean loss () and the pictures' numbers (B,)."""
         kept = logits.argmax(1) if self.confusion is None else logits
-        self._steps.append((kept, labels, loss.detach() * len(labels), numbers))
+        self._steps.append((kept, labels, loss.detach(), numbers))
 
     @property
     def started(self) -> bool:
@@ -143,7 +143,7 @@ class EpochMetrics(nn.Module):
         parts, all_labels, losses, all_numbers = zip(*self._steps, strict=True)
         self._steps = []
         logits, labels, numbers = torch.cat(parts), torch.cat(all_labels), torch.cat(all_numbers)
-        self.loss.update(torch.stack(losses))
+        self.loss.update(torch.stack(losses) * torch.tensor([len(some) for some in all_labels], device=device))
         self.pictures.update(torch.tensor(len(labels), device=device))
         for count in filter(None, (self.acc, self.confusion)):
             count.update(logits if self.confusion is None else logits.argmax(1), labels)
@@ -266,6 +266,7 @@ class ImageClassifier(LightningModule):
         self._fresh = True  # no checkpoint has been loaded
         self._seed: int | None = None
         self._partial: dict[str, float] = {}
+        self._ending: list[dict[str, Any]] = []  # groups of parameters that are not trained to the end
         self.net.to(memory_format=torch.channels_last)
 
         self.train_metrics = EpochMetrics(num_classes, evaluation=False)
@@ -346,9 +347,12 @@ class ImageClassifier(LightningModule):
         # one process takes the sums, and all of them know that the epoch has begun
         self.train_metrics.resume({k: v * self.trainer.is_global_zero for k, v in self._partial.items()})
         self._partial = {}
-        for group in self.optimizers(use_pl_optimizer=False).param_groups:  # type: ignore[union-attr]
+        groups = self.optimizers(use_pl_optimizer=False).param_groups  # type: ignore[union-attr]
+        for group in groups:
             for parameter in group["params"]:  # https://github.com/Lightning-AI/pytorch-lightning/issues/21901
                 parameter.requires_grad_(True)
+        if self.trainer.world_size == 1:  # DDP waits for the gradient of each parameter
+            self._ending = [group for group in groups if group.get("lr_ends", 1.0) < 1]
 
     def on_train_batch_start(self, batch: tuple[Tensor, Tensor, Tensor], batch_idx: int) -> None:
         # what dropout and its like draw is a function of the position, so that a resumed training draws the same
@@ -357,17 +361,15 @@ class ImageClassifier(LightningModule):
         torch.default_generator.manual_seed(seed)  # torch.manual_seed would keep the stack for each kind of device
         if self.device.type != "cpu":
             torch.get_device_module(self.device).manual_seed(seed)
-        fresh = self.global_step == 0 and batch_idx == 0 and self.hparams["weights"] is None
+        fresh = batch_idx == 0 and self.global_step == 0 and self.hparams["weights"] is None
         if fresh and hasattr(self.net, "init_from_data"):
             images = cast(Tensor, self.all_gather(batch[0]))  # (processes, B, C, H, W), or (B, C, H, W) in one process
             self.net.init_from_data(images.reshape(-1, *images.shape[-3:]))  # type: ignore[operator]
             if self.trainer.world_size > 1:  # other processors may have computed it with other signs
                 self.net.load_state_dict(self.trainer.strategy.broadcast(self.net.state_dict()))
-        if self.trainer.world_size == 1:  # DDP waits for the gradient of each parameter
-            for group in self.optimizers(use_pl_optimizer=False).param_groups:  # type: ignore[union-attr]
-                if group.get("lr_ends", 1.0) < 1:
-                    for parameter in group["params"]:
-                        parameter.requires_grad_(group["lr"] > 0)
+        for group in self._ending:
+            for parameter in group["params"]:
+                parameter.requires_grad_(group["lr"] > 0)
 
     def probabilities(self, images: Tensor, *, tta: bool = True) -> Tensor:
         """Computes the classes' probabilities (B, K) float32 of normalised pictures (B, C, H, W).

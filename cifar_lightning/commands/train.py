@@ -14,7 +14,7 @@ import threading
 import time
 import warnings
 from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager, nullcontext, suppress
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, TypeVar, cast
 
@@ -28,7 +28,6 @@ from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
 from lightning.pytorch.loggers import Logger, TensorBoardLogger, WandbLogger
-from lightning.pytorch.profilers import PassThroughProfiler
 from lightning.pytorch.trainer.states import TrainerStatus
 from lightning_utilities.core.rank_zero import rank_zero_only
 from numpy.typing import NDArray
@@ -49,6 +48,7 @@ from cifar_lightning.classifier import ImageClassifier
 from cifar_lightning.commands import leaderboard
 from cifar_lightning.data.datamodule import ImageDataModule
 from cifar_lightning.evaluation import class_table, corruption_table, measure_corruptions
+from cifar_lightning.loop import TrainingEpochLoop
 from cifar_lightning.models import is_custom
 from cifar_lightning.models.pretrained import find_official, find_weights
 from cifar_lightning.options import (
@@ -189,14 +189,6 @@ def _quieten() -> None:
         warnings.filterwarnings("ignore", message)
     # https://github.com/Lightning-AI/pytorch-lightning/issues/21326
     warnings.simplefilter("ignore", FutureWarning)
-
-
-class NoProfiler(PassThroughProfiler):
-    """Measures nothing, faster than Lightning's: over a hundred times in each step, which a small network notices."""
-
-    def profile(self, action_name: str) -> AbstractContextManager[None]:  # type: ignore[override]  # no generator
-        """Returns a context that does nothing."""
-        return nullcontext()
 
 
 class SaveConfig(SaveConfigCallback):
@@ -392,8 +384,6 @@ class CLI(LightningCLI):
                 chosen |= {"devices": 1, "num_nodes": 1, "limit_predict_batches": None}
             step = (self.checkpoint or {}).get("global_step", 0)
             callbacks = [Report(self.folder, Path(self.ckpt_path or ""), step)] if self.verb == "test" else []
-        if settings.profiler is None:
-            chosen["profiler"] = NoProfiler()
         if self.verb == "fit":
             chosen["logger"] = self._loggers(settings.logger)
         elif settings.logger in (None, True):
@@ -406,6 +396,8 @@ class CLI(LightningCLI):
                 f"the trainer options don't fit this machine or each other: {error} (--trainer.accelerator auto takes "
                 "what the machine has.)"
             ) from error
+        usual = trainer.fit_loop.epoch_loop
+        trainer.fit_loop.epoch_loop = TrainingEpochLoop(trainer, usual.min_steps, usual.max_steps)
         parameters = sum(p.numel() for p in self.model.parameters())
         _say(
             f"{self.model.hparams['arch']} ({parameters:,} parameters) on {self.datamodule.description}; "
