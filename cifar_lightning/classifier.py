@@ -351,8 +351,8 @@ class ImageClassifier(LightningModule):
         for group in groups:
             for parameter in group["params"]:  # https://github.com/Lightning-AI/pytorch-lightning/issues/21901
                 parameter.requires_grad_(True)
-        if self.trainer.world_size == 1:  # DDP waits for the gradient of each parameter
-            self._ending = [group for group in groups if group.get("lr_ends", 1.0) < 1]
+        alone = self.trainer.world_size == 1  # DDP waits for the gradient of each parameter
+        self._ending = [group for group in groups if alone and group.get("lr_ends", 1.0) < 1]
 
     def on_train_batch_start(self, batch: tuple[Tensor, Tensor, Tensor], batch_idx: int) -> None:
         # what dropout and its like draw is a function of the position, so that a resumed training draws the same

@@ -46,16 +46,16 @@ cifar-lightning VERB --help lists the options of a verb; --version prints the ve
 def run() -> NoReturn:
     """Is the process: runs ``main``, and ends without taking apart what was imported, which takes torch a second."""
     ended: list[int] = []
-    atexit.register(lambda: _leave(*ended))  # the first to be registered is the last to be called
+    atexit.register(_leave, ended)  # the first to be registered is the last to be called
     ended.append(main())
     sys.exit(ended[0])
 
 
-def _leave(status: int | None = None) -> None:
-    if status is not None:  # else it is an exception that ends the process
+def _leave(ended: Sequence[int]) -> None:
+    if ended:  # else it is an exception that ends the process
         sys.stdout.flush()
         sys.stderr.flush()
-        os._exit(status)
+        os._exit(ended[0])
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -67,17 +67,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     Returns:
         The exit status: 0 for success, 2 for a mistake of the user's, 130 for Ctrl+C, or what the verb says.
     """
-    args = list(sys.argv[1:] if argv is None else argv)
-    if not args or args[0] in ("-h", "--help", "help"):
-        print(HELP)
-        return 0 if args else 2
-    if args[0] == "--version":
-        print(f"cifar-lightning {__version__}")
-        return 0
     try:
-        module = _check_verb(args[0])
-        args = [args[0], "--help"] if {"-h", "--help"} & set(args) else _check_files(args)
-        return int(_import(f"cifar_lightning.commands.{module}").main(args))
+        status = _answer(list(sys.argv[1:] if argv is None else argv))
+        sys.stdout.flush()  # here, where a reader that has gone is no mistake
+        return status
     except (UsageError, PermissionError, FileExistsError, IsADirectoryError, NotADirectoryError) as error:
         print(f"cifar-lightning: {error}", file=sys.stderr)
         return 2
@@ -87,6 +80,18 @@ def main(argv: Sequence[str] | None = None) -> int:
     except BrokenPipeError:  # the reader of our output, such as `head`, has gone
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 141
+
+
+def _answer(args: list[str]) -> int:
+    if not args or args[0] in ("-h", "--help", "help"):
+        print(HELP)
+        return 0 if args else 2
+    if args[0] == "--version":
+        print(f"cifar-lightning {__version__}")
+        return 0
+    module = _check_verb(args[0])
+    args = [args[0], "--help"] if {"-h", "--help"} & set(args) else _check_files(args)
+    return int(_import(f"cifar_lightning.commands.{module}").main(args))
 
 
 def _import(name: str) -> ModuleType:

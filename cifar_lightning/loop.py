@@ -38,10 +38,10 @@ REPLACEABLE = (
 class TrainingEpochLoop(_TrainingEpochLoop):
     """Trains an epoch as Lightning does, with the same results and hooks, but does less around each step.
 
-    Lightning goes through some forty hooks in each step and asks every callback for every one of them, which costs a
-    small network on a CPU a tenth of its time (benchmarks/bare_loop.py). Here it is found out once an epoch who has
-    something to do. This is for one process and one optimiser; where that process accumulates, scales or clips
-    gradients, or is profiled, or where there are several, the step is Lightning's own.
+    Lightning goes through some forty hooks in each step and asks every callback for every one of them, which a small
+    network on a CPU notices (benchmarks/notes.md). Here it is found out once an epoch who has something to do. This is
+    for one process and one optimiser, and a module that leaves out no step; where gradients are accumulated, scaled or
+    clipped, where there are several processes or a profiler, the step is Lightning's own.
     """
 
     def on_run_start(self, data_fetcher: _DataFetcher) -> None:
@@ -50,7 +50,7 @@ class TrainingEpochLoop(_TrainingEpochLoop):
         self._hooks = {name: _find_hooks(self.trainer, name) for name in HOOKS} if _is_plain(self.trainer) else None
 
     def advance(self, data_fetcher: _DataFetcher) -> None:
-        """Does a step: ``_TrainingEpochLoop.advance`` of Lightning 2.6 line by line, for the plain case."""
+        """Does a step: ``_TrainingEpochLoop.advance`` of Lightning 2.6, for the plain case."""
         if self._hooks is None or self.restarting:
             super().advance(data_fetcher)
             return

@@ -40,7 +40,7 @@ class Preprocess(nn.Module):
         if self.size is not None:
             pixels = F.interpolate(pixels, (self.size, self.size), mode="bilinear", antialias=True)
             pixels = pixels.contiguous(memory_format=torch.channels_last)
-        # as wide as a row, so that the channels of one pixel are not the longest that can be computed at a time
+        # as wide as a row: else each loop of the CPU would be over the channels of one pixel
         scale, shift = (
             channels.expand(-1, -1, -1, pixels.shape[-1]).contiguous(memory_format=torch.channels_last)
             for channels in (self.scale, self.shift)

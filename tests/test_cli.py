@@ -38,6 +38,17 @@ def test_the_process_ends_with_the_status_and_all_that_was_to_be_done() -> None:
     assert (done.returncode, done.stdout, done.stderr) == (3, "done\ntidied\n", "")
 
 
+@pytest.mark.parametrize("unbuffered", ["", "1"])
+@pytest.mark.parametrize("word", ["--help", "--version"])
+def test_a_reader_that_has_gone_is_no_mistake(word: str, unbuffered: str) -> None:
+    reading, writing = os.pipe()
+    os.close(reading)
+    words, settings = [sys.executable, "-m", "cifar_lightning", word], os.environ | {"PYTHONUNBUFFERED": unbuffered}
+    done = subprocess.run(words, stdout=writing, stderr=subprocess.PIPE, env=settings, text=True, check=False)
+    os.close(writing)
+    assert (done.returncode, done.stderr) == (141, "")
+
+
 @pytest.mark.parametrize(
     ("words", "status"),
     [
