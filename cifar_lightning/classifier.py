@@ -359,7 +359,7 @@ class ImageClassifier(LightningModule):
         place = (self.trainer.current_epoch, batch_idx, self.trainer.global_rank)
         seed = hash_integers(cast(int, self._seed), *place)
         torch.default_generator.manual_seed(seed)  # torch.manual_seed would keep the stack for each kind of device
-        if self.device.type != "cpu":
+        if not batch[0].is_cpu:
             torch.get_device_module(self.device).manual_seed(seed)
         fresh = batch_idx == 0 and self.global_step == 0 and self.hparams["weights"] is None
         if fresh and hasattr(self.net, "init_from_data"):

@@ -31,6 +31,7 @@ REPLACEABLE = (
     "optimizer_step",
     "optimizer_zero_grad",
     "configure_gradient_clipping",
+    "lr_scheduler_step",
 )
 """What a module may do in Lightning's place; where one does, the step is Lightning's."""
 
@@ -68,7 +69,11 @@ class TrainingEpochLoop(_TrainingEpochLoop):
         progress.increment_started()
         loss = self._optimize(batch, batch_idx)
         progress.increment_processed()
-        self.update_lr_schedulers("step", update_plateau_schedulers=False)
+        for config in trainer.lr_scheduler_configs:
+            if config.interval == "step":
+                self.scheduler_progress.increment_ready()
+                config.scheduler.step()
+                self.scheduler_progress.increment_completed()
         if self._num_ready_batches_reached():
             self.update_lr_schedulers("epoch", update_plateau_schedulers=False)
         self._call("on_train_batch_end", {"loss": loss}, batch, batch_idx)
@@ -81,12 +86,17 @@ class TrainingEpochLoop(_TrainingEpochLoop):
         """Does what Lightning's automatic optimisation does, and returns the loss () of the batch."""
         optimizer, progress = self.trainer.optimizers[0], self.automatic_optimization.optim_progress.optimizer
         progress.step.increment_ready()
+        assert self._hooks is not None
+        watched = bool(self._hooks["on_before_zero_grad"])
+        if not watched:  # then before the passes: they work in the memory that this frees, while it is in the caches
+            optimizer.zero_grad()
         self._name("training_step")
         loss: Tensor = self.trainer.strategy.training_step(batch, batch_idx)
         progress.zero_grad.increment_ready()
-        self._call("on_before_zero_grad", optimizer)
+        if watched:
+            self._call("on_before_zero_grad", optimizer)
+            optimizer.zero_grad()
         progress.zero_grad.increment_started()
-        optimizer.zero_grad()
         progress.zero_grad.increment_completed()
         self._call("on_before_backward", loss)
         loss.backward()  # type: ignore[no-untyped-call]
@@ -117,6 +127,7 @@ def _is_plain(trainer: Trainer) -> bool:
         and trainer.accumulate_grad_batches == 1
         and not trainer.gradient_clip_val
         and len(trainer.optimizers) == 1
+        and not any(c.reduce_on_plateau or c.frequency > 1 for c in trainer.lr_scheduler_configs)
         and not any(_does(trainer.lightning_module, LightningModule, name) for name in REPLACEABLE)
         and trainer.datamodule is not None  # type: ignore[attr-defined]
     )

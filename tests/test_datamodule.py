@@ -75,6 +75,16 @@ def test_batches(data: ImageDataModule) -> None:
     assert torch.equal(same_labels, labels)
 
 
+def test_a_last_batch_of_one_picture_is_left_out(data_root: Path) -> None:
+    for size, trained in ((50, 200), (67, 201), (200, 200), (201, 201), (1, 201)):
+        data = ImageDataModule("synthetic", str(data_root), train_size=201, val_size=0, batch_size=size)
+        data.setup("fit")
+        loader = data.train_dataloader()
+        lengths = [len(numbers) for _, _, numbers in loader]
+        assert len(lengths) == len(loader)
+        assert sum(lengths) == trained
+
+
 @pytest.mark.parametrize("auto_augment", ["none", "randaugment", "trivialaugment"])
 def test_processes_share_an_epoch_and_augment_as_one_does(
     auto_augment: str, data: ImageDataModule, monkeypatch: pytest.MonkeyPatch

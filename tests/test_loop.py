@@ -28,7 +28,8 @@ class Recorder(Callback):
 def recording(name: str) -> Callable[..., None]:
     def hook(self: Recorder, trainer: Trainer, pl_module: LightningModule, *args: Any, **kwargs: Any) -> None:
         loop = trainer.fit_loop.epoch_loop
-        counters = loop.batch_progress.state_dict(), loop.automatic_optimization.optim_progress.state_dict()
+        progress = loop.batch_progress, loop.automatic_optimization.optim_progress, loop.scheduler_progress
+        counters = [each.state_dict() for each in progress]
         shapes = torch.utils._pytree.tree_map(lambda x: getattr(x, "shape", x), args[:3])
         self.seen.append((name, trainer.global_step, pl_module._current_fx_name, counters, repr(shapes)[:99]))
         if name == "on_train_batch_end":
@@ -65,10 +66,34 @@ def test_hooks_counters_and_weights_are_those_of_lightning(words: list[str], her
         assert torch.equal(a, b)
 
 
+def test_gradients_that_no_hook_asks_for_are_freed_before_the_forward_pass(here: Path, data_root: Path) -> None:
+    freed = []
+
+    class Watcher(Callback):
+        def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+            parameters = list(pl_module.parameters())
+            net = pl_module.get_submodule("net")
+            net.register_forward_pre_hook(lambda *_: freed.append(all(p.grad is None for p in parameters)))
+
+    one, other = fit(data_root, Watcher()), fit(data_root, Callback(), LIGHTNINGS)
+    assert freed[:4] == [True] * 4
+    for a, b in zip(one.model.parameters(), other.model.parameters(), strict=True):
+        assert torch.equal(a, b)
+
+
 def test_a_hook_may_be_an_attribute_of_the_callback(here: Path, data_root: Path) -> None:
     steps: list[int] = []
     fit(data_root, LambdaCallback(on_train_batch_end=lambda trainer, *_: steps.append(trainer.global_step)))
     assert steps == list(range(1, 9))
+
+
+def test_overfit_batches_trains_on_the_same_pictures_in_each_epoch(here: Path, data_root: Path) -> None:
+    seen: list[list[int]] = []
+    watcher = LambdaCallback(on_train_batch_end=lambda trainer, module, loss, batch, _: seen.append(batch[2].tolist()))
+    with pytest.warns(UserWarning, match="turning off the .* dataloader shuffling"):
+        fit(data_root, watcher, "--trainer.overfit_batches=2", "--data.batch_size=64")
+    assert [len(batch) for batch in seen] == [64] * 4
+    assert seen[:2] == seen[2:]
 
 
 def test_what_a_module_does_in_lightnings_place_is_done(

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from itertools import islice
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import torch
 from lightning.pytorch import LightningDataModule
@@ -224,9 +224,11 @@ class ImageDataModule(LightningDataModule):
 
     def train_dataloader(self) -> DataLoader[Batch]:
         """Loads the training pictures, in an order that is a function of (seed, epoch)."""
-        train, seed = self.sets["train"], self.hparams["seed"]
+        train, seed, size = self.sets["train"], self.hparams["seed"], self.hparams["batch_size"]
         sampler = ResumingSampler(train, *self._place(), shuffle=True, seed=seed, done=self._pictures_done)
-        return self._loader(train, self.hparams["batch_size"], sampler)
+        # batch normalisation can't be trained on a last batch of one picture
+        single = 1 < size < len(sampler) and len(sampler) % size == 1
+        return WholeBatches(train, batch_size=size, sampler=sampler, drop_last=single)
 
     def _pictures_done(self) -> int:
         """Returns how many pictures of the running epoch were trained on, in this process, before it was resumed."""
@@ -250,17 +252,15 @@ class ImageDataModule(LightningDataModule):
         held = self.sets[split]
         world, rank = self._place()
         sampler = UnrepeatedDistributedSampler(held, world, rank, shuffle=False)
-        return self._loader(held, self.hparams["eval_batch_size"], sampler)
+        return DataLoader(held, batch_size=self.hparams["eval_batch_size"], sampler=sampler, collate_fn=_identity)
 
     def _place(self) -> tuple[int, int]:
         return (self.trainer.world_size, self.trainer.global_rank) if self.trainer else (1, 0)
 
-    def _loader(self, held: ImageSet, batch_size: int, sampler: DistributedSampler[Batch]) -> DataLoader[Batch]:
-        # batch normalisation can't be trained on a last batch of one picture
-        single = held is self.sets.get("train") and batch_size > 1 and len(sampler) % batch_size == 1
-        return DataLoader(
-            held, batch_size=batch_size, sampler=sampler, collate_fn=_identity, drop_last=single and len(sampler) > 1
-        )
+    def transfer_batch_to_device(self, batch: Batch, device: torch.device, dataloader_idx: int) -> Batch:
+        """Moves a batch to the device, unless it is there."""
+        there = batch[0].device == device
+        return batch if there else cast(Batch, super().transfer_batch_to_device(batch, device, dataloader_idx))
 
     def on_after_batch_transfer(self, batch: Batch, dataloader_idx: int) -> Batch:
         """Augments training pictures and normalises all, on the device.
@@ -332,6 +332,21 @@ class ResumingSampler(DistributedSampler[Batch]):
     def __iter__(self) -> Iterator[Any]:
         """Yields the numbers of the pictures that are left of the epoch."""
         return islice(super().__iter__(), self.done(), None)
+
+
+class WholeBatches(DataLoader[Batch]):
+    """A DataLoader, for a set that is in memory: without workers, lists of positions and what else costs each step."""
+
+    def __iter__(self) -> Iterator[Batch]:  # type: ignore[override]
+        """Yields the batches of an epoch."""
+        held, size = cast(ImageSet, self.dataset), cast(int, self.batch_size)
+        positions = torch.tensor(list(self.sampler), dtype=torch.int64, device=held.numbers.device)
+        numbers = held.numbers[positions]
+        labels = held.labels[numbers]
+        left = len(numbers) % size if self.drop_last else 0
+        for start in range(0, len(numbers) - left, size):
+            chosen = slice(start, start + size)
+            yield held.look_up(numbers[chosen]), labels[chosen], numbers[chosen]
 
 
 def _identity(batch: Any) -> Any:

@@ -73,7 +73,11 @@ class ImageSet(Dataset[Batch]):
         if on_gpu:  # from ordinary memory the copy would wait for the step before it
             where = where.pin_memory()
         numbers = self.numbers[where.to(self.numbers.device, non_blocking=on_gpu)]
-        return self.images.index_select(0, numbers).permute(0, 3, 1, 2), self.labels[numbers], numbers
+        return self.look_up(numbers), self.labels[numbers], numbers
+
+    def look_up(self, numbers: Tensor) -> Tensor:
+        """Returns some of the source's pictures by their numbers (B,), as (B, C, H, W)."""
+        return self.images.index_select(0, numbers).permute(0, 3, 1, 2)
 
     def normalisation(self) -> Normalisation:
         """Computes the mean and standard deviation of each channel over the set."""
