@@ -38,8 +38,13 @@ def random_integers(indices: Tensor, high: int, seed: int, epoch: int, stream: s
 
     The mixing function is Chris Wellons' lowbias32, https://nullprogram.com/blog/2018/07/31/.
     """
-    key = hash_integers(seed, epoch, _STREAMS[stream])
-    return (_mix(_mix(indices & _MASK) ^ key) * high) >> 32
+    return (_hash(indices, seed, (epoch, stream))[0] * high) >> 32
+
+
+def _hash(indices: Tensor, seed: int, *streams: tuple[int, str]) -> Tensor:
+    """Draws 32 bits for each picture from some streams, each in an epoch: (S, B) int64."""
+    mixed = _mix(indices & _MASK)
+    return _mix(torch.stack([mixed ^ hash_integers(seed, epoch, _STREAMS[stream]) for epoch, stream in streams]))
 
 
 def hash_integers(*parts: int) -> int:
@@ -74,15 +79,16 @@ def flip_translate(images: Tensor, mirror: Tensor | None, dy: Tensor | None, dx:
     """
     batch, channels, height, width = images.shape
     device = images.device
-    rows = torch.arange(height, device=device).expand(batch, height)
-    columns = torch.arange(width, device=device).expand(batch, width)
+    index = torch.int32 if batch * height * width < 2**31 else torch.int64  # less memory to write and read
+    rows = torch.arange(height, dtype=index, device=device).expand(batch, height)
+    columns = torch.arange(width, dtype=index, device=device).expand(batch, width)
     if dy is not None:
-        rows = _reflect(rows + dy[:, None], height)
+        rows = _reflect(rows + dy[:, None].to(index), height)
     if dx is not None:
-        columns = _reflect(columns + dx[:, None], width)
+        columns = _reflect(columns + dx[:, None].to(index), width)
     if mirror is not None:
         columns = torch.where(mirror[:, None], width - 1 - columns, columns)
-    pictures = torch.arange(batch, device=device)[:, None, None]
+    pictures = torch.arange(batch, dtype=index, device=device)[:, None, None]
     pixels = ((pictures * height + rows[:, :, None]) * width + columns[:, None, :]).flatten()
     moved = images.permute(0, 2, 3, 1).reshape(-1, channels).index_select(0, pixels)
     return moved.view(batch, height, width, channels).permute(0, 3, 1, 2)
@@ -111,14 +117,11 @@ def augment(images: Tensor, indices: Tensor, *, seed: int, epoch: int, flip: str
     """
     if flip == "none" and not translate:
         return images
-    mirror = dy = dx = None
-    if flip == "random":
-        mirror = random_integers(indices, 2, seed, epoch, "mirror").bool()
-    elif flip == "alternating":
-        mirror = (random_integers(indices, 2, seed, 0, "mirror") + epoch).remainder(2).bool()
-    if translate:
-        dy = random_integers(indices, 2 * translate + 1, seed, epoch, "shift_y") - translate
-        dx = random_integers(indices, 2 * translate + 1, seed, epoch, "shift_x") - translate
+    alternating = flip == "alternating"
+    # drawn at once: on so few numbers, what an operation costs is its call
+    bits = _hash(indices, seed, (0 if alternating else epoch, "mirror"), (epoch, "shift_y"), (epoch, "shift_x"))
+    mirror = None if flip == "none" else (bits[0] >= 2**31) != (alternating and epoch % 2 == 1)
+    dy, dx = (bits[1:] * (2 * translate + 1) >> 32) - translate if translate else (None, None)
     return flip_translate(images, mirror, dy, dx)
 
 
