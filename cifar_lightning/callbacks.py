@@ -313,8 +313,10 @@ class Report(Callback):
     ) -> None:
         history = read_history(self.folder)
         settings = {**model.hparams, **data.hparams}
-        final = "val/acc" if evaluation else "train/acc"  # without any, TensorBoard would not list the run
-        metrics = {final: float(trainer.callback_metrics[final])} if final in trainer.callback_metrics else {}
+        # the last validation may have been before the training was resumed
+        means = {name: mean for epoch in history for name, mean in epoch.items()} | trainer.callback_metrics
+        final = "val/acc" if "val/acc" in means else "train/acc"  # without any, TensorBoard would not list the run
+        metrics = {final: float(means[final])} if final in means else {}
         drawn = {"curves": figures.learning_curves(history, f"{model.hparams['arch']} on {data.description}")}
         if evaluation:
             drawn |= _draw(data, "val", evaluation, f"after epoch {self._validated}")

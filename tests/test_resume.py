@@ -94,9 +94,16 @@ OPTIONS = {
 }  # fmt: skip
 STOPS = [("plain", 0, "train"), ("plain", 8, "train"), ("plain", 11, "train"), ("averaged", 6, "val")]
 STOPS += [("averaged", 5, "train"), ("validated twice an epoch", 8, "train"), ("speednet", 4, "train")]
-STOPS += [("validated every other epoch", 5, "train"), ("validated every 4 steps", 7, "train")]
+STOPS += [("validated every other epoch", 13, "train"), ("validated every 4 steps", 7, "train")]
 if os.environ.get("CIFAR_LIGHTNING_LONG"):
-    STOPS = [(name, step, stage) for name in OPTIONS for step in range(18) for stage in ("train", "val")]
+    STOPS = [(name, step, "train") for name in OPTIONS for step in range(9 if name == "averaged" else 18)]
+    VALIDATED = {
+        "averaged": (3, 6, 9),
+        "validated twice an epoch": (3, 6, 9, 12, 15, 18),
+        "validated every other epoch": (12,),
+        "validated every 4 steps": (4, 8, 12, 16),
+    }  # after these steps
+    STOPS += [(name, step, "val") for name in OPTIONS for step in VALIDATED.get(name, (6, 12, 18))]
 
 
 @pytest.fixture(scope="session")
@@ -145,5 +152,8 @@ def test_a_stopped_training_goes_on_as_if_it_had_not_been(
     else:
         assert read_checkpoint(unstopped / "last.ckpt")["global_step"] - step in (0, 1)  # it was the end anyway
     for file in ("last.ckpt", "best.ckpt"):
-        assert_same(read_checkpoint(the_run() / file), read_checkpoint(unstopped / file))
+        resumed, expected = read_checkpoint(the_run() / file), read_checkpoint(unstopped / file)
+        for checkpoint in (resumed, expected):  # Lightning forgets how far the last validation was, which is over
+            del checkpoint["loops"]["fit_loop"]["epoch_loop.val_loop.batch_progress"]
+        assert_same(resumed, expected)
     assert curves(the_run()) == curves(unstopped)
