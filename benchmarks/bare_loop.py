@@ -15,29 +15,24 @@ from statistics import median
 from typing import Any
 
 import torch
-from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch import LightningModule, Trainer
 from torch.nn import functional as F
 
 from benchmarks._results import CNN, parse, ratio, record
 from cifar_lightning.augment import augment
-from cifar_lightning.classifier import ImageClassifier
 from cifar_lightning.commands import train
-from cifar_lightning.commands.bench import TemporaryFit, now
-from cifar_lightning.data.datamodule import ImageDataModule
+from cifar_lightning.commands.bench import TemporaryFit, Turns
 from cifar_lightning.models import create_model
 from cifar_lightning.optim import build_optimizer, build_schedule
 from cifar_lightning.preprocess import Preprocess
 from cifar_lightning.record import ours
-
-TURN = 50
-"""Steps of one side before it is the other's turn."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Measures, and writes the row."""
     options = parse(argv, __doc__, rounds=7)
     flags = ["--config", CNN, "--data.batch_size", "128", *options.flags]
-    turns = Turns()
+    turns = Turns(bare_epoch)
     for _ in range(options.rounds + 1):
         fitted = train.run(["fit", *flags, "--trainer.max_epochs", "1"], lambda argv: TemporaryFit(argv, turns))
     rounds = turns.rounds[1:]  # the first one warms up
@@ -52,43 +47,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     return 0
 
 
-class Turns(Callback):
-    """Lets the bare loop do as many steps as ``fit`` has done, in turn with it.
-
-    Attributes:
-        rounds: The seconds a picture of both sides, in each epoch.
-    """
-
-    def __init__(self) -> None:
-        self.rounds: list[tuple[float, float]] = []
-        self._bare: Iterator[int] = iter(())
-        self._seconds, self._pictures = [0.0, 0.0], 0
-        self._steps, self._started = 0, 0.0
-
-    def on_train_batch_end(
-        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
-    ) -> None:
-        """Ends a turn of ``fit``, if it is time, and takes that of the bare loop."""
-        if batch_idx == 0:
-            self._bare = bare_epoch(trainer, *ours(trainer, pl_module))
-            next(self._bare)
-            self._seconds, self._pictures, self._steps, self._started = [0.0, 0.0], 0, 0, now()
-            return
-        self._steps += 1
-        last = batch_idx + 1 == trainer.num_training_batches
-        if not last and self._steps < TURN:
-            return
-        turn = now()
-        self._pictures += sum(next(self._bare) for _ in range(self._steps))
-        ended = now()
-        self._seconds = [self._seconds[0] + turn - self._started, self._seconds[1] + ended - turn]
-        if last:
-            self.rounds.append((self._seconds[0] / self._pictures, self._seconds[1] / self._pictures))
-        self._steps, self._started = 0, now()
-
-
-def bare_epoch(trainer: Trainer, fitted: ImageClassifier, datamodule: ImageDataModule) -> Iterator[int]:
-    """Trains a new network for one epoch as ``fitted`` is, and yields the pictures of each step after it."""
+def bare_epoch(trainer: Trainer, pl_module: LightningModule, batch: Any) -> Iterator[int]:
+    """Trains a new network for one epoch as ``fit`` does, and yields the number of pictures after each step."""
+    fitted, datamodule = ours(trainer, pl_module)
     model, data, device = fitted.hparams, datamodule.hparams, fitted.device
     assert datamodule.normalisation is not None
     held = datamodule.sets["train"]

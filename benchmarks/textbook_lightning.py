@@ -29,7 +29,7 @@ from torchvision import transforms
 
 from benchmarks._results import CNN, parse, ratio, record
 from cifar_lightning.commands import train
-from cifar_lightning.commands.bench import EpochTimer, TemporaryFit
+from cifar_lightning.commands.bench import TemporaryFit, Turns
 from cifar_lightning.models import create_model
 
 
@@ -87,10 +87,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Measures, and writes the row."""
     options = parse(argv, __doc__, rounds=3)
     flags = ["--config", CNN, *options.flags]
-    timer, rounds = EpochTimer(), []
+    timer, rounds = Turns(), []
     for _ in range(options.rounds + 1):
         fitted = train.run(["fit", *flags, "--trainer.max_epochs", "1"], lambda argv: TemporaryFit(argv, timer))
-        rounds.append((timer.fit[-1], textbook_epoch(fitted)))
+        rounds.append((timer.rounds[-1][0], textbook_epoch(fitted)))
     rounds = rounds[1:]  # the first one warms up
     record(
         options,
@@ -116,7 +116,7 @@ def textbook_epoch(fitted: TemporaryFit) -> float:
     )
     pictures = Pictures(held.images[held.numbers].cpu().numpy(), held.labels[held.numbers].tolist(), transform)
     loader = DataLoader(pictures, fitted.datamodule.hparams["batch_size"], shuffle=True, num_workers=2)
-    timer = EpochTimer()
+    timer = Turns()
     with TemporaryDirectory() as folder:
         trainer = Trainer(
             max_epochs=1,
@@ -127,7 +127,7 @@ def textbook_epoch(fitted: TemporaryFit) -> float:
             limit_train_batches=int(fitted.trainer.num_training_batches),
         )
         trainer.fit(Classifier(dict(fitted.model.hparams)), loader)
-    return timer.fit[0]
+    return timer.rounds[0][0]
 
 
 if __name__ == "__main__":

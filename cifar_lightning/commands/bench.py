@@ -4,8 +4,8 @@ import inspect
 import json
 import math
 import time
-from collections.abc import Sequence
-from itertools import islice
+from collections.abc import Callable, Iterator, Sequence
+from itertools import count, islice
 from pathlib import Path
 from statistics import median, quantiles
 from tempfile import TemporaryDirectory
@@ -27,7 +27,10 @@ from cifar_lightning.options import split_options
 from cifar_lightning.record import hardware, versions
 
 ROUNDS = 5
-"""How often each part is measured, in turn with the others, since a machine's speed wanders."""
+"""How often each part is measured."""
+
+TURN = 50
+"""Steps of one side before it is the next one's turn."""
 
 SECONDS = 2.0
 """About how long the training of one round takes."""
@@ -86,71 +89,95 @@ class TemporaryFit(train.CLI):
         self.trainer.fit(model, datamodule=datamodule)
 
 
-class EpochTimer(Callback):
-    """Times each training epoch from the end of its first batch to the end of its last, without validation.
+Side = Callable[[Trainer, LightningModule, Any], Iterator[int]]
+"""What is timed beside ``fit``: given an epoch's first batch, it yields how many pictures each of its steps had."""
+
+
+class Turns(Callback):
+    """Times ``fit`` and other sides in turn, since a machine's speed wanders from one second to the next.
+
+    A round is an epoch of ``fit`` without its validation, from the end of the first step to the end of the last. The
+    sides do as many steps; their first one isn't counted either.
+
+    Args:
+        sides: What else is timed.
 
     Attributes:
-        fit: Seconds a picture, of each epoch.
+        rounds: Seconds a picture, of ``fit`` and of each side, for each epoch.
     """
 
-    def __init__(self) -> None:
-        self.fit: list[float] = []
-        self._started, self._pictures = 0.0, 0
+    def __init__(self, *sides: Side) -> None:
+        self.sides = sides
+        self.rounds: list[list[float]] = []
+        self._running: list[Iterator[int]] = []
+        self._seconds: list[float] = []
+        self._pictures: list[int] = []
+        self._steps, self._started = 0, 0.0
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """Reads the clock after the first and the last batch."""
+        """Ends the turn of ``fit``, if it is time, and gives the others theirs."""
         if batch_idx == 0:
-            self._started, self._pictures = now(), 0
+            self._running = [side(trainer, pl_module, batch) for side in self.sides]
+            self._seconds, self._pictures = [0.0] * (1 + len(self.sides)), [0] * (1 + len(self.sides))
+            for side in self._running:
+                next(side)
+            self._steps, self._started = 0, now()
             return
-        self._pictures += len(batch[1])
-        if batch_idx + 1 == trainer.num_training_batches:
-            self.fit.append((now() - self._started) / self._pictures)
+        self._steps += 1
+        self._pictures[0] += len(batch[1])
+        last = batch_idx + 1 == trainer.num_training_batches
+        if self._steps < TURN and not last:
+            return
+        times = [self._started, now()]
+        for number, side in enumerate(self._running, 1):
+            self._pictures[number] += sum(islice(side, self._steps))
+            times.append(now())
+        self._seconds = [seconds + times[i + 1] - times[i] for i, seconds in enumerate(self._seconds)]
+        if last:
+            self.rounds.append([s / n for s, n in zip(self._seconds, self._pictures, strict=True)])
+            self._running.clear()
+        self._steps, self._started = 0, now()
 
 
-class Parts(EpochTimer):
-    """After each epoch times as many batches of its parts, and inference at the end.
+def load(trainer: Trainer, pl_module: LightningModule, batch: Any) -> Iterator[int]:
+    """Loads, augments and normalises."""
+    for loaded in cast(Any, trainer.train_dataloader):
+        ready = trainer.strategy.batch_to_device(trainer.precision_plugin.convert_input(loaded))
+        yield len(ready[1])
+
+
+def step(trainer: Trainer, pl_module: LightningModule, batch: Any) -> Iterator[int]:
+    """Does forward, backward, optimiser and schedule on one batch; the weights are of no further use."""
+    images, labels, _ = batch
+    precision = trainer.precision_plugin
+    scaler = getattr(precision, "scaler", None) or torch.amp.GradScaler(enabled=False)
+    for number in count(1):
+        with precision.forward_context():
+            smoothing = pl_module.hparams["label_smoothing"]
+            loss = F.cross_entropy(pl_module(images), labels, label_smoothing=smoothing)
+        scaler.scale(loss).backward()
+        if number % trainer.accumulate_grad_batches == 0:
+            for optimizer in trainer.optimizers:
+                scaler.step(optimizer)
+                optimizer.zero_grad()
+            scaler.update()
+            for schedule in cast(Any, trainer).lr_scheduler_configs:
+                schedule.scheduler.step()
+        yield len(labels)
+
+
+class Parts(Turns):
+    """Times loading and the bare step beside ``fit``, and inference at the end.
 
     Attributes:
-        loading: Seconds a picture, of each epoch, for loading, augmentation and normalisation.
-        step: The same for forward, backward, optimiser and schedule, on one batch that is ready on the device.
         inference: Seconds from uint8 pictures in memory to probabilities in memory, of each run, by batch size.
     """
 
     def __init__(self) -> None:
-        super().__init__()
-        self.loading: list[float] = []
-        self.step: list[float] = []
+        super().__init__(load, step)
         self.inference: dict[int, list[float]] = {}
-
-    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Times the parts; the weights and the schedule, which the bare steps go on with, are of no further use."""
-        count, precision = int(trainer.num_training_batches), trainer.precision_plugin
-        loaded = islice(cast(Any, trainer.train_dataloader), count)
-        batches = (trainer.strategy.batch_to_device(precision.convert_input(batch)) for batch in loaded)
-        images, labels, _ = next(batches)
-        pictures, started = 0, now()
-        for batch in batches:
-            pictures += len(batch[1])
-        self.loading.append((now() - started) / pictures)
-
-        scaler = getattr(precision, "scaler", None) or torch.amp.GradScaler(enabled=False)
-        for number in range(count):
-            if number == 1:  # as above, the first one is not counted
-                started = now()
-            with precision.forward_context():
-                smoothing = pl_module.hparams["label_smoothing"]
-                loss = F.cross_entropy(pl_module(images), labels, label_smoothing=smoothing)
-            scaler.scale(loss).backward()
-            if (number + 1) % trainer.accumulate_grad_batches == 0:
-                for optimizer in trainer.optimizers:
-                    scaler.step(optimizer)
-                    optimizer.zero_grad()
-                scaler.update()
-                for schedule in cast(Any, trainer).lr_scheduler_configs:
-                    schedule.scheduler.step()
-        self.step.append((now() - started) / ((count - 1) * len(labels)))
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Times inference, while the network is still on the device."""
@@ -212,11 +239,11 @@ class Bench(TemporaryFit):
         if self.trainer.world_size > 1:
             raise UsageError("bench measures one process: leave out --trainer.devices and --trainer.num_nodes.")
         options = self.config["fit"]
-        warm_up, parts = EpochTimer(), Parts()
+        warm_up, parts = Turns(), Parts()
         self._train(5, 1, warm_up)
-        if not warm_up.fit:
+        if not warm_up.rounds:
             raise UsageError("there is but one batch of training pictures: name a smaller --data.batch_size.")
-        batches = options.batches or 2 + math.ceil(SECONDS / (warm_up.fit[0] * datamodule.hparams["batch_size"]))
+        batches = options.batches or 2 + math.ceil(SECONDS / (warm_up.rounds[0][0] * datamodule.hparams["batch_size"]))
         self._train(batches, 1 + ROUNDS, parts)
         result = self._result(parts)
         _print(result)
@@ -242,7 +269,7 @@ class Bench(TemporaryFit):
     def _result(self, parts: Parts) -> dict[str, Any]:
         """Returns what ``--output`` holds."""
         # the first round warms up
-        seconds = {name: getattr(parts, name)[1:] for name in ("loading", "step", "fit")}
+        fit, loading, bare = zip(*parts.rounds[1:], strict=True)
         return {
             "model": dict(self.model.hparams),
             "data": dict(self.datamodule.hparams),
@@ -254,11 +281,11 @@ class Bench(TemporaryFit):
             "training": {
                 name: {
                     "pictures_per_second": spread([1 / s for s in values]),
-                    "share_of_fit": median(values) / median(seconds["fit"]),
+                    "share_of_fit": median(a / b for a, b in zip(values, fit, strict=True)),
                 }
-                for name, values in seconds.items()
+                for name, values in {"loading": loading, "step": bare, "fit": fit}.items()
             },
-            "overhead": spread([c / (a + b) - 1 for a, b, c in zip(*seconds.values(), strict=True)]),
+            "overhead": spread([a / (b + c) - 1 for a, b, c in parts.rounds[1:]]),
             "inference": {
                 size: {
                     "median_ms": 1e3 * median(runs),
@@ -272,13 +299,13 @@ class Bench(TemporaryFit):
 
 def _print(result: dict[str, Any]) -> None:
     rounds = f"median of {result['rounds']} rounds of {result['batches']} batches of {result['data']['batch_size']}"
+    over = result["overhead"]
     table = Table("training", "pictures/s", "lowest – highest", "share of fit", title=rounds)
     for label, name in (("loading, augmentation", "loading"), ("bare step", "step"), ("fit", "fit")):
         part = result["training"][name]
         speed, share = part["pictures_per_second"], part["share_of_fit"]
         if name == "fit":
-            rest = 1 - sum(result["training"][other]["share_of_fit"] for other in ("loading", "step"))
-            table.add_row("all else", "", "", f"{rest:.1%}")
+            table.add_row("all else", "", "", f"{over['median'] / (1 + over['median']):.1%}")
         table.add_row(label, f"{speed['median']:,.0f}", f"{speed['min']:,.0f} – {speed['max']:,.0f}", f"{share:.1%}")
     inference = Table("inference, batch size", "median", "90 % within", "pictures/s")
     for size, row in result["inference"].items():
@@ -287,7 +314,6 @@ def _print(result: dict[str, Any]) -> None:
     for column in (*table.columns[1:], *inference.columns[1:]):
         column.justify = "right"
     console = Console(highlight=False)
-    over = result["overhead"]
     console.print(
         result["hardware"],
         table,
