@@ -48,6 +48,14 @@ def test_bench_does_not_read_the_test_pictures(
     assert "smaller --data.batch_size" in capsys.readouterr().err
 
 
+def test_bench_measures_an_epoch_of_two_batches(here: Path, data_root: Path) -> None:
+    words = ["--data.train_size=100", "--data.batch_size=50", "--output=bench.json"]
+    assert main(["bench", "--config", DEMO, f"--data.root={data_root}", *words]) == 0
+    result = json.loads(Path("bench.json").read_text())
+    assert result["batches"] == 2
+    assert result["training"]["loading"]["pictures_per_second"]["min"] > 0
+
+
 @pytest.mark.parametrize(
     ("words", "text"),
     [

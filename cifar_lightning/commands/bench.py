@@ -22,7 +22,7 @@ from cifar_lightning import UsageError
 from cifar_lightning.callbacks import ProgressBar, Report
 from cifar_lightning.classifier import ImageClassifier
 from cifar_lightning.commands import train
-from cifar_lightning.data.datamodule import ImageDataModule
+from cifar_lightning.data.datamodule import ImageDataModule, WholeBatches
 from cifar_lightning.options import split_options
 from cifar_lightning.record import hardware, versions
 
@@ -142,14 +142,15 @@ class Turns(Callback):
 
 
 def load(trainer: Trainer, pl_module: LightningModule, batch: Any) -> Iterator[int]:
-    """Loads, augments and normalises."""
-    for loaded in cast(Any, trainer.train_dataloader):
+    """Loads, augments and normalises; in an order of its own, as the loader of ``fit`` knows what it has done."""
+    data = cast(Any, trainer).datamodule
+    for loaded in WholeBatches(data.sets["train"], batch_size=data.hparams["batch_size"], shuffle=True):
         ready = trainer.strategy.batch_to_device(trainer.precision_plugin.convert_input(loaded))
         yield len(ready[1])
 
 
 def step(trainer: Trainer, pl_module: LightningModule, batch: Any) -> Iterator[int]:
-    """Does forward, backward, optimiser and schedule on one batch; the weights are of no further use."""
+    """Does forward, backward, optimiser and schedule on one batch; neither weights nor rates are of further use."""
     images, labels, _ = batch
     precision = trainer.precision_plugin
     scaler = getattr(precision, "scaler", None) or torch.amp.GradScaler(enabled=False)
