@@ -20,8 +20,8 @@ RESULTS = Path(__file__).with_name("results.md")
 HEAD = """\
 # Benchmarks
 
-Written by the scripts in this folder, never by hand; the head of each says what it compares. Both sides ran in turn,
-round after round; a result is the median of the rounds' ratios, with the lowest and the highest.
+Written by the scripts in this folder, never by hand; the head of each says what it compares. Both sides ran in turn;
+a result is the median of the rounds' ratios, with the lowest and the highest.
 """
 QUICK = ["--data.dataset=synthetic", "--data.val_size=100", "--trainer.limit_train_batches=4"]
 

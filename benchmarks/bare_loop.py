@@ -74,13 +74,13 @@ def bare_epoch(trainer: Trainer, pl_module: LightningModule, batch: Any) -> Iter
     mixed = trainer.precision == "bf16-mixed"
 
     for step, chosen in enumerate(batches):
-        batch = images.index_select(0, chosen).permute(0, 3, 1, 2)
-        batch = augment(batch, numbers[chosen], seed=0, epoch=0, flip=data["flip"], translate=data["translate"])
-        batch = preprocess(batch)
+        inputs = images.index_select(0, chosen).permute(0, 3, 1, 2)
+        inputs = augment(inputs, numbers[chosen], seed=0, epoch=0, flip=data["flip"], translate=data["translate"])
+        inputs = preprocess(inputs)
         if step == 0 and hasattr(net, "init_from_data"):
-            net.init_from_data(batch)  # type: ignore[operator]
+            net.init_from_data(inputs)  # type: ignore[operator]
         with torch.autocast(device.type, torch.bfloat16, enabled=mixed):
-            loss = F.cross_entropy(net(batch), labels[chosen], label_smoothing=model["label_smoothing"])
+            loss = F.cross_entropy(net(inputs), labels[chosen], label_smoothing=model["label_smoothing"])
         torch.autograd.backward(loss)
         optimizer.step()
         optimizer.zero_grad()

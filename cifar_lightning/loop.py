@@ -42,7 +42,8 @@ class TrainingEpochLoop(_TrainingEpochLoop):
     Lightning goes through some forty hooks in each step and asks every callback for every one of them, which a small
     network on a CPU notices (benchmarks/notes.md). Here it is found out once an epoch who has something to do. This is
     for one process and one optimiser, and a module that leaves out no step; where gradients are accumulated, scaled or
-    clipped, where there are several processes or a profiler, the step is Lightning's own.
+    clipped, where a schedule waits for a metric or for some steps, where there are several processes or a profiler, the
+    step is Lightning's own.
     """
 
     def on_run_start(self, data_fetcher: _DataFetcher) -> None:

@@ -153,7 +153,8 @@ def test_a_stopped_training_goes_on_as_if_it_had_not_been(
         assert read_checkpoint(unstopped / "last.ckpt")["global_step"] - step in (0, 1)  # it was the end anyway
     for file in ("last.ckpt", "best.ckpt"):
         resumed, expected = read_checkpoint(the_run() / file), read_checkpoint(unstopped / file)
-        for checkpoint in (resumed, expected):  # Lightning forgets how far the last validation was, which is over
-            del checkpoint["loops"]["fit_loop"]["epoch_loop.val_loop.batch_progress"]
+        if name == "validated every other epoch":  # Lightning forgets how far the last validation was, which is over
+            for checkpoint in (resumed, expected):
+                del checkpoint["loops"]["fit_loop"]["epoch_loop.val_loop.batch_progress"]
         assert_same(resumed, expected)
     assert curves(the_run()) == curves(unstopped)

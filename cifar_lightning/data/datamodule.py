@@ -335,7 +335,10 @@ class ResumingSampler(DistributedSampler[Batch]):
 
 
 class WholeBatches(DataLoader[Batch]):
-    """A DataLoader, for a set that is in memory: without workers, lists of positions and what else costs each step."""
+    """A DataLoader for an ``ImageSet``: looks the numbers and labels up once an epoch, so that a step only slices them.
+
+    Of a DataLoader's arguments it takes ``batch_size``, ``sampler`` or ``shuffle``, and ``drop_last``.
+    """
 
     def __iter__(self) -> Iterator[Batch]:  # type: ignore[override]
         """Yields the batches of an epoch."""
