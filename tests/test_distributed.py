@@ -22,9 +22,12 @@ FIT = [
     "fit", "--data.dataset=synthetic", "--data.train_size=500", "--data.val_size=90", "--trainer.max_epochs=2",
     "--trainer.log_every_n_steps=1", "--trainer.enable_progress_bar=false", "--trainer.accelerator=cpu",
     "--trainer.precision=32-true",
+    # smooth all through: max-pools, ReLUs and Adam turn rounding, which differs from machine to machine, into 1e-3
+    "--model.arch=vit", "--model.arch_options={depth: 1, hidden_dim: 16, num_heads: 2, mlp_dim: 32}",
+    "--model.optimizer=sgd", "--model.lr=0.05",
 ]  # fmt: skip
 TWO = ["--data.batch_size=32", "--trainer.strategy=ddp", "--trainer.callbacks+=tests.test_resume.Signal"]
-RUN = Path("runs/cnn/version_0")
+RUN = Path("runs/vit/version_0")
 
 
 @pytest.fixture(scope="session")
@@ -48,11 +51,11 @@ def check_same(alone: Path) -> None:
     one, two = (read_checkpoint(run / "last.ckpt") for run in (alone, RUN))
     assert one["global_step"] == two["global_step"] == 16
     for name, value in one["state_dict"].items():
-        torch.testing.assert_close(value, two["state_dict"][name], atol=1e-4, rtol=1e-3)
+        torch.testing.assert_close(value, two["state_dict"][name])
     together, expected = curves(RUN), curves(alone)
     del together["train/loss_step"], expected["train/loss_step"]  # of the first process
     for name, curve in expected.items():
-        assert together[name] == pytest.approx(curve, abs=1e-3), name
+        assert together[name] == pytest.approx(curve, abs=1e-5), name
 
 
 def test_a_signal_to_one_ends_both_and_one_can_go_on(alone: Path, data_root: Path, here: Path) -> None:
@@ -75,7 +78,7 @@ def test_the_death_of_one_ends_both(rank: int, status: int, data_root: Path, her
     assert process.returncode == status, said
     assert f"process {1 - rank} ends, since another one has ended" in said
     assert "Traceback" not in said
-    assert "written after 11 steps:\n  cifar-lightning fit --ckpt_path runs/cnn/version_0/last.ckpt" in said
+    assert "written after 11 steps:\n  cifar-lightning fit --ckpt_path runs/vit/version_0/last.ckpt" in said
     assert read_checkpoint(RUN / "last.ckpt")["global_step"] == 11
 
 
@@ -119,6 +122,6 @@ def test_two_machines_do_what_one_does(alone: Path, data_root: Path, here: Path)
         said = [node.communicate(timeout=60)[0] for node in nodes]
         print(*said, sep="\n")  # shown if one never ended
     assert [node.returncode for node in nodes] == [0, 0], said
-    assert "trained cnn" in said[0]
-    assert "trained cnn" not in said[1]
+    assert "trained vit" in said[0]
+    assert "trained vit" not in said[1]
     check_same(alone)
