@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import signal
 from pathlib import Path
 
 import pytest
@@ -23,10 +24,17 @@ def test_bench_measures_and_leaves_nothing_but_its_output(
     assert set(result["training"]) == {"loading", "step", "fit"}
     for part in result["training"].values():
         speed = part["pictures_per_second"]
-        assert 0 < speed["min"] <= speed["median"] <= speed["max"]
+        assert 0 < speed["min"] <= speed["typical"] <= speed["max"]
         assert part["share_of_fit"] > 0
     assert result["training"]["fit"]["share_of_fit"] == 1
     assert result["overhead"]["min"] <= result["overhead"]["median"] <= result["overhead"]["max"]
+    parts = result["training"]
+    speeds = {name: part["pictures_per_second"]["typical"] for name, part in parts.items()}
+    assert {name: speeds["fit"] / speed for name, speed in speeds.items()} == pytest.approx(
+        {name: part["share_of_fit"] for name, part in parts.items()}
+    )
+    together = parts["loading"]["share_of_fit"] + parts["step"]["share_of_fit"]
+    assert 1 / together - 1 == pytest.approx(result["overhead"]["median"])
     assert set(result["inference"]) == {"1", "32", "512"}
     for size, row in result["inference"].items():
         assert row["pictures_per_second"] == pytest.approx(1000 * int(size) / row["median_ms"])
@@ -56,11 +64,26 @@ def test_bench_measures_an_epoch_of_two_batches(here: Path, data_root: Path) -> 
     assert result["training"]["loading"]["pictures_per_second"]["min"] > 0
 
 
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_signal_ends_bench(
+    number: int, status: int, here: Path, data_root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SIGNAL", f"{number:d} 0 3 train")
+    words = [f"--data.root={data_root}", "--output=bench.json", "--trainer.callbacks+=tests.test_resume.Signal"]
+    try:
+        ended = main(["bench", "--config", DEMO, *words])
+    except SystemExit as error:
+        ended = int(error.code or 0)
+    assert ended == status
+    assert not list(here.iterdir())
+
+
 @pytest.mark.parametrize(
     ("words", "text"),
     [
         (["--batches=1"], "--batches is 1; it must be at least 2"),
         (["--output=nowhere/bench.json"], "there is no such folder"),
+        (["--output=."], "a folder; name a file in it"),
         (["--trainer.devices=2", "--trainer.accelerator=cpu"], "bench measures one process"),
         (["--runs=2"], "--runs 2 is for fit"),
         (["--data.batchsize=2"], "Did you mean data.batch_size"),

@@ -3,6 +3,8 @@
 import inspect
 import json
 import math
+import signal
+import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from itertools import count, islice
@@ -14,6 +16,7 @@ from typing import Any, cast
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.cli import LightningArgumentParser
+from lightning.pytorch.utilities.exceptions import SIGTERMException
 from rich.console import Console
 from rich.table import Table
 from torch.nn import functional as F
@@ -75,7 +78,12 @@ class TemporaryFit(train.CLI):
         self.callbacks = callbacks
         with TemporaryDirectory(prefix="cifar-lightning-") as folder:
             self._root = Path(folder)
-            super().__init__(["fit", *argv[1:]])
+            try:
+                super().__init__(["fit", *argv[1:]])
+            except SIGTERMException as error:  # any signal's; there is nothing to go on from
+                if self.signal == signal.SIGINT:
+                    raise KeyboardInterrupt from error
+                sys.exit(128 + self.signal)
 
     def _claim_folder(self, root: Path) -> None:
         super()._claim_folder(self._root)
@@ -227,8 +235,11 @@ class Bench(TemporaryFit):
         options = self.config["fit"]
         if options.batches is not None and options.batches < 2:
             raise UsageError(f"--batches is {options.batches}; it must be at least 2.")
-        if options.output and not Path(options.output).absolute().parent.is_dir():
+        output = Path(options.output).absolute() if options.output else None
+        if output and not output.parent.is_dir():
             raise UsageError(f"--output is {options.output}; there is no such folder.")
+        if output and output.is_dir():
+            raise UsageError(f"--output is {options.output}, a folder; name a file in it: {options.output}/bench.json.")
         defaults = inspect.signature(Trainer).parameters
         ends = ("max_steps", "min_steps", "min_epochs", "max_time", "overfit_batches", "fast_dev_run")
         for name in (*ends, "check_val_every_n_epoch", "val_check_interval"):
@@ -269,8 +280,9 @@ class Bench(TemporaryFit):
 
     def _result(self, parts: Parts) -> dict[str, Any]:
         """Returns what ``--output`` holds."""
-        # the first round warms up
-        fit, loading, bare = zip(*parts.rounds[1:], strict=True)
+        # the first round warms up; all figures of the one in the middle fit together, as medians of each would not
+        rounds = sorted(parts.rounds[1:], key=_overhead)
+        middle = rounds[ROUNDS // 2]
         return {
             "model": dict(self.model.hparams),
             "data": dict(self.datamodule.hparams),
@@ -281,12 +293,16 @@ class Bench(TemporaryFit):
             "batches": int(self.trainer.num_training_batches),
             "training": {
                 name: {
-                    "pictures_per_second": spread([1 / s for s in values]),
-                    "share_of_fit": median(a / b for a, b in zip(values, fit, strict=True)),
+                    "pictures_per_second": {
+                        "typical": 1 / middle[side],
+                        "min": 1 / max(seconds[side] for seconds in rounds),
+                        "max": 1 / min(seconds[side] for seconds in rounds),
+                    },
+                    "share_of_fit": middle[side] / middle[0],
                 }
-                for name, values in {"loading": loading, "step": bare, "fit": fit}.items()
+                for side, name in enumerate(("fit", "loading", "step"))
             },
-            "overhead": spread([a / (b + c) - 1 for a, b, c in parts.rounds[1:]]),
+            "overhead": spread([_overhead(seconds) for seconds in rounds]),
             "inference": {
                 size: {
                     "median_ms": 1e3 * median(runs),
@@ -298,17 +314,25 @@ class Bench(TemporaryFit):
         }
 
 
+def _overhead(seconds: Sequence[float]) -> float:
+    """Returns by what share ``fit`` takes longer than loading and the bare step together."""
+    fit, loading, step = seconds
+    return fit / (loading + step) - 1
+
+
 def _print(result: dict[str, Any]) -> None:
-    rounds = f"median of {result['rounds']} rounds of {result['batches']} batches of {result['data']['batch_size']}"
+    rounds = f"{result['rounds']} rounds of {result['batches']} batches of {result['data']['batch_size']}"
     over = result["overhead"]
-    table = Table("training", "pictures/s", "lowest – highest", "share of fit", title=rounds)
+    note = "pictures/s and shares are of the round with the median overhead"
+    table = Table("training", "pictures/s", "lowest – highest", "share of fit", title=rounds, caption=note)
     for label, name in (("loading, augmentation", "loading"), ("bare step", "step"), ("fit", "fit")):
         part = result["training"][name]
         speed, share = part["pictures_per_second"], part["share_of_fit"]
         if name == "fit":
             table.add_row("all else", "", "", f"{over['median'] / (1 + over['median']):.1%}")
-        table.add_row(label, f"{speed['median']:,.0f}", f"{speed['min']:,.0f} – {speed['max']:,.0f}", f"{share:.1%}")
-    inference = Table("inference, batch size", "median", "90 % within", "pictures/s")
+        table.add_row(label, f"{speed['typical']:,.0f}", f"{speed['min']:,.0f} – {speed['max']:,.0f}", f"{share:.1%}")
+    precision = f"inference in {result['precision']}"
+    inference = Table("batch size", "median", "90 % within", "pictures/s", title=precision)
     for size, row in result["inference"].items():
         times = (f"{row[name]:.2f} ms" for name in ("median_ms", "p90_ms"))
         inference.add_row(str(size), *times, f"{row['pictures_per_second']:,.0f}")

@@ -282,9 +282,10 @@ def _check_one_dataset(runs: Sequence[Run]) -> None:
         named = ", ".join(str(run.folder) for run in members[:6]) + (", …" if len(members) > 6 else "")
         size = f", {key[0]:,} test pictures" if isinstance(key, tuple) else ""
         lines.append(f"  {members[0].dataset}{size}: {named}")
-    name = Path(runs[0].dataset.removeprefix("folder ")).name
-    apart = len({run.dataset for run in runs}) == len(sets)
-    way_out = f", or the data set: --dataset {shlex.quote(name)}" if apart else " of them."
+    datasets = {run.dataset for run in runs}
+    names = sorted({Path(dataset.removeprefix("folder ")).name for dataset in datasets})
+    options = " or ".join(f"--dataset {shlex.quote(name)}" for name in names)
+    way_out = f", or the data set: {options}" if len(names) == len(datasets) == len(sets) else " of them."
     raise UsageError(
         "these runs are of different data sets and can't be compared:\n" + "\n".join(lines) + "\n"
         f"Name the runs of one{way_out}"

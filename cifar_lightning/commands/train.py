@@ -371,6 +371,9 @@ class CLI(LightningCLI):
             chosen["precision"], why = "32-true", "as Predictor and exported files compute"
         elif settings.precision is None:
             chosen["precision"], why = choose_precision(settings.accelerator)
+        elif self.verb == "fit" and self.checkpoint:
+            kept = self.checkpoint.get("trainer_settings", {}).get("precision")
+            why = "as before" if settings.precision == kept else why
         if self.verb == "fit":
             if self.checkpoint:
                 self._check_callbacks(self.checkpoint)
@@ -555,7 +558,7 @@ class CLI(LightningCLI):
         _say(
             f"\ntrained {model.hparams['arch']} on {data.description}: "
             f"{self.trainer.current_epoch} epoch{'s' * (self.trainer.current_epoch != 1)} in "
-            f"{seconds:.0f} s, {rate:,.0f} pictures/s"
+            f"{seconds:.0f} s{' since it was resumed' * bool(self.checkpoint)}, {rate:,.0f} pictures/s"
         )
         best, last = self.folder / "best.ckpt", self.folder / "last.ckpt"
         if best.exists():
