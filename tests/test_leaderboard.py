@@ -153,6 +153,7 @@ def test_data_sets_are_not_mixed(here: Path, capsys: pytest.CaptureFixture[str])
     error = capsys.readouterr().err
     assert "synthetic, 50 test pictures: runs/cnn/version_0" in error
     assert "folder my/pictures, 7 test pictures: runs/mine/version_0" in error
+    assert "--dataset pictures or --dataset synthetic" in error
     assert [row["recipe"] for row in table(capsys, "--dataset=pictures")] == ["mine"]
     assert [row["recipe"] for row in table(capsys, "--dataset=synthetic")] == ["cnn"]
     assert [row["recipe"] for row in table(capsys, "runs/mine")] == ["mine"]
