@@ -4,10 +4,10 @@ BIN    := $(VENV)/bin
 READY  := $(VENV)/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test lint check benchmarks clean
+.PHONY: help install demo test test-all lint check benchmarks clean
 
 help: ## show this list
-	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
 
 install: $(READY) ## create .venv and install the package with its tools
 
@@ -24,7 +24,10 @@ demo: $(READY) ## train, test and predict on the built-in pictures, in about a m
 	$(BIN)/cifar-lightning test --ckpt_path best.ckpt
 	$(BIN)/cifar-lightning predict --ckpt_path best.ckpt docs/pictures
 
-test: $(READY) ## run the tests
+test: $(READY) ## run the quick tests, in some minutes
+	$(BIN)/python -m pytest -m "not slow"
+
+test-all: $(READY) ## run all tests, the slow ones too
 	$(BIN)/python -m pytest
 
 lint: $(READY) ## check style and types
@@ -32,7 +35,7 @@ lint: $(READY) ## check style and types
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-check: lint test ## lint, types and tests
+check: lint test ## lint, types and the quick tests
 
 benchmarks: $(READY) ## measure against a bare loop, textbook Lightning and Keras, in a quarter of an hour; DATA= options
 	$(BIN)/python -m benchmarks.bare_loop $(DATA)
