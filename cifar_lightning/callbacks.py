@@ -1,5 +1,6 @@
 """When figures, reports, hyperparameters and throughput are written; what they show is computed elsewhere."""
 
+import io
 import json
 import signal
 import threading
@@ -25,6 +26,7 @@ from cifar_lightning.checkpoint import hash_file
 from cifar_lightning.classifier import Evaluation, ImageClassifier
 from cifar_lightning.corruptions import SEVERITIES, corrupt
 from cifar_lightning.data.datamodule import ImageDataModule
+from cifar_lightning.files import write_atomically, write_json
 from cifar_lightning.record import commit, hardware, is_trial, ours, read_history, versions
 from cifar_lightning.run_report import write_report
 
@@ -330,7 +332,7 @@ class Report(Callback):
         self, trainer: Trainer, model: ImageClassifier, data: ImageDataModule, evaluation: Evaluation
     ) -> None:
         means = {name: float(value) for name, value in trainer.callback_metrics.items() if name.startswith("test/")}
-        _write_json(self.folder / "test.json", self._result(trainer, model, data, evaluation, means))
+        write_json(self.folder / "test.json", self._result(trainer, model, data, evaluation, means))
         drawn = _draw(data, "test", evaluation, str(self.checkpoint or ""))
         # not the Trainer's logger, which would put the results of a test at step 0 of the curves
         with SummaryWriter(str(self.folder)) as writer:
@@ -381,7 +383,7 @@ class Report(Callback):
             path = self.folder / "test.json"
             result = json.loads(path.read_text(encoding="utf-8"))
             mean = float(np.mean(list(accuracy.values())))
-            _write_json(path, {**result, "corruptions": dict(accuracy), "corrupted_accuracy": mean})
+            write_json(path, {**result, "corruptions": dict(accuracy), "corrupted_accuracy": mean})
             picture = data.sets["test"].images[:1].cpu().numpy()
             examples = [[corrupt(picture, name, severity)[0] for severity in SEVERITIES] for name in accuracy]
             title = f"{data.description}, test: {result['accuracy']:.2%} right; {mean:.2%} of corrupted ones"
@@ -396,7 +398,9 @@ class Report(Callback):
         (self.folder / "figures").mkdir(parents=True, exist_ok=True)
         for name, figure in drawn.items():
             pixels = figures.to_pixels(figure)  # drawn once for all
-            Image.fromarray(pixels).save(self.folder / "figures" / f"{name.replace('/', '_')}.png")
+            content = io.BytesIO()
+            Image.fromarray(pixels).save(content, "png")
+            write_atomically(self.folder / "figures" / f"{name.replace('/', '_')}.png", content.getbuffer())
             for writer in writers:
                 writer.add_image(name, pixels, step, dataformats="HWC")
 
@@ -465,10 +469,6 @@ def _environment(trainer: Trainer) -> dict[str, Any]:
 
 def _gather(evaluation: Evaluation | None) -> Evaluation | None:
     return None if evaluation is None else evaluation.gather()
-
-
-def _write_json(path: Path, content: Mapping[str, Any]) -> None:
-    path.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
 
 
 def _writers(trainer: Trainer) -> list[Any]:

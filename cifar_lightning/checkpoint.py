@@ -2,9 +2,7 @@
 
 import hashlib
 import io
-import os
 import warnings
-from contextlib import suppress
 from pathlib import Path
 from pickle import UnpicklingError
 from typing import Any
@@ -13,6 +11,7 @@ import torch
 from lightning.fabric.plugins import TorchCheckpointIO
 
 from cifar_lightning import UsageError
+from cifar_lightning.files import write_atomically
 from cifar_lightning.models import is_custom
 
 WANTED = {
@@ -38,30 +37,16 @@ class WholeCheckpointIO(TorchCheckpointIO):
             UsageError: If it can't be written, as on a full disk; the file of before is whole then.
         """
         path = Path(path)
-        unfinished = path.with_name(f".{path.name}.unfinished")
         content = io.BytesIO()  # torch writing to the file itself would hide why it could not
         torch.save(checkpoint, content)
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            with unfinished.open("wb") as file:
-                file.write(content.getbuffer())
-                file.flush()
-                os.fsync(file.fileno())
-            unfinished.replace(path)
+            write_atomically(path, content.getbuffer())
         except OSError as error:
-            with suppress(OSError):
-                unfinished.unlink()
             before = "the one of before is whole" if path.exists() else "there is none of before"
             raise UsageError(
                 f"{path} could not be written ({content.tell():,} bytes): {error.strerror}; {before}."
             ) from error
-        if os.name == "posix":
-            with suppress(OSError):  # some file systems have no such thing for folders
-                folder = os.open(path.parent, os.O_RDONLY)
-                try:
-                    os.fsync(folder)
-                finally:
-                    os.close(folder)
 
 
 def read_checkpoint(path: Path) -> dict[str, Any]:

@@ -10,6 +10,7 @@ import time
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
+from statistics import harmonic_mean
 from typing import Any
 
 import lightning
@@ -23,6 +24,7 @@ from lightning.pytorch.loggers import CSVLogger
 from cifar_lightning import __version__
 from cifar_lightning.classifier import ImageClassifier
 from cifar_lightning.data.datamodule import ImageDataModule
+from cifar_lightning.files import write_atomically, write_json
 from cifar_lightning.models import count_cost
 
 MEANS = ("train/loss", "train/acc", "val/loss", "val/acc")
@@ -86,7 +88,7 @@ class Record(Callback):  # no Timer: beside one, the Trainer ignores max_time
         """Notes the time for when the training is resumed."""
         if trainer.is_global_zero:
             with suppress(OSError):  # the time is not worth a training
-                self.elapsed.write_text(str(self.seconds()), encoding="utf-8")
+                write_atomically(self.elapsed, str(self.seconds()))
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Counts what the network costs, before it is compiled."""
@@ -114,7 +116,7 @@ class Record(Callback):  # no Timer: beside one, the Trainer ignores max_time
         if not trainer.is_global_zero or is_trial(trainer):
             return
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        self.path.write_text(json.dumps(self.result(trainer, pl_module), indent=2) + "\n", encoding="utf-8")
+        write_json(self.path, self.result(trainer, pl_module))
 
     def seconds(self) -> float:
         """Returns the seconds of training, up to now or its end."""
@@ -158,11 +160,31 @@ def read_history(folder: Path) -> list[dict[str, Any]]:
         return []
     with (folder / "metrics.csv").open(newline="", encoding="utf-8") as file:
         for row in csv.DictReader(file):
-            means = {name: float(row[name]) for name in MEANS if row.get(name)}
-            if means:
-                number = int(row["epoch"]) + 1
-                history.setdefault(number, {"epoch": number}).update(means)
+            with suppress(TypeError, ValueError):  # A killed process leaves an incomplete last row.
+                means = {name: float(row[name]) for name in MEANS if row.get(name)}
+                if means:
+                    number = int(row["epoch"]) + 1
+                    history.setdefault(number, {"epoch": number}).update(means)
     return [means for _, means in sorted(history.items())]
+
+
+def read_record(folder: Path) -> dict[str, Any]:
+    """Reads ``fit.json``; nothing while the training is not finished."""
+    try:
+        record = json.loads((folder / "fit.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return record if isinstance(record, dict) else {}
+
+
+def read_throughput(folder: Path) -> float:
+    """Reads the mean training throughput over the epochs of a run, in images/s, from its ``metrics.csv``; 0 if none."""
+    rates = []
+    with suppress(OSError), (folder / "metrics.csv").open(newline="", encoding="utf-8") as file:
+        for row in csv.DictReader(file):
+            with suppress(KeyError, TypeError, ValueError):
+                rates.append(float(row["throughput/pictures_per_second"]))
+    return harmonic_mean(rates) if rates else 0.0  # Each epoch has as many images.
 
 
 def ours(trainer: Trainer, pl_module: LightningModule) -> tuple[ImageClassifier, ImageDataModule]:

@@ -10,6 +10,7 @@ import jinja2
 from PIL import Image
 
 from cifar_lightning.checkpoint import hash_file
+from cifar_lightning.files import write_atomically
 from cifar_lightning.record import read_history
 
 FIGURES = {
@@ -40,8 +41,7 @@ def write_report(folder: Path) -> None:
         figures={path.stem: _inline(path) for path in sorted(folder.glob("figures/*.png"))},
         captions=FIGURES,
     )
-    # a name may hold bytes that are no text
-    (folder / "report.html").write_text(page, encoding="utf-8", errors="backslashreplace")
+    write_atomically(folder / "report.html", page)
 
 
 def _read_json(path: Path) -> dict[str, Any] | None:

@@ -14,7 +14,7 @@ LAYERS = [  # each may import what stands below it
     {"commands.predict", "commands.bench", "commands.sweep"},  # which run commands.train
     {"commands.train", "commands.export", "commands.models", "commands.serve"},
     {"commands.leaderboard"},  # which fit --runs ends with
-    {"options", "callbacks", "evaluation", "report", "server"},
+    {"options", "callbacks", "evaluation", "report", "server", "run_folder"},
     {"run_report"},
     {"record", "explain"},
     {"batching"},  # of what predictor runs
@@ -33,6 +33,7 @@ LAYERS = [  # each may import what stands below it
         "data.download",
         "pictures",
         "card",
+        "files",
         "guard",
         "corruptions",
     },

@@ -7,14 +7,13 @@ import logging
 import os
 import re
 import shlex
-import shutil
 import signal
 import sys
 import threading
 import time
 import warnings
 from collections.abc import Callable, Sequence
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Any, TypeVar, cast
 
@@ -48,6 +47,7 @@ from cifar_lightning.classifier import ImageClassifier
 from cifar_lightning.commands import leaderboard
 from cifar_lightning.data.datamodule import ImageDataModule
 from cifar_lightning.evaluation import class_table, corruption_table, measure_corruptions
+from cifar_lightning.files import write_atomically
 from cifar_lightning.loop import TrainingEpochLoop
 from cifar_lightning.models import is_custom
 from cifar_lightning.models.pretrained import find_official, find_weights
@@ -62,8 +62,9 @@ from cifar_lightning.options import (
     keep_freed_memory,
     split_options,
 )
-from cifar_lightning.record import MetricsLog, Record
+from cifar_lightning.record import MetricsLog, Record, read_record, read_throughput
 from cifar_lightning.report import classify_files
+from cifar_lightning.run_folder import RunFolder, next_number
 
 Made = TypeVar("Made", bound="CLI")
 
@@ -204,7 +205,7 @@ class SaveConfig(SaveConfigCallback):
     def save_config(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Writes the file, over that of the run that is resumed."""
         self.folder.mkdir(parents=True, exist_ok=True)
-        self.parser.save(self.config, self.folder / "config.yaml", skip_unset=False, overwrite=True)
+        write_atomically(self.folder / "config.yaml", self.parser.dump(self.config, skip_unset=False))
 
 
 class CLI(LightningCLI):
@@ -227,7 +228,7 @@ class CLI(LightningCLI):
         self.checkpoint = read_checkpoint(Path(self.ckpt_path)) if self.ckpt_path else None
         self.changes: list[str] = []
         self.folder = Path(self.ckpt_path or ".").parent
-        self._claimed: Path | None = None
+        self._on_exit = ExitStack()
         configs = list(self.config_files)
         self._contents = [check_config(Path(config)) for config in configs]
         if self.ckpt_path and self.checkpoint:
@@ -235,7 +236,7 @@ class CLI(LightningCLI):
                 self.checkpoint, resume=self.verb == "fit", allow_custom_arch="--allow_custom_arch" in options
             )
             configs.insert(0, json.dumps(settings))
-        try:
+        with self._on_exit:  # which releases the run's folder
             super().__init__(
                 ImageClassifier,
                 ImageDataModule,
@@ -253,12 +254,6 @@ class CLI(LightningCLI):
                 auto_configure_optimizers=False,
                 load_from_checkpoint_support=False,
             )
-        finally:
-            trained = getattr(getattr(self, "trainer", None), "global_step", 0) > 0
-            if self._claimed and not (trained and (self._claimed / "config.yaml").exists()):
-                shutil.rmtree(self._claimed)  # leave no empty run behind
-                if not any(self._claimed.parent.iterdir()):
-                    self._claimed.parent.rmdir()
 
     # -- what LightningCLI asks for ------------------------------------------------------------------------------
 
@@ -377,8 +372,7 @@ class CLI(LightningCLI):
         if self.verb == "fit":
             if self.checkpoint:
                 self._check_callbacks(self.checkpoint)
-            else:
-                self._claim_folder(Path(settings.default_root_dir or "runs"))
+            self._claim_folder(Path(settings.default_root_dir or "runs"))
             callbacks = self._fit_callbacks(settings, chosen)
             chosen["plugins"] = _plugins(settings.plugins)
         else:
@@ -418,21 +412,18 @@ class CLI(LightningCLI):
             )
 
     def _claim_folder(self, root: Path) -> None:
-        """Makes the run a folder of its own, also when others start at the same moment."""
-        name, number = self._next_run(root)
-        self.folder = root / name / f"version_{number}"
-        while _is_rank_zero() and self._claimed is None:  # the other ranks are told by rank 0
-            try:
-                self.folder.mkdir(parents=True)
-                self._claimed = self.folder
-            except FileExistsError:
-                number += 1
-                self.folder = root / name / f"version_{number}"
+        """Makes the run a folder of its own, or takes that of the run that is resumed."""
+        if self.checkpoint is None:
+            name, number = self._next_run(root)
+            self.folder = root / name / f"version_{number}"
+        if _is_rank_zero():  # which tells the other ranks the folder
+            run = RunFolder(self.folder) if self.checkpoint else RunFolder.claim(self.folder.parent, number)
+            self._on_exit.callback(run.release)
+            self.folder = run.path
 
     def _next_run(self, root: Path) -> tuple[str, int]:
         name = Path(self.config_files[-1]).stem if self.config_files else self.model.hparams["arch"].replace(":", "-")
-        existing = [int(p.name[8:]) for p in (root / name).glob("version_*") if p.name[8:].isdigit()]
-        return name, max(existing, default=-1) + 1
+        return name, next_number(root / name)
 
     def _loggers(self, given: Logger | Sequence[Logger] | bool | None) -> list[Logger]:
         place = self.folder.absolute()
@@ -552,24 +543,24 @@ class CLI(LightningCLI):
         return f" To go on from {last}, written after {step:,} steps:\n  {self._next('fit', last)}"
 
     def _say_trained(self, model: ImageClassifier, data: ImageDataModule, seconds: float) -> None:
-        callbacks = self._callbacks
-        throughput = next(c for c in callbacks if isinstance(c, Throughput))
-        rate = throughput.pictures / max(throughput.seconds, 1e-9)
+        # The record comes first, since with ddp_spawn and its like this process has not trained itself.
+        record = read_record(self.folder)
+        throughput = next(c for c in self._callbacks if isinstance(c, Throughput))
+        rate = read_throughput(self.folder) or throughput.pictures / max(throughput.seconds, 1e-9)
+        epochs = record.get("epochs", self.trainer.current_epoch)
         _say(
-            f"\ntrained {model.hparams['arch']} on {data.description}: "
-            f"{self.trainer.current_epoch} epoch{'s' * (self.trainer.current_epoch != 1)} in "
+            f"\ntrained {model.hparams['arch']} on {data.description}: {epochs} epoch{'s' * (epochs != 1)} in "
             f"{seconds:.0f} s{' since it was resumed' * bool(self.checkpoint)}, {rate:,.0f} pictures/s"
         )
         best, last = self.folder / "best.ckpt", self.folder / "last.ckpt"
         if best.exists():
             epoch = read_checkpoint(best)["epoch"] + 1
-            kept = next((c for c in callbacks if isinstance(c, RunCheckpoint) and c.monitor), None)
-            if kept and kept.best_model_score is not None:
-                _say(f"best: epoch {epoch}, val/acc {kept.best_model_score:.2%} of {len(data.sets['val']):,} pictures")
+            if (accuracy := record.get("val_accuracy")) is not None:
+                _say(f"best: epoch {epoch}, val/acc {accuracy:.2%} of {record['validation_pictures']:,} pictures")
         elif last.exists():
             why = (
                 "the training ended before its first validation"
-                if "val" in data.sets
+                if record.get("validation_pictures")
                 else "validation is off (data.val_size 0)"
             )
             _say(f"no best.ckpt: {why}, so no epoch can be told to be the best")

@@ -1,0 +1,51 @@
+"""Files that are written whole or not at all."""
+
+import json
+import os
+import secrets
+from collections.abc import Mapping
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+UNFINISHED = ".*.unfinished"
+"""Matches the names of files that are being written, or were when their process was killed."""
+
+
+def write_atomically(path: Path, content: str | bytes | memoryview) -> None:
+    """Write a file such that, at any moment, its path holds the previous content or the new one, each complete.
+
+    The content is written to a file of another name in the same folder, flushed to the disk, and renamed. That name is
+    unique and opened exclusively: two processes never share it, and no symbolic link is followed.
+
+    Args:
+        path: The file; its folder must exist.
+        content: What the file holds; text is encoded as UTF-8, names of files that aren't valid UTF-8 with escapes.
+
+    Raises:
+        OSError: If it can't be written; the previous file is intact then.
+    """
+    data = content.encode("utf-8", "backslashreplace") if isinstance(content, str) else content
+    unfinished = path.with_name(f".{path.name}.{secrets.token_hex(8)}.unfinished")
+    try:
+        with unfinished.open("xb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        unfinished.replace(path)
+    except BaseException:
+        with suppress(OSError):
+            unfinished.unlink()
+        raise
+    if os.name == "posix":
+        with suppress(OSError):  # Some file systems can't flush a folder.
+            folder = os.open(path.parent, os.O_RDONLY)
+            try:
+                os.fsync(folder)
+            finally:
+                os.close(folder)
+
+
+def write_json(path: Path, content: Mapping[str, Any]) -> None:
+    """Write a JSON object to a file, as ``write_atomically`` does."""
+    write_atomically(path, json.dumps(content, indent=2) + "\n")

@@ -1,0 +1,125 @@
+"""The folder of a run: its number, the lock of the process that trains in it, and its removal if nothing came of it."""
+
+import errno
+import json
+import os
+import re
+import socket
+import sys
+import time
+from contextlib import suppress
+from pathlib import Path
+
+from filelock import FileLock, Timeout
+
+from cifar_lightning import UsageError
+from cifar_lightning.files import UNFINISHED, write_atomically
+
+LOCK, OWNER = ".lock", ".owner.json"
+
+LEFTOVERS = (UNFINISHED, f"figures/{UNFINISHED}")
+"""Files that a killed process was writing."""
+
+REPLACEABLE = (
+    LOCK, OWNER, *LEFTOVERS, ".seconds", ".metrics.csv.before", "config.yaml", "hparams.yaml", "events.out.tfevents.*",
+    "figures/train_augmentation.png",
+)  # fmt: skip
+"""Files that exist before a training's first result. A folder that holds nothing else is worth nothing."""
+
+
+class RunFolder:
+    """A run's folder, locked by the process that trains in it.
+
+    The operating system releases the lock when its process ends, even by ``kill -9``. Of the processes of a distributed
+    training, the one of rank 0 holds it for all.
+
+    Args:
+        path: An existing folder.
+
+    Raises:
+        UsageError: If another process trains in it, or it can't be written to.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._new = False
+        self._lock = FileLock(path / LOCK)
+        try:
+            self._lock.acquire(blocking=False)
+            for pattern in LEFTOVERS:  # Whoever wrote them held the lock, and is dead.
+                for leftover in path.glob(pattern):
+                    leftover.unlink()
+            owner = {"pid": os.getpid(), "host": socket.gethostname(), "since": time.strftime("%Y-%m-%d %H:%M:%S")}
+            write_atomically(path / OWNER, json.dumps(owner))
+        except Timeout as error:
+            raise UsageError(
+                f"{path} is being trained by {_read_owner(path)}. Wait for its end, or end it; then resume the run. "
+                "To begin a run of its own, leave out --ckpt_path."
+            ) from error
+        except OSError as error:
+            if self._lock.is_locked or error.errno not in (errno.ENOLCK, errno.ENOTSUP):
+                self._lock.release()
+                raise UsageError(
+                    f"the run's folder {path} can't be written to: {error.strerror}. Copy the checkpoint to a folder "
+                    "that can, and resume it there."
+                ) from error
+            print(f"note: {path} can't be locked ({error.strerror}): let no other process train in it", file=sys.stderr)
+
+    @classmethod
+    def claim(cls, parent: Path, number: int) -> "RunFolder":
+        """Make a new folder, ``version_<number>`` or the next that is free, also if others do so at the same moment.
+
+        Raises:
+            UsageError: If it can't be made.
+        """
+        try:
+            parent.mkdir(parents=True, exist_ok=True)
+            while True:
+                path = parent / f"version_{number}"
+                try:
+                    path.mkdir()
+                    break
+                except FileExistsError:
+                    number += 1
+        except OSError as error:
+            raise UsageError(
+                f"no run folder can be made in {parent}: {error.strerror}. Name another place: "
+                "--trainer.default_root_dir DIR"
+            ) from error
+        run = cls(path)
+        run._new = True
+        return run
+
+    def release(self) -> None:
+        """Release the lock. A folder that was made for this training and holds no result of it is removed."""
+        with suppress(OSError):
+            (self.path / OWNER).unlink()
+        discard = self._new and not self._holds_anything()
+        self._lock.release()
+        if discard:
+            with suppress(OSError):  # It was renamed, or holds something by now: then it stays.
+                for pattern in REPLACEABLE:
+                    for file in self.path.glob(pattern):
+                        file.unlink()
+                with suppress(FileNotFoundError):
+                    (self.path / "figures").rmdir()
+                self.path.rmdir()
+                self.path.parent.rmdir()  # unless it holds other runs
+
+    def _holds_anything(self) -> bool:
+        replaceable = {file for pattern in REPLACEABLE for file in self.path.glob(pattern)} | {self.path / "figures"}
+        return any(file not in replaceable for file in self.path.rglob("*"))
+
+
+def next_number(parent: Path) -> int:
+    """Return the number after the highest of the folders ``version_<number>``, or 0."""
+    numbers = [re.fullmatch(r"version_(\d+)", path.name) for path in parent.glob("version_*")]
+    return max((int(number[1]) for number in numbers if number), default=-1) + 1
+
+
+def _read_owner(path: Path) -> str:
+    try:
+        owner = json.loads((path / OWNER).read_text(encoding="utf-8"))
+        return f"process {owner['pid']} on {owner['host']}, since {owner['since']}"
+    except (OSError, ValueError, KeyError, TypeError):  # It has just begun, or is about to end.
+        return "another process"

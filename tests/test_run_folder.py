@@ -1,0 +1,132 @@
+"""A run's folder is locked while it is trained in, and removed only if nothing came of it."""
+
+import os
+import shutil
+import socket
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from lightning.pytorch import Callback, LightningModule, Trainer
+
+from cifar_lightning import UsageError
+from cifar_lightning.checkpoint import read_checkpoint
+from cifar_lightning.cli import main
+from cifar_lightning.files import write_atomically
+from cifar_lightning.record import read_record
+from cifar_lightning.run_folder import RunFolder, next_number
+from tests.conftest import FAST
+
+FIT = ["fit", "--data.dataset=synthetic", "--data.train_size=320", "--trainer.enable_progress_bar=false", *FAST]
+
+
+class Tidy(Callback):
+    """Does to the run's folder during training what a user may do."""
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        run = Path(str(trainer.log_dir))
+        (run / "config.yaml").unlink()
+        run.rename(run.with_name("renamed"))
+
+
+def test_a_second_process_is_refused_and_the_lock_ends_with_its_owner(tmp_path: Path) -> None:
+    code = (
+        "import sys; from cifar_lightning.run_folder import *; run = RunFolder(Path(sys.argv[1])); print(1, flush=True)"
+    )
+    with subprocess.Popen(
+        [sys.executable, "-c", f"{code}; sys.stdin.read()", str(tmp_path)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+    ) as owner:
+        try:
+            assert owner.stdout
+            assert owner.stdout.readline() == b"1\n"
+            with pytest.raises(UsageError, match=rf"process {owner.pid} on {socket.gethostname()}, since .*resume"):
+                RunFolder(tmp_path)
+        finally:
+            owner.kill()
+    run = RunFolder(tmp_path)
+    with pytest.raises(UsageError, match=f"process {os.getpid()} on"):
+        RunFolder(tmp_path)
+    run.release()
+    RunFolder(tmp_path).release()
+    assert [path.name for path in tmp_path.iterdir()] == [".lock"]
+
+
+def test_a_locked_run_is_not_resumed_but_tested(
+    trained: Path, data_root: Path, here: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shutil.copytree(trained, "run")
+    before = {path: path.read_bytes() for path in Path("run").rglob("*") if path.is_file()}
+    owner = RunFolder(Path("run"))
+    assert main(["fit", "--ckpt_path=run/last.ckpt", "--trainer.max_epochs=3", f"--data.root={data_root}"]) == 2
+    assert f"run is being trained by process {os.getpid()} on " in capsys.readouterr().err
+    owner.release()
+    assert before == {path: path.read_bytes() for path in Path("run").rglob("*") if path.is_file()}
+
+
+@pytest.mark.parametrize("file", ["last.ckpt", "notes.txt", "wandb/run.log", "figures/mine.png"])
+def test_a_folder_is_removed_only_if_nothing_is_in_it(file: str, tmp_path: Path) -> None:
+    for content, kept in [(["config.yaml", "figures/train_augmentation.png", "events.out.tfevents.1"], False)] * 2 + [
+        (["config.yaml", file], True)
+    ]:
+        run = RunFolder.claim(tmp_path / "runs" / "cnn", next_number(tmp_path / "runs" / "cnn"))
+        assert run.path.name == "version_0"
+        for name in content:
+            (run.path / name).parent.mkdir(exist_ok=True)
+            (run.path / name).touch()
+        run.release()
+        assert (tmp_path / "runs" / "cnn").exists() == kept
+    assert (tmp_path / "runs/cnn/version_0" / file).exists()
+    assert RunFolder.claim(tmp_path / "runs" / "cnn", 0).path.name == "version_1"
+
+
+def test_leftovers_of_a_killed_process_are_removed_and_no_link_is_followed(tmp_path: Path) -> None:
+    for place in (tmp_path, tmp_path / "figures"):
+        place.mkdir(exist_ok=True)
+        (place / ".last.ckpt.0123.unfinished").write_text("half")
+    (tmp_path / "victim").write_text("mine")
+    (tmp_path / ".last.ckpt.unfinished").symlink_to(tmp_path / "victim")
+    RunFolder(tmp_path).release()
+    assert {path.name for path in tmp_path.rglob("*")} == {"figures", "victim", ".lock"}
+    (tmp_path / "last.ckpt").symlink_to(tmp_path / "victim")
+    write_atomically(tmp_path / "last.ckpt", "new")
+    assert (tmp_path / "victim").read_text() == "mine"
+    assert (tmp_path / "last.ckpt").read_text() == "new"
+
+
+def test_a_folder_that_cannot_be_made_is_a_usage_error(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    (tmp_path / "link").symlink_to("nowhere")
+    for place in (tmp_path / "file", tmp_path / "link"):
+        with pytest.raises(UsageError, match=r"--trainer\.default_root_dir"):
+            RunFolder.claim(place, 0)
+
+
+def test_a_finished_run_stays_whatever_is_done_to_its_folder(data_root: Path, here: Path) -> None:
+    words = [*FIT, f"--data.root={data_root}", "--trainer.callbacks+=tests.test_run_folder.Tidy"]
+    assert main([*words, "--trainer.max_epochs=1"]) == 0
+    assert {path.name for path in Path("runs/cnn/renamed").glob("*.ckpt")} == {"last.ckpt", "best.ckpt"}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("strategy", ["ddp_fork", "ddp_spawn", "ddp_notebook"])
+def test_a_run_of_processes_that_do_not_run_the_command_themselves(strategy: str, data_root: Path, here: Path) -> None:
+    words = [*FIT, f"--data.root={data_root}", "--trainer.accelerator=cpu", "--trainer.devices=2"]
+    done = subprocess.run(
+        [sys.executable, "-m", "cifar_lightning", *words, f"--trainer.strategy={strategy}"],
+        capture_output=True, text=True, check=False, timeout=300, env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )  # fmt: skip
+    run = Path("runs/cnn/version_0")
+    assert done.returncode == 0, done.stderr
+    assert (run / "config.yaml").exists()
+    assert (run / "report.html").exists()
+    record: dict[str, Any] = read_record(run)
+    assert (record["epochs"], record["steps"], record["devices"]) == (2, 8, 2)
+    assert "trained cnn on synthetic: 2 epochs in" in done.stdout
+    assert ", 0 pictures/s" not in done.stdout
+    best = f"best: epoch {read_checkpoint(run / 'best.ckpt')['epoch'] + 1}, val/acc {record['val_accuracy']:.2%} of 100"
+    assert best in done.stdout
+    assert f"cifar-lightning test --ckpt_path {run}/best.ckpt" in done.stdout
