@@ -1,12 +1,17 @@
-"""Micro-batching: pictures that arrive while the model is busy are classified together."""
+"""The server's threads, and micro-batching: pictures that arrive while the model is busy are classified together."""
 
 import asyncio
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from cifar_lightning.predictor import Run
+
+_T = TypeVar("_T")
 
 PAUSE = 0.002
 """How long to wait for more, in seconds, where there is more than one picture already; a lone one never waits."""
@@ -55,3 +60,31 @@ class Batcher:
                 for (_, future), row in zip(batch, rows, strict=True):
                     if not future.done():
                         future.set_result(row)
+
+
+class Workers:
+    """Threads in which an event loop has work done.
+
+    Work waits outside the pool's own queue, so that what was cancelled meanwhile is gone at once, with its data.
+
+    Args:
+        count: How many threads.
+        name: Their name.
+    """
+
+    def __init__(self, count: int, name: str) -> None:
+        self._pool = ThreadPoolExecutor(count, name)
+        self._free = asyncio.Semaphore(count)
+
+    async def run(self, work: Callable[..., _T], *args: Any) -> _T:
+        """Return what ``work`` returns, or raise what it raises."""
+        loop = asyncio.get_running_loop()
+
+        def release(_: object) -> None:  # when the thread is free again, also if nobody waits for its result any more
+            with suppress(RuntimeError):  # the server has ended meanwhile
+                loop.call_soon_threadsafe(self._free.release)
+
+        await self._free.acquire()
+        future = self._pool.submit(work, *args)
+        future.add_done_callback(release)
+        return await asyncio.wrap_future(future)

@@ -64,7 +64,13 @@ class Prediction:
 
 
 def rank(probabilities: NDArray[np.float32], classes: Sequence[str], top_k: int) -> tuple[Guess, ...]:
-    """Returns the ``top_k`` most probable classes of one picture, (K,), best first."""
+    """Returns the ``top_k`` most probable classes of one picture, (K,), best first.
+
+    Raises:
+        UsageError: If a probability is not finite: the model is broken then, and no class may be named.
+    """
+    if not np.isfinite(probabilities).all():
+        raise UsageError("the model is broken: its probabilities are not finite (NaN), so no class can be named.")
     best = (-probabilities).argsort(kind="stable")[:top_k]
     return tuple(Guess(classes[k], float(probabilities[k])) for k in best)
 

@@ -3,8 +3,7 @@
 import asyncio
 import base64
 import io
-from collections.abc import AsyncGenerator, AsyncIterator, Coroutine, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import AsyncGenerator, AsyncIterator, Coroutine, Iterable, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,11 +22,12 @@ from pydantic import BaseModel, Field
 from starlette.datastructures import UploadFile
 from starlette.exceptions import HTTPException as StarletteHTTPException
 from starlette.formparsers import MultiPartException, MultiPartParser
+from starlette.middleware.cors import CORSMiddleware
 from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp
 
-from cifar_lightning import __version__
-from cifar_lightning.batching import Batcher
+from cifar_lightning import UsageError, __version__
+from cifar_lightning.batching import Batcher, Workers
 from cifar_lightning.card import Card
 from cifar_lightning.guard import Guard, Problem, problem
 from cifar_lightning.pictures import PictureError, TooManyPixelsError, UnknownFormatError, decode_picture
@@ -52,6 +52,7 @@ class Limits:
         pictures: Of one request to /v1/predict/batch.
         requests: That are received or answered at once.
         seconds: For receiving a request, and then for answering it.
+        head_seconds: For the head of a request to arrive, and for a client to read some of what it is sent.
     """
 
     bytes: int = 10_000_000
@@ -59,6 +60,7 @@ class Limits:
     pictures: int = 32
     requests: int = 64
     seconds: float = 30.0
+    head_seconds: float = 10.0
 
 
 class Wish(BaseModel, extra="forbid"):
@@ -128,10 +130,13 @@ _ERRORS: dict[int | str, dict[str, Any]] = {
     for status, text in {
         400: "The request holds no picture, or not as many as it should",
         401: "The server needs its token",
+        403: "A page of another web site sent it",
         408: "The request took too long to arrive",
         413: "Too many bytes or pixels",
         415: "The request, or the picture in it, is of another format",
+        421: "The server does not go by the name in Host",
         422: "The picture is broken, or an argument is",
+        500: "The server, or its model, is broken",
         503: "The server is busy; Retry-After says when to come again",
     }.items()
 }
@@ -143,7 +148,7 @@ class _Service:
     def __init__(self, predictor: Predictor, limits: Limits, registry: CollectorRegistry) -> None:
         self.card, self.limits, self.ready = predictor.card, limits, False
         self._predictor = predictor
-        self._decoders = ThreadPoolExecutor(DECODERS, "decoder")
+        self._decoders = Workers(DECODERS, "decoder")
         self._batcher = Batcher(self._classify_batch)
         self._batches = Histogram(
             "model_batch_size", "Pictures classified at once", buckets=[1, 2, 4, 8, 16, 32, 64], registry=registry
@@ -210,22 +215,31 @@ class _Service:
 
     async def answer(self, data: bytes, wish: Wish) -> Answer:
         """Classifies one picture, or says why not."""
-        loop, size = asyncio.get_running_loop(), self.card.image_size
         try:
-            image = await loop.run_in_executor(self._decoders, decode_picture, data, size, self.limits.pixels)
+            image = await self._decoders.run(decode_picture, data, self.card.image_size, self.limits.pixels)
         except PictureError as error:
             status = {TooManyPixelsError: 413, UnknownFormatError: 415}.get(type(error), 422)
             raise HTTPException(status, f"the picture can't be used: {error}.") from error
-        top = rank(await self._batcher.classify(image), self.card.classes, wish.top_k or 3)
-        shown = await loop.run_in_executor(self._decoders, _to_url, image) if wish.preview else None
+        try:
+            top = rank(await self._batcher.classify(image), self.card.classes, wish.top_k or 3)
+        except UsageError as error:
+            raise HTTPException(500, str(error)) from error
+        shown = await self._decoders.run(_to_url, image) if wish.preview else None
         return Answer(label=top[0].label, probability=top[0].probability, top=top, preview=shown)
 
-    async def in_time(self, answer: Coroutine[Any, Any, _T]) -> _T:
-        """Awaits an answer for as long as the limits say."""
+    async def in_time(self, request: Request, answer: Coroutine[Any, Any, _T]) -> _T:
+        """Awaits an answer for as long as the limits say, and as the client is there; else it is cancelled."""
+        work, gone = asyncio.create_task(answer), asyncio.create_task(_disconnected(request))
         try:
-            return await asyncio.wait_for(answer, self.limits.seconds)
-        except asyncio.TimeoutError:
-            raise _busy(f"there was no answer within {self.limits.seconds:g} seconds.") from None
+            await asyncio.wait((work, gone), timeout=self.limits.seconds, return_when=asyncio.FIRST_COMPLETED)
+            if work.done():
+                return work.result()
+            if gone.done():
+                raise ClientDisconnect
+            raise _busy(f"there was no answer within {self.limits.seconds:g} seconds.")
+        finally:
+            work.cancel()
+            gone.cancel()
 
     def _classify_batch(self, images: NDArray[np.uint8]) -> NDArray[np.float32]:
         self._batches.observe(len(images))
@@ -246,6 +260,12 @@ async def _limited(request: Request, limit: int) -> AsyncGenerator[bytes, None]:
         raise HTTPException(413, f"a request may have {limit / 1e6:g} MB at most.", {"Connection": "close"})
 
 
+async def _disconnected(request: Request) -> None:
+    """Waits until a client that has sent its request goes away."""
+    while (await request.receive())["type"] != "http.disconnect":
+        pass
+
+
 def _body(content: dict[str, Any]) -> dict[str, Any]:
     return {"requestBody": {"required": True, "content": content}}
 
@@ -260,13 +280,21 @@ def _to_url(image: NDArray[np.uint8]) -> str:
     return "data:image/png;base64," + base64.b64encode(file.getvalue()).decode()
 
 
-def create_app(predictor: Predictor, limits: Limits | None = None, token: str | None = None) -> ASGIApp:
+def create_app(
+    predictor: Predictor,
+    limits: Limits | None = None,
+    token: str | None = None,
+    hosts: Sequence[str] = (),
+    origins: Sequence[str] = (),
+) -> ASGIApp:
     """Makes the web application.
 
     Args:
         predictor: The model.
         limits: What is taken.
         token: What callers must know; None for nothing.
+        hosts: The names that the server goes by besides localhost and IP addresses, in lower case; "*" for any.
+        origins: The other web sites whose pages may use the server, such as "https://example.org"; "*" for any.
 
     Returns:
         An ASGI application, for one process with one event loop.
@@ -314,7 +342,7 @@ def create_app(predictor: Predictor, limits: Limits | None = None, token: str | 
             files = await service.receive(request)
             if len(files) > 1:
                 raise HTTPException(400, f"these are {len(files)} pictures; /v1/predict/batch takes several.")
-            return await service.in_time(service.answer(files[0][1], wish))
+            return await service.in_time(request, service.answer(files[0][1], wish))
 
     @app.post("/v1/predict/batch", responses=_ERRORS, openapi_extra=_body(_FORMS))
     async def predict_batch(request: Request, wish: Annotated[Wish, Query()]) -> Answers:
@@ -329,7 +357,7 @@ def create_app(predictor: Predictor, limits: Limits | None = None, token: str | 
                     return Item(filename=name, problem=Problem.of(error.status_code, error.detail))
 
             files = await service.receive(request)
-            return Answers(results=await service.in_time(_gather([settle(name, data) for name, data in files])))
+            return Answers(results=await service.in_time(request, _gather(settle(*file) for file in files)))
 
     @app.get("/v1/model")
     async def model() -> Model:
@@ -356,8 +384,12 @@ def create_app(predictor: Predictor, limits: Limits | None = None, token: str | 
     async def page() -> Response:
         return FileResponse(WEB / "index.html")
 
-    return Guard(app, registry, token)
+    guarded = Guard(app, registry, token, hosts, origins)
+    if not origins:
+        return guarded
+    # outermost: browsers ask for permission without the token, and may then read errors too
+    return CORSMiddleware(guarded, origins, allow_methods=("GET", "POST"), allow_headers=("*",))
 
 
-async def _gather(coroutines: list[Coroutine[Any, Any, _T]]) -> list[_T]:
+async def _gather(coroutines: Iterable[Coroutine[Any, Any, _T]]) -> list[_T]:
     return list(await asyncio.gather(*coroutines))

@@ -13,7 +13,7 @@ LAYERS = [  # each may import what stands below it
     {"cli"},
     {"commands.predict", "commands.bench", "commands.sweep"},  # which run commands.train
     {"commands.train", "commands.export", "commands.models", "commands.serve"},
-    {"commands.leaderboard"},  # which fit --runs ends with
+    {"commands.leaderboard", "connections"},  # the former is what fit --runs ends with
     {"options", "callbacks", "evaluation", "report", "server", "run_folder"},
     {"run_report"},
     {"record", "explain"},

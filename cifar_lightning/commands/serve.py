@@ -2,13 +2,13 @@
 
 import argparse
 import os
+import re
 import socket
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from importlib.util import find_spec
 from ipaddress import ip_address
-from math import ceil
 from typing import NoReturn
 
 from cifar_lightning import UsageError, did_you_mean
@@ -16,6 +16,9 @@ from cifar_lightning.predictor import Predictor
 
 TOKEN = "CIFAR_LIGHTNING_TOKEN"
 """The environment variable that stands for ``--token``."""
+
+MAX_MEGAPIXELS = 178
+"""Pillow itself refuses more: twice ``Image.MAX_IMAGE_PIXELS``."""
 
 NEEDED = ("fastapi", "fastapi_offline", "prometheus_client", "python_multipart", "uvicorn")
 """The modules of the ``serve`` extra."""
@@ -51,8 +54,7 @@ def main(argv: Sequence[str]) -> int:
     options = _parse(argv)
     if missing := [name for name in NEEDED if not find_spec(name)]:
         raise UsageError(f"serve needs {', '.join(missing)}: pip install 'cifar-lightning[serve]'.")
-    import uvicorn
-
+    from cifar_lightning.connections import make_server
     from cifar_lightning.server import Limits, create_app
 
     predictor = Predictor(
@@ -64,6 +66,8 @@ def main(argv: Sequence[str]) -> int:
         requests=options.max_requests,
         seconds=options.timeout,
     )
+    hosts = [name.lower().rstrip(".") for name in (options.host, socket.gethostname(), *options.allow_host)]
+    server = make_server(create_app(predictor, limits, options.token, hosts, options.allow_origin), limits)
     listener = _listen(options.host, options.port)
     card = predictor.card
     host, port = listener.getsockname()[:2]
@@ -75,15 +79,8 @@ def main(argv: Sequence[str]) -> int:
             "a proxy with TLS before it.",
             file=sys.stderr,
         )
-    config = uvicorn.Config(
-        create_app(predictor, limits, options.token),
-        server_header=False,
-        log_level="info",
-        # what is in hand is received and answered by then; who does not read the answer is not waited for
-        timeout_graceful_shutdown=ceil(2 * options.timeout),
-    )
     with suppress(KeyboardInterrupt):  # the ordinary end
-        uvicorn.Server(config).run([listener])
+        server.run([listener])
     return 0
 
 
@@ -99,8 +96,26 @@ def _parse(argv: Sequence[str]) -> argparse.Namespace:
         "--model", required=True, metavar="FILE", help="a checkpoint, or an exported .onnx or .pt2 file"
     )
     parser.add_argument("--host", default="127.0.0.1", help="the address to listen at (127.0.0.1: this machine only)")
-    parser.add_argument("--port", type=int, default=8000, help="the port to listen at (8000); 0 takes a free one")
+    parser.add_argument(
+        "--port", type=_number(0, 65_535, int), default=8000, help="the port to listen at (8000); 0 takes a free one"
+    )
     parser.add_argument("--token", default=os.environ.get(TOKEN), help=f"what callers must know; better: ${TOKEN}")
+    parser.add_argument(
+        "--allow_host",
+        type=_host,
+        action="append",
+        default=[],
+        metavar="NAME",
+        help="a name that the server goes by besides localhost, IP addresses and this machine's own name; * for any",
+    )
+    parser.add_argument(
+        "--allow_origin",
+        type=_origin,
+        action="append",
+        default=[],
+        metavar="ORIGIN",
+        help="another web site whose pages may use the server (CORS), such as https://example.org; * for any",
+    )
     parser.add_argument("--device", default="auto", help="cpu, cuda, cuda:1, mps, or auto (an accelerator if any)")
     parser.add_argument(
         "--model.arch", dest="arch", metavar="NET", help="the network of a checkpoint, where it is your own code"
@@ -108,13 +123,15 @@ def _parse(argv: Sequence[str]) -> argparse.Namespace:
     parser.add_argument(
         "--allow_custom_arch", action="store_true", help="run the code that a checkpoint names or a .pt2 file holds"
     )
-    parser.add_argument("--max_megabytes", type=_positive, default=10, help="of a request (10)")
-    parser.add_argument("--max_megapixels", type=_positive, default=50, help="of a picture (50)")
-    parser.add_argument("--max_requests", type=_whole, default=64, help="at once; others are told to come again (64)")
-    parser.add_argument("--timeout", type=_positive, default=30, help="seconds to receive, and to answer (30)")
+    parser.add_argument("--max_megabytes", type=_number(0.001, 10_000), default=10, help="of a request (10)")
+    parser.add_argument("--max_megapixels", type=_number(0.001, MAX_MEGAPIXELS), default=50, help="of a picture (50)")
+    parser.add_argument(
+        "--max_requests", type=_number(1, 10_000, int), default=64, help="at once; others are told to come again (64)"
+    )
+    parser.add_argument(
+        "--timeout", type=_number(0.01, 86_400), default=30, help="seconds to receive, and to answer (30)"
+    )
     options = parser.parse_args(argv[1:])
-    if not 0 <= options.port < 2**16:
-        raise UsageError(f"--port is {options.port}; it must be from 0 to 65535.")
     if options.token is not None:
         options.token = options.token.strip()
         if not options.token or not options.token.isascii():  # a header holds no others
@@ -122,18 +139,27 @@ def _parse(argv: Sequence[str]) -> argparse.Namespace:
     return options
 
 
-def _positive(text: str) -> float:
-    with suppress(ValueError):
-        if 0 < (value := float(text)) < float("inf"):
-            return value
-    raise argparse.ArgumentTypeError(f"it is {text}; it must be a number above 0")
+def _number(least: float, most: float, kind: type[float] = float) -> Callable[[str], float]:
+    def read(text: str) -> float:
+        with suppress(ValueError):
+            if least <= (value := kind(text)) <= most:
+                return value
+        name = "whole number" if kind is int else "number"
+        raise argparse.ArgumentTypeError(f"it is {text}; it must be a {name} from {least:,} to {most:,}")
+
+    return read
 
 
-def _whole(text: str) -> int:
-    with suppress(ValueError):
-        if (value := int(text)) >= 1:
-            return value
-    raise argparse.ArgumentTypeError(f"it is {text}; it must be a whole number above 0")
+def _host(text: str) -> str:
+    if not re.fullmatch(r"[\w.-]+|\*", text, re.ASCII):
+        raise argparse.ArgumentTypeError(f"it is {text}; it must be a name alone, such as images.example.org, or *")
+    return text
+
+
+def _origin(text: str) -> str:
+    if not re.fullmatch(r"https?://([\w.-]+|\[[\da-fA-F:.]+\])(:\d+)?/?|\*|null", text, re.ASCII):
+        raise argparse.ArgumentTypeError(f"it is {text}; it must be of the form https://example.org, or *")
+    return text.rstrip("/").lower()
 
 
 def _listen(host: str, port: int) -> socket.socket:
