@@ -170,8 +170,15 @@ class EpochMetrics(nn.Module):
             self.acc.update((torch.arange(len(labels), device=labels.device) >= sums["right"]).long(), labels)
 
 
+def main_output(output: Any) -> Any:
+    """Returns the logits of a network that in training mode returns those of auxiliary heads after its own."""
+    return output[0] if isinstance(output, tuple) else output
+
+
 class ImageClassifier(LightningModule):
     """Trains any network that turns pictures (B, C, H, W) into logits (B, K).
+
+    In training mode a network may return a tuple: its first element is trained, and auxiliary heads are not.
 
     It logs ``{train,val,test}/{loss,acc}``: the mean over an epoch of the cross-entropy and of the accuracy in
     [0, 1], and ``train/loss_step`` and ``lr`` every ``log_every_n_steps``. Validate and test also log
@@ -275,7 +282,8 @@ class ImageClassifier(LightningModule):
 
     def forward(self, images: Tensor) -> Tensor:
         """Computes logits (B, K) of normalised pictures (B, C, H, W)."""
-        return self.net(images)  # type: ignore[no-any-return]
+        output = self.net(images)
+        return main_output(output) if self.training else output  # type: ignore[no-any-return]
 
     def train(self, mode: bool = True) -> "ImageClassifier":
         super().train(mode)

@@ -8,7 +8,7 @@ import torchvision
 from torch import nn
 
 from cifar_lightning import UsageError, create_model, list_models
-from cifar_lightning.models.speednet import DiracConv, Whitening
+from cifar_lightning.models.speednet import DiracConv, GlobalMaxPool, Whitening
 
 
 def test_cnn_is_the_tutorials() -> None:
@@ -30,7 +30,27 @@ def test_speednet_is_airbench94_s() -> None:
     assert sum(p.numel() for p in network.parameters() if p.requires_grad) == 1_971_352
     kinds = [type(layer).__name__ for layer in network.children()]
     group = ["DiracConv", "MaxPool2d", "BatchNorm", "GELU", "DiracConv", "BatchNorm", "GELU"]
-    assert kinds == ["Whitening", "GELU", *group, *group, *group, "MaxPool2d", "Flatten", "ScaledHead"]
+    assert kinds == ["Whitening", "GELU", *group, *group, *group, "GlobalMaxPool", "Flatten", "ScaledHead"]
+
+
+@torch.no_grad()
+def test_images_of_32_pixels_are_pooled_as_the_papers_networks_do() -> None:
+    images, network = torch.randn(4, 3, 32, 32), create_model("speednet", 10).eval()
+    layers = [nn.MaxPool2d(3) if isinstance(layer, GlobalMaxPool) else layer for layer in network.children()]
+    original = nn.Sequential(*layers)
+    assert original(images).equal(network(images))
+    assert original.state_dict().keys() == network.state_dict().keys()
+    keys = ["0.weight", "0.bias", "3.weight", "3.bias", "6.weight", "6.bias", "9.weight", "9.bias"]
+    assert list(create_model("cnn", 10).state_dict()) == [*keys, "11.weight", "11.bias"]
+
+
+@pytest.mark.parametrize("arch", ["torchvision:googlenet", "torchvision:inception_v3"])
+def test_networks_with_auxiliary_heads_are_built_without_them(arch: str) -> None:
+    with torch.device("meta"):
+        network = create_model(arch, 7)
+        assert network.train()(torch.empty(2, 3, 96, 96)).shape == (2, 7)
+    with pytest.raises(UsageError, match=r"data\.mean and data\.std normalise"):
+        create_model(arch, 7, {"transform_input": True})
 
 
 def test_whitening_decorrelates_the_patches_of_pictures() -> None:
@@ -132,6 +152,14 @@ def test_options_that_do_not_fit_are_explained(arch: str, options: dict[str, Any
 def test_turns_pictures_into_logits(arch: str) -> None:
     logits = create_model(arch, 7).eval()(torch.rand(2, 3, 32, 32))
     assert logits.shape == (2, 7)
+
+
+@pytest.mark.parametrize("arch", sorted({*list_models()} - {"vit"}))  # whose positions are of one size
+@pytest.mark.parametrize("size", [18, 64])
+def test_takes_images_of_another_size(arch: str, size: int) -> None:
+    options = {"depth": 10, "widen_factor": 1} if arch == "wide_resnet" else {}
+    with torch.device("meta"):
+        assert create_model(arch, 7, options)(torch.empty(2, 3, size, size)).shape == (2, 7)
 
 
 def test_ones_own_network_from_the_current_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -124,6 +124,18 @@ class Code:
         return os.mkdir, ("executed",)
 
 
+def test_weights_of_a_network_with_auxiliary_heads(tmp_path: Path) -> None:
+    official = torchvision.models.googlenet(init_weights=False)
+    torch.save(official.state_dict(), tmp_path / "googlenet.pth")
+    network = create_model("torchvision:googlenet", 10, {"init_weights": False})
+    load_weights(network, tmp_path / "googlenet.pth", 10)
+    assert torch.equal(network.state_dict()["conv1.conv.weight"], official.conv1.conv.weight)
+    # torchvision's own network turns the normalisation of ImageNet into this one
+    found = find_official("torchvision:googlenet", "DEFAULT")
+    assert found is not None
+    assert (found.mean, found.std) == ([0.5] * 3, [0.5] * 3)
+
+
 def test_files_that_are_no_weights_of_the_network(weights_file: Path, here: Path) -> None:
     torch.save({"classifier.1.weight": Code()}, "code.pth")
     torch.save([1, 2], "list.pth")

@@ -51,6 +51,7 @@ from cifar_lightning.files import write_atomically
 from cifar_lightning.loop import TrainingEpochLoop
 from cifar_lightning.models import is_custom
 from cifar_lightning.models.pretrained import find_official, find_weights
+from cifar_lightning.network_check import check_network
 from cifar_lightning.options import (
     RESUMED,
     Parser,
@@ -130,7 +131,7 @@ def run(argv: Sequence[str], make: Callable[[list[str]], Made]) -> Made:
             os.environ.pop("PYTORCH_NVML_BASED_CUDA_CHECK", None)
         try:
             return make(list(argv))
-        except (MisconfigurationException, MemoryError, RuntimeError) as error:
+        except (MisconfigurationException, MemoryError, RuntimeError, ValueError) as error:
             if explained := _explain(error):
                 raise UsageError(explained) from error
             raise
@@ -154,6 +155,11 @@ def _explain(error: Exception) -> str:
             f"the memory is not enough ({first[-200:]}). Use smaller batches, such as --data.batch_size 64 "
             "--data.eval_batch_size 200, keep the pictures off the device, --data.device_cache false, or use another "
             "one: --trainer.accelerator cpu."
+        )
+    if first.startswith("Expected more than 1 value per channel when training"):
+        return (
+            "a batch of one image can't be trained on by a network with batch normalisation: set --data.batch_size to "
+            "2 or more, and give each process more than one image."
         )
     if type(error).__module__.startswith(("torch._dynamo", "torch._inductor")):
         return f"torch.compile failed: {first} It needs a C++ compiler, such as g++; or set --model.compile false."
@@ -459,7 +465,7 @@ class CLI(LightningCLI):
             )
         if self.checkpoint and not self._batches(self.checkpoint).get("is_last_batch", True):
             self._check_position(self.checkpoint)
-        _check_shapes(self.model, self.datamodule)
+        check_network(self.model, self.datamodule, training=True)
         options = self.model.hparams
         if options["weights"] is not None and self.checkpoint is None and _is_rank_zero():
             _say(f"weights: {find_weights(options['arch'], options['weights'])}")
@@ -619,7 +625,7 @@ class CLI(LightningCLI):
         )
 
     def _evaluate(self, split: str, model: ImageClassifier, data: ImageDataModule, ckpt_path: str) -> None:
-        _check_shapes(model, data)
+        check_network(model, data)
         run = self.trainer.test if split == "test" else self.trainer.validate
         run(model, datamodule=data, ckpt_path=ckpt_path, weights_only=True, verbose=False)
         evaluation = (model.test_metrics if split == "test" else model.val_metrics).evaluation
@@ -644,7 +650,7 @@ class CLI(LightningCLI):
         options = self.config[self.verb]
         assert self.checkpoint is not None
         datamodule.load_state_dict(self.checkpoint["ImageDataModule"])
-        _check_shapes(model, datamodule)
+        check_network(model, datamodule)
 
         def classify(images: NDArray[np.uint8]) -> NDArray[np.float32]:
             datamodule.predict_on(torch.from_numpy(images))
@@ -752,24 +758,6 @@ def _take_preprocessing(config: Any) -> None:
             f"note: pictures are enlarged to {size}, the size that {model.weights} was trained with; --data.resize 64, "
             f"or --model.stem cifar for {data.image_size} × {data.image_size}, is faster"
         )
-
-
-def _check_shapes(model: ImageClassifier, data: ImageDataModule) -> None:
-    """Tries the network on one blank picture, before any data are loaded."""
-    size, classes = data.input_size, model.hparams["num_classes"]
-    arch, option = model.hparams["arch"], "data.resize" if data.hparams["resize"] else "data.image_size"
-    training = model.training
-    try:
-        with torch.no_grad():
-            logits = model.eval()(torch.zeros(1, 3, size, size))
-    except Exception as error:  # networks raise whatever they like
-        raise UsageError(
-            f"{arch} can't take pictures of {size} × {size} ({option}): {str(error).split(chr(10))[0]}"
-        ) from error
-    model.train(training)
-    shape = tuple(logits.shape) if isinstance(logits, torch.Tensor) else f"a {type(logits).__name__}"
-    if shape != (1, classes):
-        raise UsageError(f"{arch} turned one picture into {shape}; it must be (1, {classes}), a logit for each class.")
 
 
 def _is_rank_zero() -> bool:

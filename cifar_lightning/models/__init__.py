@@ -5,6 +5,7 @@ import re
 import sys
 from collections.abc import Callable, Mapping
 from copy import deepcopy
+from functools import wraps
 from importlib import import_module
 from pathlib import Path
 from typing import Any, TypeAlias, cast
@@ -29,6 +30,9 @@ MODELS: dict[str, Callable[..., nn.Module]] = {
     "wide_resnet": wide_resnet,
 }
 """Each name: a function of ``num_classes`` and the network's own options. A new network is one line here."""
+
+AUXILIARY = ("googlenet", "inception_v3")
+"""torchvision's networks with auxiliary heads."""
 
 Plain: TypeAlias = bool | int | float | str | list | dict | None  # type: ignore[type-arg]
 """An option of a network. Were it Any, jsonargparse would import the class that a dict in a checkpoint names."""
@@ -97,7 +101,8 @@ def _find_builder(arch: str) -> Callable[..., Any]:
         name, known = arch.removeprefix("torchvision:"), torchvision.models.list_models(module=torchvision.models)
         if name not in known:
             raise UsageError(f"torchvision has no classifier {name!r}.{did_you_mean(name, known)}")
-        return cast("Callable[..., Any]", torchvision.models.get_model_builder(name))
+        torchvision_builder = torchvision.models.get_model_builder(name)
+        return _without_auxiliary_heads(torchvision_builder) if name in AUXILIARY else torchvision_builder
     if arch.startswith("timm:"):
         return find_timm_builder(arch.removeprefix("timm:"))
     if is_custom(arch):
@@ -106,6 +111,18 @@ def _find_builder(arch: str) -> Callable[..., Any]:
         f"there is no model.arch {arch!r}.{did_you_mean(arch, list_models())} Built in are {', '.join(list_models())}; "
         "others are torchvision:<name>, timm:<name> and your own package.module:Class."
     )
+
+
+def _without_auxiliary_heads(builder: Callable[..., Any]) -> Callable[..., Any]:
+    @wraps(builder)
+    def build(num_classes: int, **options: Any) -> nn.Module:
+        if "transform_input" in options:
+            raise ValueError("transform_input is not needed: data.mean and data.std normalise the images")
+        # their losses would not be used; init_weights is torchvision's default, which it warns about
+        built: nn.Module = builder(num_classes=num_classes, **{"aux_logits": False, "init_weights": True} | options)
+        return built
+
+    return build
 
 
 def _import_builder(arch: str) -> Callable[..., Any]:

@@ -104,7 +104,10 @@ def _official_weights(arch: str) -> dict[str, Official]:
     found = {}
     for tag, weights in torchvision.models.get_model_weights(name).__members__.items():
         made, url = weights.transforms(), str(weights.url)
-        found[tag] = Official(url, url.rsplit("/", 1)[-1], list(made.mean), list(made.std), made.crop_size[0])
+        mean, std = list(made.mean), list(made.std)
+        if name in ("googlenet", "inception_v3"):  # their transform_input turns that normalisation into this one
+            mean = std = [0.5] * 3
+        found[tag] = Official(url, url.rsplit("/", 1)[-1], mean, std, made.crop_size[0])
     return found
 
 
@@ -156,7 +159,11 @@ def load_weights(
             raise _wrong_network(path, error) from error
     for name in list(state):  # in place: the dict carries versions beside its tensors
         value = state.pop(name)
-        if not str(name).startswith(f"{head}."):
+        # torchvision's auxiliary heads, where the network is built without them
+        left_out = str(name).startswith(("aux1.", "aux2.", "AuxLogits.")) and (
+            getattr(network, str(name).partition(".")[0], None) is None
+        )
+        if not left_out and not str(name).startswith(f"{head}."):
             # the names of densenet's weights are older than its code; torchvision renames them as it loads them
             state[re.sub(r"(denselayer\d+\.(?:norm|relu|conv))\.(?=[12]\.)", r"\1", str(name))] = value
     try:

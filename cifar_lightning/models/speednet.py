@@ -91,6 +91,14 @@ class ScaledHead(nn.Linear):
         return super().forward(features) * self.scale
 
 
+class GlobalMaxPool(nn.Module):
+    """Takes the maximum over each feature map."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Maps (B, C, H, W) to (B, C, 1, 1)."""
+        return F.max_pool2d(x, x.shape[-2:])
+
+
 class SpeedNet(nn.Sequential):
     """Whitening, groups of convolutions, and a scaled head; see ``speednet``."""
 
@@ -107,7 +115,8 @@ def speednet(
     """Builds the network of airbench94, meant for ``model.optimizer: muon`` and 32 × 32 pictures.
 
     Shapes, for B pictures: (B, 3, 32, 32) → (B, 24, 31, 31) → (B, 64, 15, 15) → (B, 256, 7, 7) → (B, 256, 3, 3) →
-    (B, 256) → logits (B, num_classes); 1,971,352 parameters are trained. Pictures must be 32 × 32.
+    (B, 256) → logits (B, num_classes); 1,971,352 parameters are trained. Images of another size work too, from about
+    18 × 18 on.
 
     Args:
         num_classes: Number of classes K, >= 1.
@@ -125,4 +134,4 @@ def speednet(
             layers += [BatchNorm(width), nn.GELU()]
             channels = width
     head = ScaledHead(channels, num_classes, std=1 / channels, scale=1 / 72)
-    return SpeedNet(*layers, nn.MaxPool2d(3), nn.Flatten(), head)
+    return SpeedNet(*layers, GlobalMaxPool(), nn.Flatten(), head)
