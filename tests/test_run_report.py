@@ -90,6 +90,7 @@ def test_names_are_text(picture_folder: Path, here: Path, capsys: pytest.Capture
     assert all(source.startswith("data:") for source in page.sources)
 
 
+@pytest.mark.rendered
 @pytest.mark.skipif(not chromium.PATH, reason="there is no Chromium")
 @pytest.mark.parametrize("width", [1280, 360])
 def test_a_browser_shows_it_without_a_request(tested: Path, tmp_path: Path, width: int) -> None:

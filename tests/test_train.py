@@ -73,6 +73,7 @@ def test_tensorboard_holds_curves_images_and_hyperparameters(trained: Path) -> N
     assert "hp_metric" not in scalars
 
 
+@pytest.mark.rendered
 def test_the_checkpoint_is_complete(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["test", "--ckpt_path", "best.ckpt"]) == 0
     out = capsys.readouterr().out
@@ -535,6 +536,7 @@ def test_corrupted_pictures(run: Path, capsys: pytest.CaptureFixture[str]) -> No
     assert "jpeg compression" in (run / "report.html").read_text()
 
 
+@pytest.mark.rendered
 def test_looking_at_the_augmentation_draws_no_random_numbers(data_root: Path) -> None:
     data = ImageDataModule("synthetic", str(data_root), val_size=100, mixup=0.5, cutmix=1, cutout=8,
                            auto_augment="trivialaugment")  # fmt: skip

@@ -263,11 +263,10 @@ class CLI(LightningCLI):
 
     # -- what LightningCLI asks for ------------------------------------------------------------------------------
 
-    @staticmethod
-    def subcommands() -> dict[str, set[str]]:
-        """Names the verbs and the arguments of the Trainer's methods that are settled here."""
+    def subcommands(self) -> dict[str, set[str]]:  # type: ignore[override]  # there static
+        """Names the verb, no other, whose parser would take its time; and the Trainer's arguments settled here."""
         settled = {"weights_only", "verbose", "return_predictions"}
-        return {verb: skipped | settled for verb, skipped in LightningCLI.subcommands().items()}
+        return {self.verb: LightningCLI.subcommands()[self.verb] | settled}
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         """Gives the data module the run's seed."""
