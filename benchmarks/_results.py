@@ -5,7 +5,7 @@ import subprocess
 import time
 from argparse import ArgumentParser, Namespace, RawDescriptionHelpFormatter
 from collections.abc import Sequence
-from datetime import datetime, timezone
+from datetime import UTC, datetime
 from pathlib import Path
 
 import torch
@@ -134,7 +134,7 @@ def record(
         "data": f"folder {options.root.name}" if options.dataset == "folder" else options.dataset,
         "hardware": hardware(device),
         "versions": used + (f", {others}" if others else ""),
-        "date": datetime.now(timezone.utc).date().isoformat(),
+        "date": datetime.now(UTC).date().isoformat(),
     }
     print("\n".join(f"{name:<10}{cell}" for name, cell in cells.items()))
     if options.quick:

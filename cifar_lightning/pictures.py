@@ -1,25 +1,61 @@
 """Picture files: finding them and decoding them, with PIL and numpy alone."""
 
 import io
+import mmap
+import os
+import re
 import warnings
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 
 from cifar_lightning import UsageError
 
-SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif"})
+SUFFIXES = frozenset({".png", ".apng", ".jpg", ".jpeg", ".jpe", ".jfif", ".webp", ".avif", ".bmp", ".gif"})
+"""File names of images that are read."""
+
+UNREAD_SUFFIXES = frozenset({
+    ".heic", ".heif", ".hif", ".tif", ".tiff", ".jxl", ".jp2", ".j2k", ".svg", ".ico", ".psd", ".xcf", ".exr", ".hdr",
+    ".tga", ".ppm", ".pgm", ".pbm", ".pnm", ".dng", ".cr2", ".cr3", ".crw", ".nef", ".nrw", ".arw", ".srf", ".sr2",
+    ".orf", ".rw2", ".raf", ".pef", ".raw",
+})  # fmt: skip
+"""File names of images that are not read; they are named instead of being left out silently.
+
+HEIC needs a library that Pillow does not bring along. TIFF is left out on purpose: a container of many codecs, which
+goes through libtiff, with 32-bit and float pixels of unknown range.
+"""
+
 MAX_PIXELS = 120_000_000
 """A larger picture is refused before it is decoded: it would need more than 360 MB of memory."""
+
+MAX_SCANS = 100
+"""A JPEG file of more scans is refused before it is decoded.
+
+A progressive JPEG is decoded once for each scan, which may take no more than a few bytes of the file. Encoders write
+about ten.
+"""
 
 # PIL warns of oddities, such as bad EXIF data, that it can live with. Set once: catch_warnings is not thread-safe
 warnings.filterwarnings("ignore", module=r"PIL\.")
 
-_FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "GIF")
+_FORMATS = ("PNG", "JPEG", "WEBP", "AVIF", "BMP", "GIF")
+_UPRIGHT = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+# Fill bytes, stuffed zeros, restart markers and codes below C0 begin no segment.
+_JPEG_MARKER = re.compile(rb"\xff[\xc0-\xcf\xd8-\xfe]")
+_SOI, _EOI, _SOS = 0xD8, 0xD9, 0xDA
 
 
 class PictureError(ValueError):
@@ -39,11 +75,12 @@ def decode_picture(
 ) -> NDArray[np.uint8]:
     """Decodes a picture of any size and mode to a square.
 
-    The first frame is taken, turned upright as its EXIF data say, laid on white where it is transparent, resized so
-    that its shorter side is ``size``, and cropped to its centre.
+    The first frame is taken, turned upright as its EXIF data say where they can be read, laid on white where it is
+    transparent, resized so that its shorter side is ``size``, and cropped to its centre.
 
     Args:
-        source: The file's path or its bytes: PNG, JPEG, WebP, BMP or GIF. Or a picture that PIL has opened or made.
+        source: The file's path or its bytes: PNG, JPEG, WebP, AVIF, BMP or GIF. Or an image that PIL has opened or
+            made.
         size: Height and width of the result, in pixels.
         max_pixels: A picture of more is refused before it is decoded.
 
@@ -59,13 +96,15 @@ def decode_picture(
                 raise TooManyPixelsError(
                     f"{picture.width} × {picture.height} pixels are too many (over {max_pixels:,})"
                 )
-            if picture is source:  # its owner's: not to be changed
-                rgb = _to_rgb(ImageOps.exif_transpose(picture))
-            else:  # a copy of a large picture would take hundreds of megabytes
-                ImageOps.exif_transpose(picture, in_place=True)
-                rgb = _to_rgb(picture)
+            if picture.format in ("JPEG", "MPO") and picture is not source:
+                _check_scans(source)
+            picture.load()
+            upright = _turn_upright(picture)
+            if upright is not picture and picture is not source:
+                picture.close()  # two copies of a large image would take hundreds of megabytes
+            rgb = _to_rgb(upright)
     except UnidentifiedImageError:
-        raise UnknownFormatError("it is not a PNG, JPEG, WebP, BMP or GIF picture") from None
+        raise UnknownFormatError("it is not a PNG, JPEG, WebP, AVIF, BMP or GIF image") from None
     except Image.DecompressionBombError:  # PIL's own limit, which it checks while opening
         raise TooManyPixelsError(f"it has too many pixels (over {max_pixels:,})") from None
     except FileNotFoundError:
@@ -85,6 +124,45 @@ def _open(source: str | Path | bytes | Image.Image) -> AbstractContextManager[Im
     return Image.open(io.BytesIO(source) if isinstance(source, bytes) else source, formats=_FORMATS)
 
 
+def _check_scans(source: str | Path | bytes | Image.Image) -> None:
+    """Refuses a JPEG file with more than ``MAX_SCANS`` scans.
+
+    The segments are walked as libjpeg does: one ends where its length says, entropy-coded data at the next marker. So
+    bytes inside a segment, such as those of a thumbnail, do not count, nor does what follows the end of the image.
+    """
+    if isinstance(source, bytes):
+        return _count_scans(source)
+    assert isinstance(source, str | Path)
+    with open(source, "rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
+        return _count_scans(content)
+
+
+def _count_scans(content: bytes | mmap.mmap) -> None:
+    scans = position = 0
+    while found := _JPEG_MARKER.search(content, position):
+        position, marker = found.end(), content[found.end() - 1]
+        if marker == _EOI:
+            return
+        if marker == _SOI:
+            continue
+        scans += marker == _SOS
+        if scans > MAX_SCANS:
+            raise PictureError(f"it has too many scans (over {MAX_SCANS})")
+        position += int.from_bytes(content[position : position + 2], "big")
+
+
+def _turn_upright(picture: Image.Image) -> Image.Image:
+    """Returns the image as its EXIF or XMP data say, or as it is where they can't be read.
+
+    ImageOps.exif_transpose also writes the EXIF data anew, and raises if any of them are odd.
+    """
+    try:
+        method = _UPRIGHT.get(picture.getexif().get(ExifTags.Base.Orientation, 1))
+    except Exception:  # broken EXIF data make PIL raise whatever they make it trip on
+        method = None
+    return picture if method is None else picture.transpose(method)
+
+
 def _to_rgb(picture: Image.Image) -> Image.Image:
     if picture.mode.startswith("I"):  # 16 bits a pixel, which PIL's own conversion clips at 255
         return Image.fromarray((np.asarray(picture).clip(0, 65535) // 257).astype(np.uint8)).convert("RGB")
@@ -93,29 +171,94 @@ def _to_rgb(picture: Image.Image) -> Image.Image:
         white = Image.new("RGB", rgba.size, "white")
         white.paste(rgba, mask=rgba)
         return white
-    picture.load()
     return picture if picture.mode == "RGB" else picture.convert("RGB")
 
 
-def find_pictures(names: Iterable[str]) -> list[Path]:
-    """Lists the picture files that a user named: files as they are, folders searched through and sorted.
+@dataclass(frozen=True)
+class Found:
+    """What there is in a folder, in the folders inside it, and where links lead; sorted, without hidden ones.
+
+    Attributes:
+        images: Files that count as images by their names.
+        unread: Images of formats that are not read, links that lead nowhere or in a ring, and folders that can't be
+            searched.
+        others: Other files.
+    """
+
+    images: list[Path]
+    unread: list[Path]
+    others: list[Path]
+
+
+def search_folder(folder: Path, above: Iterable[Path] = ()) -> Found:
+    """Searches a folder for images; a folder that several links lead to is searched once.
+
+    Args:
+        folder: The folder to search.
+        above: Folders that are being searched already: a link to one of them is a ring.
+    """
+    found = Found([], [], [])
+    seen = {os.path.realpath(path) for path in above}
+    waiting = [folder]
+    while waiting:
+        place = waiting.pop()
+        real = os.path.realpath(place)
+        try:
+            names = sorted(os.listdir(place)) if real not in seen else None
+        except OSError:
+            names = None
+        seen.add(real)
+        if names is None:
+            found.unread.append(place)
+            continue
+        inside = [place / name for name in names if not name.startswith(".")]
+        # os.path's functions, unlike Path's, answer False where there is no permission to look
+        waiting += reversed([path for path in inside if os.path.isdir(path)])
+        for path in inside:
+            suffix = path.suffix.lower()
+            if os.path.isdir(path):
+                continue
+            if suffix in UNREAD_SUFFIXES or not os.path.isfile(path):
+                found.unread.append(path)
+            else:
+                (found.images if suffix in SUFFIXES else found.others).append(path)
+    return Found(*(sorted(paths) for paths in (found.images, found.unread, found.others)))
+
+
+def find_pictures(names: Iterable[str]) -> tuple[list[Path], list[Path]]:
+    """Lists the image files that a user named: files as they are, folders searched through and sorted.
+
+    Returns:
+        The images, and what is left out of the folders although it looks like images.
 
     Raises:
-        UsageError: If a name stands for nothing, or a folder holds no pictures.
+        UsageError: If a folder holds no images.
     """
-    found: list[Path] = []
+    images: list[Path] = []
+    left_out: list[Path] = []
     for name in names:
         path = Path(name)
         if path.is_dir():
-            inside = sorted(p for p in path.rglob("*") if is_picture(p) and p.is_file())
-            if not inside:
-                raise UsageError(f"the folder {name} holds no pictures ({', '.join(sorted(SUFFIXES))}).")
-            found += inside
+            found = search_folder(path)
+            if not found.images:
+                raise UsageError(
+                    f"the folder {name} holds no images that can be read ({', '.join(sorted(SUFFIXES))})."
+                    f"{describe_unread(found.unread)}"
+                )
+            images += found.images
+            left_out += found.unread
         else:
-            found.append(path)  # one that can't be read gets a row that says so
-    return found
+            images.append(path)  # one that can't be read gets a row that says so
+    return images, left_out
 
 
-def is_picture(path: Path) -> bool:
-    """Tells by its name whether a file counts as a picture; hidden files don't."""
-    return path.suffix.lower() in SUFFIXES and not path.name.startswith(".")
+def describe_unread(paths: Collection[Path]) -> str:
+    """Names images that are left out, with a way out; nothing where there are none."""
+    if not paths:
+        return ""
+    names = [os.fsencode(path).decode(errors="backslashreplace") for path in paths]
+    more = f", … ({len(names)} in all)" if len(names) > 10 else ""
+    hint = ""
+    if any(path.suffix.lower() in UNREAD_SUFFIXES for path in paths):
+        hint = " Convert them to JPEG or PNG, for instance with ImageMagick: magick mogrify -format jpg *.heic"
+    return f"Left out, as they can't be read: {', '.join(names[:10])}{more}.{hint}"

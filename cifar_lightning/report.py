@@ -19,7 +19,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from cifar_lightning import UsageError, figures
-from cifar_lightning.pictures import PictureError, decode_picture, find_pictures
+from cifar_lightning.pictures import PictureError, decode_picture, describe_unread, find_pictures
 from cifar_lightning.predictor import Guess, rank
 
 Explain: TypeAlias = Callable[[NDArray[np.uint8], NDArray[np.int64]], NDArray[np.float32]]
@@ -74,7 +74,7 @@ def classify_files(
         explain: Computes what speaks for the most probable class, for the contact sheet.
 
     Returns:
-        The exit status: 0 if all pictures were read, 3 if some were not.
+        The exit status: 0 if all images were read, 3 if some were not, or were left out of a folder.
 
     Raises:
         UsageError: If an option is out of its range, there are no pictures, one would be written over, or none can be
@@ -85,7 +85,9 @@ def classify_files(
         raise UsageError(f"--top_k is {top_k}; it must be from 1 to {len(classes)}.")
     if output.suffix not in (".csv", ".json"):
         raise UsageError(f"--output is {output}; its name must end in .csv or .json.")
-    paths = find_pictures(names)
+    paths, left_out = find_pictures(names)
+    if left_out:
+        print(describe_unread(left_out))
     for written in (output, output.with_suffix(".png")):
         if written.resolve() in {path.resolve() for path in paths}:
             raise UsageError(f"{written} would be written over, but is one of the pictures. Name another --output.")
@@ -98,7 +100,8 @@ def classify_files(
     except UsageError:
         report_rows(rows, classes, top_k, output, title)
         raise
-    return report_rows(rows, classes, top_k, output, title, heat)
+    status = report_rows(rows, classes, top_k, output, title, heat)
+    return status or (3 if left_out else 0)
 
 
 def printable(path: str | Path) -> str:

@@ -179,7 +179,7 @@ class _Service:
         """Receives the files of a request, at least one, with their names."""
         try:
             return await asyncio.wait_for(self._read_files(request), self.limits.seconds)
-        except asyncio.TimeoutError:
+        except TimeoutError:
             detail = f"the request did not arrive within {self.limits.seconds:g} seconds."
             raise HTTPException(408, detail, {"Connection": "close"}) from None
 

@@ -23,12 +23,15 @@ LAYERS = [  # each may import what stands below it
     {"classifier", "data.datamodule", "checkpoint", "loop"},
     {"averaging"},
     {"models", "models.pretrained", "optim", "augment", "preprocess", "figures", "data.datasets"},
+    {"data.folder"},  # one of the sources
     {
         "models.cnn",
         "models.resnet",
         "models.speednet",
         "models.timm",
         "models.vit",
+        "data.cache",
+        "data.image_set",
         "data.synthetic",
         "data.download",
         "pictures",
@@ -38,7 +41,7 @@ LAYERS = [  # each may import what stands below it
         "corruptions",
     },
 ]
-WITHOUT_LIGHTNING = LAYERS[-1] | LAYERS[-2]
+WITHOUT_LIGHTNING = LAYERS[-1] | LAYERS[-2] | LAYERS[-3]
 
 
 def modules() -> dict[str, Path]:

@@ -37,7 +37,7 @@ def test_the_test_pictures_are_read_by_test_alone(picture_folder: Path) -> None:
         data.prepare_data()
         data.setup(stage)
         assert set(data.sets) == {"train", "val"}
-    with pytest.raises(UsageError, match="1 of the 15 pictures"):
+    with pytest.raises(UsageError, match="1 of the 15 images"):
         data.setup("test")
 
 

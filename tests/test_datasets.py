@@ -1,5 +1,6 @@
 import io
 import os
+import shutil
 import sys
 import tarfile
 from pathlib import Path
@@ -11,7 +12,8 @@ import torch
 from PIL import Image
 
 from cifar_lightning import UsageError
-from cifar_lightning.data.datasets import SOURCES, ImageSet, Source, open_source, stratified_split
+from cifar_lightning.data.datasets import SOURCES, Source, open_source
+from cifar_lightning.data.image_set import ImageSet, stratified_split
 from tests.conftest import Archive
 
 
@@ -181,6 +183,110 @@ def test_the_cache_is_used_and_made_anew_when_a_file_changes(
     assert torch.equal(held.images, other.images)
 
 
+def swap(first: Path, second: Path) -> None:
+    """Exchanges two files' contents, and gives each the other's times."""
+    times = [path.stat().st_mtime_ns for path in (first, second)]
+    contents = [path.read_bytes() for path in (first, second)]
+    for path, content, time in zip((first, second), contents[::-1], times, strict=True):
+        path.write_bytes(content)
+        os.utime(path, ns=(time, time))
+
+
+def test_files_of_equal_size_that_are_swapped_between_classes(picture_folder: Path) -> None:
+    red, blue = (picture_folder / "train" / name / "00.bmp" for name in ("red", "blue"))
+    Image.new("RGB", (32, 32), "red").save(red)
+    Image.new("RGB", (32, 32), "blue").save(blue)
+    before = folder(picture_folder).load("train")
+    swap(red, blue)
+    after = folder(picture_folder).load("train")
+    assert before.images[0, 0, 0].tolist() == [0, 0, 255]
+    assert after.images[0, 0, 0].tolist() == [255, 0, 0]
+    assert after.digest != before.digest
+
+
+def test_a_digest_is_of_contents_and_labels(picture_folder: Path, tmp_path: Path) -> None:
+    def digest(root: Path, size: int = 8) -> str:
+        return folder(root, size).load("train").digest
+
+    before = digest(picture_folder)
+    copy = Path(shutil.copytree(picture_folder, tmp_path / "copy"))
+    (copy / "train" / "red" / "19.png").rename(copy / "train" / "red" / "last.PNG")
+    (copy / "train" / "red" / "00.png").touch()
+    assert digest(copy, size=16) == before, "neither the place nor names, times and the size it is decoded to matter"
+    (copy / "train" / "red").rename(copy / "train" / "crimson")
+    assert digest(copy) != before
+    (copy / "train" / "crimson").rename(copy / "train" / "red")
+    (copy / "train" / "red" / "00.png").rename(copy / "train" / "green" / "a.png")
+    assert digest(copy) != before
+    (copy / "train" / "green" / "a.png").unlink()
+    assert digest(copy) != before
+
+
+def test_nested_and_linked_folders_belong_to_their_class(
+    picture_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    red = picture_folder / "train" / "red"
+    (red / "holiday" / "2024").mkdir(parents=True)
+    for name in ("holiday/2024/a.jfif", "holiday/b.jpe"):
+        Image.new("RGB", (32, 32), "red").save(red / name, "JPEG")
+    (tmp_path / "elsewhere").mkdir()
+    Image.new("RGB", (32, 32), "red").save(tmp_path / "elsewhere" / "c.avif")
+    (red / "linked").symlink_to(tmp_path / "elsewhere")
+    (red / "up").symlink_to(picture_folder)
+    (red / "phone.heic").touch()
+    held = folder(picture_folder).load("train")
+    assert held.labels.bincount().tolist() == [20, 20, 23]
+    out = capsys.readouterr().out
+    assert "red/phone.heic, red/up" in out
+    assert "Convert them to JPEG" in out
+
+
+def test_broken_images_are_left_out_where_that_is_wished(
+    picture_folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    red = picture_folder / "train" / "red"
+    (red / "03.png").write_bytes(b"no image")
+
+    def load() -> ImageSet:
+        return open_source("folder", str(picture_folder), None, 8, skip_broken=True).load("train")
+
+    for _ in range(2):  # from the files, then from the cache
+        held = load()
+        assert held.labels.bincount().tolist() == [20, 20, 19]
+        assert f"1 of the 60 images in {picture_folder / 'train'} can't be read" in (out := capsys.readouterr().out)
+        assert "03.png: it is not" in out
+    with pytest.raises(UsageError, match=r"--data\.skip_broken true"):
+        folder(picture_folder, 8).load("train")
+    (red / "03.png").unlink()
+    assert load().digest == folder(picture_folder, 8).load("train").digest == held.digest
+    for path in red.iterdir():
+        path.write_bytes(b"no image")
+    with pytest.raises(UsageError, match="hold no images: red"):
+        load()
+
+
+def test_one_class_alone_is_refused_by_name(picture_folder: Path) -> None:
+    for name in ("blue", "green"):
+        shutil.rmtree(picture_folder / "train" / name)
+    with pytest.raises(UsageError, match="one class only, red"):
+        folder(picture_folder).num_classes()
+
+
+@pytest.mark.parametrize(
+    "odd", [{"labels": torch.zeros(3)}, {"images": torch.zeros(60, 8)}, {"digest": 1}, {"more": 1}, {"broken": [1]}]
+)
+def test_a_cache_of_odd_contents_is_made_anew(
+    picture_folder: Path, odd: dict[str, Any], capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = folder(picture_folder, 8).load("train")
+    cache = picture_folder.with_name("pictures.cache") / "train-8.pt"
+    torch.save({**torch.load(cache), **odd}, cache)
+    after = folder(picture_folder, 8).load("train")
+    assert torch.equal(after.images, before.images)
+    assert after.digest == before.digest
+    assert "is broken and is made anew" in capsys.readouterr().out
+
+
 def test_a_folder_that_can_hold_no_cache_works_and_says_so(
     picture_folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -207,7 +313,7 @@ def test_unreadable_pictures_are_named_all_at_once(picture_folder: Path) -> None
     with pytest.raises(UsageError) as error:
         folder(picture_folder).load("train")
     message = str(error.value)
-    assert message.startswith("12 of the 60 pictures")
+    assert message.startswith("12 of the 60 images")
     assert message.count("not a PNG") == 10
     assert "(12 in all)" in message
 
@@ -239,7 +345,7 @@ def test_folders_that_do_not_fit(picture_folder: Path, tmp_path: Path) -> None:
     (picture_folder / "test" / "purple").rename(picture_folder / "test" / "red")
     (picture_folder / "train" / "yellow").mkdir()
     (picture_folder / "test" / "yellow").mkdir()
-    with pytest.raises(UsageError, match="hold no pictures: yellow"):
+    with pytest.raises(UsageError, match="hold no images: yellow"):
         folder(picture_folder).prepare(["train"])
 
 

@@ -1,6 +1,9 @@
 import io
+import os
+import struct
 import subprocess
 import sys
+import tracemalloc
 import zipfile
 import zlib
 from pathlib import Path
@@ -10,7 +13,7 @@ import pytest
 from PIL import Image
 
 from cifar_lightning import UsageError
-from cifar_lightning.pictures import PictureError, decode_picture, find_pictures
+from cifar_lightning.pictures import MAX_SCANS, PictureError, decode_picture, find_pictures
 
 
 def encoded(picture: Image.Image, kind: str = "PNG", **options: object) -> bytes:
@@ -25,7 +28,7 @@ def halves(left: str, right: str, size: tuple[int, int] = (40, 20)) -> Image.Ima
     return picture
 
 
-@pytest.mark.parametrize("kind", ["PNG", "JPEG", "WEBP", "BMP", "GIF"])
+@pytest.mark.parametrize("kind", ["PNG", "JPEG", "WEBP", "AVIF", "BMP", "GIF"])
 def test_formats(kind: str) -> None:
     made = decode_picture(encoded(Image.new("RGB", (40, 40), (200, 30, 30)), kind), 32)
     assert made.shape == (32, 32, 3)
@@ -75,6 +78,68 @@ def test_exif_orientation() -> None:
     made = decode_picture(encoded(halves("red", "blue", size=(20, 20)), "JPEG", exif=exif), 10)
     assert made[5, 1, 2] > 200
     assert made[5, 8, 0] > 200
+
+
+def exif_data(orientation: int, *, text: bytes = b"") -> bytes:
+    """EXIF data of an orientation and, where a text is given, of a resolution that is this text."""
+    entries = [(0x0112, 3, 1, orientation.to_bytes(2, "little") + bytes(2))]
+    if text:
+        entries.append((0x011A, 2, 4, text))
+    packed = [struct.pack("<HHL", tag, kind, count) + value for tag, kind, count, value in entries]
+    return b"Exif\0\0II*\0\x08\0\0\0" + struct.pack("<H", len(packed)) + b"".join(packed) + bytes(4)
+
+
+@pytest.mark.filterwarnings("ignore:Corrupt EXIF data")  # while the test itself opens the file
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP"])
+@pytest.mark.parametrize(
+    "exif",
+    [
+        pytest.param(exif_data(6, text=b"odd\0"), id="resolution as text"),
+        pytest.param(exif_data(6)[:17], id="cut short"),
+        pytest.param(b"Exif\0\0MM\0\0nothing", id="no TIFF"),
+        pytest.param(exif_data(99), id="no such orientation"),
+        pytest.param(b"", id="none"),
+    ],
+)
+def test_odd_exif_data_make_no_image_unreadable(kind: str, exif: bytes) -> None:
+    options = {"lossless": True} if kind == "WEBP" else {}
+    data = encoded(halves("red", "blue", size=(20, 20)), kind, exif=exif, **options)
+    for source in (data, Image.open(io.BytesIO(data))):
+        made = decode_picture(source, 10).astype(int)
+        turned = b"odd" in exif  # the orientation can be read: left becomes top
+        assert made[1, 8, 0] > 200 if turned else made[1, 8, 2] > 200
+        assert made[8, 1, 2] > 200 if turned else made[8, 1, 0] > 200
+
+
+def test_overlapping_exif_tags_take_no_memory() -> None:
+    count, length = 400, 120_000
+    entries = b"".join(struct.pack("<HHLL", 0x8000 + tag, 2, length, 8) for tag in range(count))
+    exif = b"II*\0\x08\0\0\0" + struct.pack("<H", count) + entries + bytes(4 + length)
+    red = zlib.compress(b"\0\xff\0\0")
+    data = chunks(head(1, 1), (b"eXIf", exif), (b"IDAT", red), (b"IEND", b""))
+    tracemalloc.start()
+    try:
+        assert tuple(decode_picture(data, 8)[4, 4]) == (255, 0, 0)
+        assert tracemalloc.get_traced_memory()[1] < 10_000_000
+    finally:
+        tracemalloc.stop()
+
+
+def test_a_jpeg_of_too_many_scans(tmp_path: Path) -> None:
+    data = encoded(halves("red", "blue", size=(64, 64)), "JPEG", progressive=True)
+    end = data.rindex(b"\xff\xd9")
+    last_scan = data[data.rindex(b"\xff\xda") : end]
+    bomb = data[:end] + last_scan * MAX_SCANS + data[end:]
+    (tmp_path / "bomb.jpg").write_bytes(bomb)
+    for source in (bomb, tmp_path / "bomb.jpg", str(tmp_path / "bomb.jpg")):
+        with pytest.raises(PictureError, match="too many scans"):
+            decode_picture(source, 8)
+    with pytest.raises(PictureError, match="too many scans"):  # fill bytes stand before each marker
+        decode_picture(bomb.replace(b"\xff\xda", b"\xff\xff\xda"), 8)
+    # what looks like scans inside a segment or after the image is none
+    comment = b"\xff\xfe" + struct.pack(">H", 60_002) + b"\xff\xda" * 30_000
+    whole = decode_picture(data, 8)
+    assert np.array_equal(decode_picture(data[:2] + comment + data[2:] + bomb, 8), whole)
 
 
 def test_first_frame() -> None:
@@ -169,12 +234,34 @@ def test_bombs_take_no_memory(tmp_path: Path) -> None:
 
 
 def test_finding_pictures(tmp_path: Path) -> None:
-    for name in ["b.PNG", "a.jpg", ".hidden.png", "notes.txt", "deep/c.webp"]:
+    names = ["b.PNG", "a.jpg", ".hidden.png", "notes.txt", "deep/c.webp", "d.jfif", "e.JPE", "f.avif", ".hidden/g.png"]
+    for name in names:
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).touch()
-    inside = [tmp_path / n for n in ("a.jpg", "b.PNG", "deep/c.webp")]
-    assert find_pictures([str(tmp_path)]) == inside
-    assert find_pictures([str(tmp_path / "notes.txt"), "missing.png"]) == [tmp_path / "notes.txt", Path("missing.png")]
+    inside = [tmp_path / n for n in ("a.jpg", "b.PNG", "d.jfif", "deep/c.webp", "e.JPE", "f.avif")]
+    assert find_pictures([str(tmp_path)]) == (inside, [])
+    assert find_pictures([str(tmp_path / "notes.txt"), "missing.png"])[0] == [
+        tmp_path / "notes.txt",
+        Path("missing.png"),
+    ]
     (tmp_path / "empty").mkdir()
-    with pytest.raises(UsageError, match="holds no pictures"):
+    with pytest.raises(UsageError, match="holds no images"):
         find_pictures([str(tmp_path / "empty")])
+    (tmp_path / "empty" / "phone.HEIC").touch()
+    with pytest.raises(UsageError, match=r"phone\.HEIC.*Convert them"):
+        find_pictures([str(tmp_path / "empty")])
+
+
+@pytest.mark.skipif(os.name != "posix", reason="links need rights on Windows")
+def test_links_are_followed_once_and_what_is_left_out_is_named(tmp_path: Path) -> None:
+    root, elsewhere = tmp_path / "root", tmp_path / "elsewhere"
+    for name in (root / "a.png", root / "scan.tif", elsewhere / "b.png"):
+        name.parent.mkdir(exist_ok=True)
+        name.touch()
+    (root / "link").symlink_to(elsewhere)
+    (root / "ring").symlink_to(root)
+    (root / "self.png").symlink_to("self.png")
+    (root / "twice").symlink_to(elsewhere)
+    images, left_out = find_pictures([str(root)])
+    assert images == [root / "a.png", root / "link" / "b.png"]
+    assert left_out == [root / name for name in ("ring", "scan.tif", "self.png", "twice")]

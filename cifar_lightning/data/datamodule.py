@@ -13,7 +13,8 @@ from torch.utils.data import DataLoader, DistributedSampler
 
 from cifar_lightning import UsageError
 from cifar_lightning.augment import augment, auto_augment, cutout, mix
-from cifar_lightning.data.datasets import Batch, ImageSet, Normalisation, open_source, stratified_split
+from cifar_lightning.data.datasets import open_source
+from cifar_lightning.data.image_set import Batch, ImageSet, Normalisation, stratified_split
 from cifar_lightning.preprocess import Preprocess
 
 SPLITS = {"fit": ("train", "val"), "validate": ("train", "val"), "test": ("test",), "predict": ()}

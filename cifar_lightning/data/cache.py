@@ -1,0 +1,66 @@
+"""Decoded images kept in a file, so that they are made once."""
+
+import secrets
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Decoded:
+    """What a cache holds.
+
+    Attributes:
+        images: (N, H, W, 3) uint8.
+        labels: (N,) int64.
+        digest: SHA-256 of what they were made of, in hexadecimal.
+        broken: Files that could not be read, each with the reason.
+
+    Raises:
+        ValueError: If a value is of another type or shape.
+    """
+
+    images: Tensor
+    labels: Tensor
+    digest: str = ""
+    broken: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        images, labels = self.images, self.labels
+        if not (
+            isinstance(images, Tensor)
+            and isinstance(labels, Tensor)
+            and (images.dtype, labels.dtype) == (torch.uint8, torch.int64)
+            and images.shape[3:] == (3,)
+            and labels.shape == images.shape[:1]
+            and isinstance(self.digest, str)
+            and all(isinstance(text, str) for text in self.broken)
+        ):
+            raise ValueError("it does not hold images and their labels")
+
+
+def cached(path: Path, fingerprint: str, build: Callable[[], Decoded]) -> Decoded:
+    """Returns what a file holds if it was made for this fingerprint, or builds it and keeps it there."""
+    if path.is_file():
+        try:
+            held = torch.load(path, weights_only=True)
+            if held.pop("fingerprint") == fingerprint:
+                return Decoded(**held)
+        except Exception as error:  # torch.load raises whatever a broken file makes it trip on
+            print(f"The cache {path} is broken and is made anew ({error}).")
+    made = build()
+    part = path.with_name(f"{path.name}.{secrets.token_hex(8)}.part")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with part.open("xb") as file:
+            torch.save({"fingerprint": fingerprint, **vars(made)}, file)
+        part.replace(path)
+    except (OSError, RuntimeError) as error:
+        with suppress(OSError):
+            part.unlink()
+        print(f"The images could not be kept in {path} and will be made anew next time ({error}).")
+    return made
