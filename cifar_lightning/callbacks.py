@@ -35,7 +35,7 @@ SAMPLES = 24
 
 
 class ProgressBar(RichProgressBar):
-    """Lightning's progress bar for the running epoch, and a line for each one that is done."""
+    """Lightning's progress bar, for the running epoch; ``EpochLines`` tells of those that are done."""
 
     def __init__(self) -> None:
         super().__init__(refresh_rate=5)  # a second: at Lightning's 100 a terminal is drawn anew in every short step
@@ -45,10 +45,7 @@ class ProgressBar(RichProgressBar):
         return {}  # they stand in the lines
 
     def _get_train_description(self, current_epoch: int) -> str:
-        return f"Epoch {current_epoch + 1}{self._total()}"
-
-    def _total(self) -> str:
-        return f"/{self.trainer.max_epochs}" if (self.trainer.max_epochs or -1) > 0 else ""
+        return f"Epoch {current_epoch + 1}{_of_all_epochs(self.trainer)}"
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
@@ -58,25 +55,32 @@ class ProgressBar(RichProgressBar):
             super().on_train_batch_end(trainer, pl_module, outputs, batch, batch_idx)
             self._shown = time.monotonic()
 
+
+class EpochLines(Callback):
+    """Prints a line for each epoch that is done, whether or not there is a progress bar, which stays below them."""
+
     # the means over an epoch are logged after the callbacks' on_train_epoch_end, so its line is written a moment later
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self._write_line(trainer, trainer.current_epoch)
-        super().on_train_epoch_start(trainer, pl_module)
+        self._print_line(trainer)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self._write_line(trainer, trainer.current_epoch)
-        super().on_train_end(trainer, pl_module)
+        self._print_line(trainer)
 
-    def _write_line(self, trainer: Trainer, epochs: int) -> None:
+    def _print_line(self, trainer: Trainer) -> None:
         means = trainer.callback_metrics
-        if self.is_disabled or self.progress is None or "train/loss" not in means:
+        if not trainer.is_global_zero or "train/loss" not in means:
             return
-        line = f"epoch {epochs:>{len(self._total()) - 1}}{self._total()}"
+        total = _of_all_epochs(trainer)
+        line = f"epoch {trainer.current_epoch:>{len(total) - 1}}{total}"
         for stage in ("train", "val"):
             if f"{stage}/loss" in means:
                 line += f"  {stage} loss {means[f'{stage}/loss']:.3f} acc {means[f'{stage}/acc']:5.1%}"
         rate = means.get("throughput/pictures_per_second")
-        self.progress.console.print(line + (f"  {rate:,.0f} img/s" if rate is not None else ""), highlight=False)
+        print(line + (f"  {rate:,.0f} img/s" if rate is not None else ""), flush=True)
+
+
+def _of_all_epochs(trainer: Trainer) -> str:
+    return f"/{trainer.max_epochs}" if (trainer.max_epochs or -1) > 0 else ""
 
 
 class Throughput(Callback):

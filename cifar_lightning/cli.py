@@ -12,6 +12,8 @@ from types import ModuleType
 from typing import NoReturn
 
 from cifar_lightning import UsageError, __version__, did_you_mean
+from cifar_lightning.streams import protect_streams, report_lost_output
+from cifar_lightning.text import say
 
 COMMANDS = {
     "fit": ("train", "train a classifier; resume with --ckpt_path last.ckpt"),
@@ -47,7 +49,12 @@ def run() -> NoReturn:
     """Is the process: runs ``main``, and ends without taking apart what was imported, which takes torch a second."""
     ended: list[int] = []
     atexit.register(_leave, ended)  # the first to be registered is the last to be called
-    ended.append(main())
+    output = protect_streams()
+    try:
+        status = main()
+    except SystemExit as end:  # the parser has printed its help
+        status = end.code if isinstance(end.code, int) else int(end.code is not None)
+    ended.append(report_lost_output(output, status))
     sys.exit(ended[0])
 
 
@@ -68,18 +75,19 @@ def main(argv: Sequence[str] | None = None) -> int:
         The exit status: 0 for success, 2 for a mistake of the user's, 130 for Ctrl+C, or what the verb says.
     """
     try:
-        status = _answer(list(sys.argv[1:] if argv is None else argv))
-        sys.stdout.flush()  # here, where a reader that has gone is no mistake
-        return status
-    except (UsageError, PermissionError, FileExistsError, IsADirectoryError, NotADirectoryError) as error:
-        print(f"cifar-lightning: {error}", file=sys.stderr)
+        return _answer(list(sys.argv[1:] if argv is None else argv))
+    except (UsageError, OSError) as error:
+        say(f"cifar-lightning: {_describe(error)}", sys.stderr)
         return 2
     except KeyboardInterrupt:
         print("cifar-lightning: interrupted", file=sys.stderr)
         return 130
-    except BrokenPipeError:  # the reader of our output, such as `head`, has gone
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 141
+
+
+def _describe(error: Exception) -> str:
+    if isinstance(error, OSError) and error.filename and error.strerror:
+        return f"{error.filename}: {error.strerror}"  # without Python's "[Errno 30]"
+    return str(error)
 
 
 def _answer(args: list[str]) -> int:
@@ -188,7 +196,7 @@ def find_checkpoint(value: str) -> Path:
             path = written[-1].with_name(value)
             if not path.is_file():
                 raise UsageError(f"the newest run, {path.parent}, has no {value}; it has {written[-1].name}.")
-            print(f"checkpoint: {path}")
+            say(f"checkpoint: {path}")
             return path
         raise UsageError(
             f"there is no {value} in {Path.cwd()}, and no run under {Path('runs').absolute()} has one. "

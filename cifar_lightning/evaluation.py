@@ -14,6 +14,7 @@ from cifar_lightning.classifier import ImageClassifier
 from cifar_lightning.corruptions import CORRUPTIONS, SEVERITIES, corrupt
 from cifar_lightning.data.datamodule import ImageDataModule
 from cifar_lightning.figures import wilson_interval
+from cifar_lightning.text import printable
 
 
 def class_table(confusion: Tensor, classes: Sequence[str], title: str) -> Table:
@@ -28,7 +29,7 @@ def class_table(confusion: Tensor, classes: Sequence[str], title: str) -> Table:
     right, total = confusion.diagonal().cpu().numpy(), confusion.sum(1).cpu().numpy()
     for name, r, n, low, high in zip(classes, right, total, *wilson_interval(right, total), strict=True):
         shares = (f"{r / n:.1%}", f"{low:.1%} – {high:.1%}") if n else ("–", "–")
-        table.add_row(escape(name), f"{r:,}", f"{n:,}", *shares)
+        table.add_row(escape(printable(name)), f"{r:,}", f"{n:,}", *shares)
     return table
 
 
@@ -42,7 +43,7 @@ def corruption_table(accuracy: Mapping[str, Sequence[float]], title: str) -> Tab
 
 
 def _table(title: str, *columns: str) -> Table:
-    table = Table(*columns, title=escape(title))
+    table = Table(*columns, title=escape(printable(title)))
     for column in table.columns[1:]:
         column.justify = "right"
     return table

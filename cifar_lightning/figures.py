@@ -15,6 +15,8 @@ from matplotlib.patches import Rectangle
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 from numpy.typing import NDArray
 
+from cifar_lightning.text import printable
+
 RIGHT, WRONG, UNSURE = "#0072B2", "#D55E00", "#666666"  # blue and vermilion of Okabe and Ito: told apart by everyone
 SERIES = [(RIGHT, "o"), (WRONG, "s"), ("#009E73", "^"), ("#CC79A7", "D"), ("#E69F00", "v"), ("#56B4E9", "P")]
 """Colours and markers of lines; markers, since a print may be grey."""
@@ -88,6 +90,7 @@ def beside_heat(images: NDArray[np.uint8], heat: NDArray[np.floating]) -> NDArra
 
 
 def _shorten(text: str, length: int = 22) -> str:
+    text = printable(text)  # no font has control characters
     return text if len(text) <= length else f"{text[: length // 2 - 1]}…{text[-length // 2 :]}"
 
 

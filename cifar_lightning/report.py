@@ -5,7 +5,6 @@ n pictures, K classes.
 
 import csv
 import json
-import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +20,7 @@ from rich.table import Table
 from cifar_lightning import UsageError, figures
 from cifar_lightning.pictures import PictureError, decode_picture, describe_unread, find_pictures
 from cifar_lightning.predictor import Guess, rank
+from cifar_lightning.text import csv_text, printable, say
 
 Explain: TypeAlias = Callable[[NDArray[np.uint8], NDArray[np.int64]], NDArray[np.float32]]
 """Turns decoded pictures (n, H, W, 3) and a class for each, (n,), into heat maps (n, H, W) in [0, 1]."""
@@ -87,7 +87,7 @@ def classify_files(
         raise UsageError(f"--output is {output}; its name must end in .csv or .json.")
     paths, left_out = find_pictures(names)
     if left_out:
-        print(describe_unread(left_out))
+        say(describe_unread(left_out))
     for written in (output, output.with_suffix(".png")):
         if written.resolve() in {path.resolve() for path in paths}:
             raise UsageError(f"{written} would be written over, but is one of the pictures. Name another --output.")
@@ -102,11 +102,6 @@ def classify_files(
         raise
     status = report_rows(rows, classes, top_k, output, title, heat)
     return status or (3 if left_out else 0)
-
-
-def printable(path: str | Path) -> str:
-    """Returns a file's name with bytes that are no text, which some systems allow, in hexadecimal."""
-    return os.fsencode(path).decode(errors="backslashreplace")
 
 
 def read_pictures(paths: Sequence[Path], size: int) -> tuple[NDArray[np.uint8], dict[Path, str]]:
@@ -156,8 +151,8 @@ def write_rows(rows: Sequence[Row], classes: Sequence[str], top_k: int, output: 
         pairs = [(f"class_{n}", f"probability_{n}") for n in range(1, top_k + 1)]
         writer.writerow(["picture", *(column for pair in pairs for column in pair), "error"])
         for row in rows:
-            cells = [cell for g in row.top(classes, top_k) for cell in (g.label, f"{g.probability:.6f}")]
-            writer.writerow([row.picture, *(cells or [""] * 2 * top_k), row.error])
+            cells = [cell for g in row.top(classes, top_k) for cell in (csv_text(g.label), f"{g.probability:.6f}")]
+            writer.writerow([csv_text(row.picture), *(cells or [""] * 2 * top_k), csv_text(row.error)])
 
 
 def write_contact_sheet(
@@ -196,7 +191,7 @@ def report_rows(
     title: str,
     heat: NDArray[np.float32] | None = None,
 ) -> int:
-    """Shows predictions on the screen, and writes the table and, beside it, the contact sheet.
+    """Writes the table of predictions and, beside it, the contact sheet, and then shows them on the screen.
 
     Args:
         rows: One for each picture.
@@ -212,29 +207,34 @@ def report_rows(
     Raises:
         UsageError: If none was read; nothing is written then.
     """
+    unreadable = [row for row in rows if row.probabilities is None]
+    readable, sheet = len(rows) - len(unreadable), output.with_suffix(".png")
+    if readable:
+        write_rows(rows, classes, top_k, output)
+        more = f" (the first {SHEET} pictures)" if readable > SHEET else ""
+        what = "" if heat is None else "\nbeside each, what speaks for the class that is named: the brighter, the more"
+        write_contact_sheet(rows, classes, f"{title}{more}{what}", sheet, heat)
+    _print_rows(rows, classes, top_k, output)
+    for row in unreadable[:SHOWN]:
+        say(f"unreadable: {row.picture}: {row.error}")
+    if not readable:
+        raise UsageError(f"no picture could be read, of {len(rows):,}; nothing is written.")
+    say(f"written: {output}, {sheet}")
+    if not unreadable:
+        return 0
+    print(f"{len(unreadable):,} of the {len(rows):,} pictures could not be read")
+    return 3
+
+
+def _print_rows(rows: Sequence[Row], classes: Sequence[str], top_k: int, output: Path) -> None:
     names = [printable(row.picture.name) for row in rows]
     if len(set(names)) < len(names):
         names = [printable(row.picture) for row in rows]
     table = Table("picture", *(f"{n}." for n in range(1, top_k + 1)))
     table.columns[0].overflow = "fold"
     for name, row in list(zip(names, rows, strict=True))[:SHOWN]:
-        cells = [escape(f"{g.label} {g.probability:.1%}") for g in row.top(classes, top_k)]
+        cells = [escape(f"{printable(g.label)} {g.probability:.1%}") for g in row.top(classes, top_k)]
         table.add_row(escape(name), *(cells or ["unreadable"]))
     Console().print(table)
     if len(rows) > SHOWN:
-        print(f"… and {len(rows) - SHOWN:,} more in {output}")
-    unreadable = [row for row in rows if row.probabilities is None]
-    for row in unreadable[:SHOWN]:
-        print(f"unreadable: {printable(row.picture)}: {row.error}")
-    readable, sheet = len(rows) - len(unreadable), output.with_suffix(".png")
-    if not readable:
-        raise UsageError(f"no picture could be read, of {len(rows):,}; nothing is written.")
-    write_rows(rows, classes, top_k, output)
-    more = f" (the first {SHEET} pictures)" if readable > SHEET else ""
-    what = "" if heat is None else "\nbeside each, what speaks for the class that is named: the brighter, the more"
-    write_contact_sheet(rows, classes, f"{title}{more}{what}", sheet, heat)
-    print(f"written: {output}, {sheet}")
-    if not unreadable:
-        return 0
-    print(f"{len(unreadable):,} of the {len(rows):,} pictures could not be read")
-    return 3
+        say(f"… and {len(rows) - SHOWN:,} more in {output}")

@@ -14,6 +14,7 @@ from filelock import FileLock, Timeout
 
 from cifar_lightning import UsageError
 from cifar_lightning.files import UNFINISHED, write_atomically
+from cifar_lightning.text import say
 
 LOCK, OWNER = ".lock", ".owner.json"
 
@@ -63,7 +64,7 @@ class RunFolder:
                     f"the run's folder {path} can't be written to: {error.strerror}. Copy the checkpoint to a folder "
                     "that can, and resume it there."
                 ) from error
-            print(f"note: {path} can't be locked ({error.strerror}): let no other process train in it", file=sys.stderr)
+            say(f"note: {path} can't be locked ({error.strerror}): let no other process train in it", sys.stderr)
 
     @classmethod
     def claim(cls, parent: Path, number: int) -> "RunFolder":

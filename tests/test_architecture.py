@@ -40,8 +40,9 @@ LAYERS = [  # each may import what stands below it
         "guard",
         "corruptions",
     },
+    {"streams", "text"},
 ]
-WITHOUT_LIGHTNING = LAYERS[-1] | LAYERS[-2] | LAYERS[-3]
+WITHOUT_LIGHTNING = set().union(*LAYERS[-4:])
 
 
 def modules() -> dict[str, Path]:

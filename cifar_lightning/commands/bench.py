@@ -22,7 +22,7 @@ from rich.table import Table
 from torch.nn import functional as F
 
 from cifar_lightning import UsageError
-from cifar_lightning.callbacks import ProgressBar, Report
+from cifar_lightning.callbacks import EpochLines, Report
 from cifar_lightning.classifier import ImageClassifier
 from cifar_lightning.commands import train
 from cifar_lightning.data.datamodule import ImageDataModule, WholeBatches
@@ -57,15 +57,8 @@ def main(argv: Sequence[str]) -> int:
     return train.run(argv, Bench).status
 
 
-class Bar(ProgressBar):
-    """The progress bar of ``fit`` without the epochs' lines, which mean nothing when they are so short."""
-
-    def _write_line(self, trainer: Trainer, epochs: int) -> None:
-        pass
-
-
 class TemporaryFit(train.CLI):
-    """``fit`` in a run folder that does not outlive it, without the figures.
+    """``fit`` in a run folder that does not outlive it, without the figures and the lines of epochs, which are short.
 
     Args:
         argv: A verb, which makes no difference, and the arguments of ``fit``.
@@ -89,8 +82,8 @@ class TemporaryFit(train.CLI):
         super()._claim_folder(self._root)
 
     def _fit_callbacks(self, settings: Any, chosen: dict[str, Any]) -> list[Callback]:
-        callbacks = [c for c in super()._fit_callbacks(settings, chosen) if not isinstance(c, Report)]
-        return [Bar() if isinstance(c, ProgressBar) else c for c in callbacks] + list(self.callbacks)
+        callbacks = super()._fit_callbacks(settings, chosen)
+        return [c for c in callbacks if not isinstance(c, Report | EpochLines)] + list(self.callbacks)
 
     def fit(self, model: ImageClassifier, datamodule: ImageDataModule, ckpt_path: str | None) -> None:
         """Trains."""

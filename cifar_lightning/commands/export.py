@@ -20,6 +20,7 @@ from cifar_lightning.data.synthetic import draw_pictures
 from cifar_lightning.options import Parser
 from cifar_lightning.pipeline import Pipeline, load_pipeline
 from cifar_lightning.predictor import Predictor
+from cifar_lightning.text import say
 
 TOLERANCE = 1e-4
 """The most that a probability may differ from the checkpoint's."""
@@ -78,7 +79,7 @@ def main(argv: Sequence[str]) -> int:
             os.fsync(file.fileno())
         written.replace(output)
     program = ["--allow_custom_arch"] if form == "pt2" else []
-    print(
+    say(
         f"maximum difference of a probability from the checkpoint's: {drawn:.1e} on {PICTURES} drawn pictures, "
         f"{random:.1e} on {PICTURES} of random pixels\n"
         f"written: {output} ({output.stat().st_size / 1e6:.1f} MB; images uint8 (B, {card.image_size}, "

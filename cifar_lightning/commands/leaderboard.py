@@ -21,6 +21,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from cifar_lightning import UsageError
+from cifar_lightning.text import csv_text, printable, say
 
 ELSEWHERE = (
     "seed_everything", "ckpt_path", "runs", "checkpoint_every_n_minutes", "data.seed", "data.root", "data.url",
@@ -86,12 +87,12 @@ def main(argv: Sequence[str]) -> int:
     if options.output:
         options.output.parent.mkdir(parents=True, exist_ok=True)
         options.output.write_text(text, encoding="utf-8")
-        print(f"written: {options.output}")
+        say(f"written: {options.output}")
     else:
-        print(text, end="")
+        say(text.removesuffix("\n"))
     for entry in entries:
         if len(commits := {str(run.fit["commit"]) for run in entry.runs if run.fit.get("commit")}) > 1:
-            _say(f"note: the runs of {entry.name} are of different Git commits: {', '.join(sorted(commits))}")
+            _note(f"note: the runs of {entry.name} are of different Git commits: {', '.join(sorted(commits))}")
     _say_untested([run for entry in entries for run in entry.runs])
     return 0
 
@@ -299,7 +300,7 @@ def group_runs(runs: Sequence[Run]) -> list[Entry]:
         group = groups.setdefault(json.dumps(run.settings, sort_keys=True), {})
         if older := group.get(run.seed):
             first, second = sorted((older, run), key=lambda r: (r.folder / "config.yaml").stat().st_mtime)
-            _say(f"note: {first.folder} has the settings and the seed of {second.folder}, and is not counted")
+            _note(f"note: {first.folder} has the settings and the seed of {second.folder}, and is not counted")
             run = second  # noqa: PLW2901
         group[run.seed] = run
     listed = [tuple(group.values()) for group in groups.values()]
@@ -337,7 +338,7 @@ NUMBERS = COLUMNS[1:7]
 def _cells(entry: Entry, places: Sequence[str]) -> tuple[str, ...]:
     seconds, validated = entry.values("fit", "seconds"), entry.values("fit", "val_accuracy")
     return (
-        f"{entry.name} {entry.runs[0].marks}".strip(),
+        printable(f"{entry.name} {entry.runs[0].marks}".strip()),
         _percent(entry.values("test", "accuracy")),
         str(len(entry.runs)),
         f"{100 * mean(validated):.2f} %" if validated else "–",
@@ -367,6 +368,7 @@ def _describe(entries: Sequence[Entry]) -> tuple[str, list[tuple[str, ...]], lis
     if len(places) < 2:
         rows = [row[:-1] for row in rows]
     used = {mark for entry in entries for mark in entry.runs[0].marks}
+    title, notes = printable(title), list(map(printable, notes))
     return title, rows, notes + [f"{mark} {text}" for mark, text in MARKS.items() if mark in used]
 
 
@@ -414,7 +416,8 @@ def format_csv(entries: Sequence[Entry]) -> str:
         commits = dict.fromkeys(str(run.fit["commit"]) for run in entry.runs if run.fit.get("commit"))
         row += [*map(entry.fact, facts), first.test.get("checkpoint"), first.marks]
         row += [" ".join(str(run.seed) for run in entry.runs), " ".join(commits)]
-        writer.writerow([*row, " ".join(str(run.folder) for run in entry.runs)])
+        row += [" ".join(str(run.folder) for run in entry.runs)]
+        writer.writerow([csv_text(cell) if isinstance(cell, str) else cell for cell in row])
     return file.getvalue()
 
 
@@ -436,11 +439,11 @@ def _say_untested(runs: Sequence[Run]) -> None:
             words += ["--model.arch", arch] if is_custom(arch) else []
         commands.append(f"  {shlex.join(words)}")
     if commands:
-        _say("untested, tested in part, or trained on since:\n" + "\n".join(commands))
+        _note("untested, tested in part, or trained on since:\n" + "\n".join(commands))
     if without:
-        _say(f"untested and without a checkpoint: {', '.join(without)}")
+        _note(f"untested and without a checkpoint: {', '.join(without)}")
 
 
-def _say(text: str) -> None:
+def _note(text: str) -> None:
     sys.stdout.flush()
-    print(text, file=sys.stderr, flush=True)  # what is no part of the table does not get into a file of it
+    say(text, sys.stderr)  # what is no part of the table does not get into a file of it

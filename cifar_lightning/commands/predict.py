@@ -8,6 +8,7 @@ from typing import NoReturn
 from cifar_lightning import UsageError
 from cifar_lightning.predictor import EXPORTED, Predictor
 from cifar_lightning.report import classify_files
+from cifar_lightning.text import say
 
 
 class _Parser(argparse.ArgumentParser):
@@ -50,7 +51,7 @@ def main(argv: Sequence[str]) -> int:
             "--ckpt_path best.ckpt"
         )
     predictor = Predictor(options.ckpt_path, device=options.device, allow_custom_arch=options.allow_custom_arch)
-    print(f"{predictor.card.arch}, trained on {predictor.card.dataset}")
+    say(f"{predictor.card.arch}, trained on {predictor.card.dataset}")
     return classify_files(
         options.pictures,
         predictor.probabilities,

@@ -26,10 +26,13 @@ from rich.console import Console
 from rich.table import Table
 
 from cifar_lightning import UsageError, did_you_mean
+from cifar_lightning.callbacks import EpochLines
 from cifar_lightning.classifier import ImageClassifier
 from cifar_lightning.commands import train
 from cifar_lightning.data.datamodule import ImageDataModule
 from cifar_lightning.options import Parser, check_config, split_options
+from cifar_lightning.streams import protect_streams
+from cifar_lightning.text import csv_text
 
 try:
     import optuna
@@ -430,7 +433,8 @@ class TrialFit(train.CLI):
         return self.study, self.report.trial.number
 
     def _fit_callbacks(self, settings: Any, chosen: dict[str, Any]) -> list[Callback]:
-        return [self.report, *super()._fit_callbacks(settings, chosen)]
+        callbacks = super()._fit_callbacks(settings, chosen)
+        return [self.report, *(c for c in callbacks if not isinstance(c, EpochLines))]  # a line for each trial
 
 
 class Worker:
@@ -607,6 +611,7 @@ def _join(
     lifeline: Connection,
 ) -> None:
     """Runs in a worker's process."""
+    protect_streams()
     os.setpgrp()  # so that the terminal's Ctrl+C does not come a second time
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
@@ -670,6 +675,7 @@ def _write_table(study: optuna.Study, sweep: Sweep, path: Path) -> None:
         for trial in study.get_trials(deepcopy=False):
             values = list(trial.intermediate_values.values())
             history = RetryHeartbeatStaleTrialCallback.retry_history(trial)
+            params = [trial.params.get(key, "") for key in sweep.space]
             writer.writerow([
                 trial.number,
                 "surplus" if "surplus" in trial.user_attrs else trial.state.name.lower(),
@@ -677,9 +683,9 @@ def _write_table(study: optuna.Study, sweep: Sweep, path: Path) -> None:
                 len(values),
                 f"{trial.duration.total_seconds():.1f}" if trial.duration else "",
                 history[-1] if history else "",
-                trial.user_attrs.get("run", ""),
-                trial.user_attrs.get("error", ""),
-                *(trial.params.get(key, "") for key in sweep.space),
+                csv_text(trial.user_attrs.get("run", "")),
+                csv_text(trial.user_attrs.get("error", "")),
+                *(csv_text(value) if isinstance(value, str) else value for value in params),
             ])  # fmt: skip
 
 

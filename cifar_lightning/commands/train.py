@@ -35,6 +35,7 @@ from rich.table import Table
 
 from cifar_lightning import UsageError
 from cifar_lightning.callbacks import (
+    EpochLines,
     LastCheckpoint,
     ProgressBar,
     Report,
@@ -66,6 +67,7 @@ from cifar_lightning.options import (
 from cifar_lightning.record import MetricsLog, Record, read_record, read_throughput
 from cifar_lightning.report import classify_files
 from cifar_lightning.run_folder import RunFolder, next_number
+from cifar_lightning.text import say
 
 Made = TypeVar("Made", bound="CLI")
 
@@ -439,7 +441,7 @@ class CLI(LightningCLI):
         return [*given, MetricsLog(self.folder, (self.checkpoint or {}).get("global_step", 0))]
 
     def _fit_callbacks(self, settings: Any, chosen: dict[str, Any]) -> list[Callback]:
-        callbacks: list[Callback] = [Throughput(), Record(self.folder, self.changes), Report(self.folder)]
+        callbacks: list[Callback] = [Throughput(), Record(self.folder, self.changes), Report(self.folder), EpochLines()]
         if not settings.fast_dev_run:
             callbacks.append(SaveConfig(self._parser(self.verb), self.config[self.verb], self.folder))
         if settings.enable_progress_bar is not False:
@@ -765,4 +767,4 @@ def _is_rank_zero() -> bool:
 
 def _say(text: str) -> None:
     if _is_rank_zero():
-        print(text, flush=True)
+        say(text)

@@ -9,6 +9,8 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from cifar_lightning.text import say
+
 
 @dataclass(frozen=True)
 class Decoded:
@@ -51,7 +53,7 @@ def cached(path: Path, fingerprint: str, build: Callable[[], Decoded]) -> Decode
             if held.pop("fingerprint") == fingerprint:
                 return Decoded(**held)
         except Exception as error:  # torch.load raises whatever a broken file makes it trip on
-            print(f"The cache {path} is broken and is made anew ({error}).")
+            say(f"The cache {path} is broken and is made anew ({error}).")
     made = build()
     part = path.with_name(f"{path.name}.{secrets.token_hex(8)}.part")
     try:
@@ -62,5 +64,5 @@ def cached(path: Path, fingerprint: str, build: Callable[[], Decoded]) -> Decode
     except (OSError, RuntimeError) as error:
         with suppress(OSError):
             part.unlink()
-        print(f"The images could not be kept in {path} and will be made anew next time ({error}).")
+        say(f"The images could not be kept in {path} and will be made anew next time ({error}).")
     return made

@@ -17,6 +17,7 @@ from cifar_lightning.data.cache import Decoded, cached
 from cifar_lightning.data.download import DownloadError, fetch, matches
 from cifar_lightning.data.folder import Folder
 from cifar_lightning.data.image_set import ImageSet, Normalisation
+from cifar_lightning.text import say
 
 
 class Source(Protocol):
@@ -121,7 +122,7 @@ class Cifar:
         archive = self.root / self._torchvision.filename
         if not matches(archive, self._torchvision.tgz_md5):
             if archive.exists():
-                print(f"{archive} is incomplete or corrupt (its checksum is wrong): fetching it again.")
+                say(f"{archive} is incomplete or corrupt (its checksum is wrong): fetching it again.")
             self._fetch(archive)
         try:
             with tarfile.open(archive) as tar:

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
 
+from rich.markup import escape
 from rich.progress import (
     BarColumn,
     DownloadColumn,
@@ -18,6 +19,8 @@ from rich.progress import (
     TimeRemainingColumn,
     TransferSpeedColumn,
 )
+
+from cifar_lightning.text import printable
 
 _CHUNK = 1 << 20  # bytes
 _TIMEOUT = 10  # seconds without an answer or a byte
@@ -92,7 +95,8 @@ def _download(url: str, part: Path) -> None:
         length = int(response.headers.get("Content-Length") or 0)
         columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TransferSpeedColumn())
         with Progress(*columns, TimeRemainingColumn()) as bar, part.open("ab" if have else "wb") as file:
-            task = bar.add_task(f"Downloading {url.rsplit('/', 1)[-1]}", total=have + length or None, completed=have)
+            name = escape(printable(f"Downloading {url.rsplit('/', 1)[-1]}"))
+            task = bar.add_task(name, total=have + length or None, completed=have)
             for chunk in _chunks(response):
                 file.write(chunk)
                 bar.advance(task, len(chunk))

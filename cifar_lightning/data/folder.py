@@ -8,12 +8,14 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from rich.markup import escape
 from rich.progress import track
 
 from cifar_lightning import UsageError
 from cifar_lightning.data.cache import Decoded, cached
 from cifar_lightning.data.image_set import ImageSet, Normalisation
 from cifar_lightning.pictures import PictureError, decode_picture, describe_unread, search_folder
+from cifar_lightning.text import printable, say
 
 
 class Folder:
@@ -112,9 +114,9 @@ class Folder:
             empty += [] if found.images else [name]
         self._check_filled(place, empty, describe_unread(unread))
         if others:
-            print(f"{place}: ignoring what is not an image: {_first_ten([str(path) for path in others])}")
+            say(f"{place}: ignoring what is not an image: {_first_ten([str(path) for path in others])}")
         if unread:
-            print(f"{place}: {describe_unread(unread)}")
+            say(f"{place}: {describe_unread(unread)}")
         return files, labels
 
     @staticmethod
@@ -141,7 +143,8 @@ class Folder:
                 broken[position] = f"{files[position]}: {error}"
 
         with ThreadPoolExecutor() as pool:
-            for _ in track(pool.map(decode, range(len(files))), f"Decoding {place}", len(files)):
+            name = escape(printable(f"Decoding {place}"))
+            for _ in track(pool.map(decode, range(len(files))), name, len(files)):
                 pass
         reasons = tuple(broken[position] for position in sorted(broken))
         if reasons and not self.skip_broken:
@@ -159,7 +162,7 @@ class Folder:
         reasons = _first_ten(broken, "\n  ")
         if not self.skip_broken:
             raise UsageError(f"{of}; mend or remove them, or leave them out: --data.skip_broken true\n  {reasons}")
-        print(f"{of} and are left out:\n  {reasons}")
+        say(f"{of} and are left out:\n  {reasons}")
 
 
 def _first_ten(names: Sequence[str], separator: str = ", ") -> str:

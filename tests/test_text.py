@@ -1,0 +1,70 @@
+"""Names that would command a terminal, disguise themselves, or be a spreadsheet's formula."""
+
+import csv
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from cifar_lightning.cli import main
+from cifar_lightning.evaluation import class_table
+from cifar_lightning.report import Row, write_rows
+from cifar_lightning.text import csv_text, printable, say
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("cat", "cat"),
+        ("a cat, 猫, кот, قطة", "a cat, 猫, кот, قطة"),
+        ("\x1b[2J", "\\x1b[2J"),
+        ("\x9b31m\x7f\x00", "\\x9b31m\\x7f\\x00"),
+        ("two\nlines\r", "two\\nlines\\r"),
+        ("cat\u202egpj.exe", "cat\\u202egpj.exe"),
+        ("bytes \udc80 \ud800", "bytes \\x80 \\ud800"),
+        (Path("a\x1bb"), "a\\x1bb"),
+    ],
+)
+def test_printable(text: str | Path, shown: str) -> None:
+    assert printable(text) == shown
+
+
+def test_messages_keep_their_lines(capsys: pytest.CaptureFixture[str]) -> None:
+    say("one\ntwo \x1b[31m")
+    assert capsys.readouterr().out == "one\ntwo \\x1b[31m\n"
+
+
+@pytest.mark.parametrize("text", ["=1+1", "+cmd", "-cmd|' /C calc'!A0", "@SUM(1)", "\t=1", "\r=1"])
+def test_formulas(text: str) -> None:
+    assert csv_text(text) == f"'{text}"
+
+
+@pytest.mark.parametrize("text", ["cat", "-1", "+1.5", "a=b", ""])
+def test_no_formulas(text: str) -> None:
+    assert csv_text(text) == text
+
+
+def test_predictions_hold_no_formulas(tmp_path: Path) -> None:
+    probabilities = np.array([0.75, 0.25], np.float32)
+    rows = [Row(Path("=1.png"), probabilities), Row(Path("-2.png"), error="@broken")]
+    write_rows(rows, ["+cmd", "dog"], 1, tmp_path / "p.csv")
+    with (tmp_path / "p.csv").open(newline="", encoding="utf-8") as file:
+        _, *read = csv.reader(file)
+    assert read == [["'=1.png", "'+cmd", "0.750000", ""], ["'-2.png", "", "", "'@broken"]]
+
+
+def test_class_names_in_tables_and_messages(
+    trained: Path, here: Path, picture_folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    table = class_table(torch.eye(1, dtype=torch.int64), ["\x1b[2Jcat"], "a \x1b[31m title")
+    assert "\x1b" not in str(table.title) + "".join(map(str, table.columns[0].cells))
+    checkpoint = torch.load(trained / "best.ckpt", weights_only=True)
+    checkpoint["ImageDataModule"]["classes"] = [f"\x1b]0;{number}\x07" for number in range(10)]
+    torch.save(checkpoint, "hostile.ckpt")
+    main(["predict", "--ckpt_path=hostile.ckpt", str(picture_folder), "--top_k=1"])
+    main(["test", "--ckpt_path=hostile.ckpt", "--data.dataset=folder", f"--data.root={picture_folder}"])
+    captured = capsys.readouterr()
+    assert "\\x1b]0;" in captured.out
+    assert "\\x1b]0;" in captured.err
+    assert "\x1b" not in captured.out + captured.err
