@@ -14,7 +14,7 @@ LAYERS = [  # each may import what stands below it
     {"commands.predict", "commands.bench", "commands.sweep"},  # which run commands.train
     {"commands.train", "commands.export", "commands.models", "commands.serve"},
     {"commands.leaderboard", "connections"},  # the former is what fit --runs ends with
-    {"options", "callbacks", "evaluation", "network_check", "report", "server", "run_folder"},
+    {"options", "callbacks", "duration", "evaluation", "launcher", "network_check", "report", "server", "run_folder"},
     {"run_report"},
     {"record", "explain"},
     {"batching"},  # of what predictor runs

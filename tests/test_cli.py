@@ -95,7 +95,6 @@ def test_help_lists_every_verb(capsys: pytest.CaptureFixture[str]) -> None:
         (["fit", "--max_epochs", "3"], "Did you mean trainer.max_epochs"),
         (["fit", "--batch-size", "3"], "Did you mean data.batch_size"),
         (["fit", "--config", "ckpt.yaml"], "name it on the command line"),
-        (["fit", "--model.arch=torchvision:vit_b_16", "--data.dataset=synthetic"], "--data.resize 224"),
         (
             ["fit", "--model.arch=timm:test_resnet", "--model.arch_options={features_only: true}"],
             "timm:test_resnet turned one image into a list; it must be (1, 10)",

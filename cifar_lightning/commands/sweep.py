@@ -30,6 +30,7 @@ from cifar_lightning.callbacks import EpochLines
 from cifar_lightning.classifier import ImageClassifier
 from cifar_lightning.commands import train
 from cifar_lightning.data.datamodule import ImageDataModule
+from cifar_lightning.launcher import refuse_processes
 from cifar_lightning.options import Parser, check_config, split_options
 from cifar_lightning.streams import protect_streams
 from cifar_lightning.text import csv_text
@@ -123,6 +124,7 @@ def main(argv: Sequence[str]) -> int:
     Raises:
         UsageError: For a mistake of the user's.
     """
+    refuse_processes("sweep")
     with _plain_words():
         sweep = _parse(argv[1:])
         space, folder = _check(sweep)

@@ -24,7 +24,8 @@ from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
 from lightning.fabric.plugins.environments.torchelastic import TorchElasticEnvironment
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import LightningModule, Trainer
-from lightning.pytorch.callbacks import Callback
+from lightning.pytorch.callbacks import BatchSizeFinder, Callback, LearningRateFinder
+from lightning.pytorch.callbacks import ProgressBar as AnyProgressBar
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
 from lightning.pytorch.loggers import Logger, TensorBoardLogger, WandbLogger
 from lightning.pytorch.trainer.states import TrainerStatus
@@ -47,8 +48,10 @@ from cifar_lightning.checkpoint import WholeCheckpointIO, check_architecture, re
 from cifar_lightning.classifier import ImageClassifier
 from cifar_lightning.commands import leaderboard
 from cifar_lightning.data.datamodule import ImageDataModule
+from cifar_lightning.duration import AnnounceDuration, set_default_epochs
 from cifar_lightning.evaluation import class_table, corruption_table, measure_corruptions
 from cifar_lightning.files import write_atomically
+from cifar_lightning.launcher import join_processes, refuse_processes
 from cifar_lightning.loop import TrainingEpochLoop
 from cifar_lightning.models import is_custom
 from cifar_lightning.models.pretrained import find_official, find_weights
@@ -68,6 +71,9 @@ from cifar_lightning.record import MetricsLog, Record, read_record, read_through
 from cifar_lightning.report import classify_files
 from cifar_lightning.run_folder import RunFolder, next_number
 from cifar_lightning.text import say
+
+TUNERS = (BatchSizeFinder, LearningRateFinder)
+"""Callbacks that change settings when a training begins."""
 
 Made = TypeVar("Made", bound="CLI")
 
@@ -181,6 +187,8 @@ def _quieten() -> None:
     """Silences what Lightning says that is no concern of the user's."""
     for name in ("lightning.pytorch", "lightning.fabric"):
         logging.getLogger(name).setLevel(logging.WARNING)  # advertising, and devices that are not there
+    for name in ("profilers", "tuner"):  # the reports of what the user asked for
+        logging.getLogger(f"lightning.pytorch.{name}").setLevel(logging.INFO)
     # if a process ends, this one tells of it and ends the others
     logging.getLogger("lightning.fabric.strategies.launchers.subprocess_script").setLevel(logging.INFO)
     for message in (
@@ -214,6 +222,20 @@ class SaveConfig(SaveConfigCallback):
         """Writes the file, over that of the run that is resumed."""
         self.folder.mkdir(parents=True, exist_ok=True)
         write_atomically(self.folder / "config.yaml", self.parser.dump(self.config, skip_unset=False))
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Records what LearningRateFinder and BatchSizeFinder have set."""
+        found = []
+        for section, hparams in (("model", pl_module.hparams), ("data", cast(Any, trainer).datamodule.hparams)):
+            settings = self.config[section]
+            for name, value in hparams.items():
+                if name in settings and isinstance(value, int | float) and value != settings[name]:
+                    found.append(f"{section}.{name} {settings[name]} → {value}")
+                    settings[name] = value
+        if found:
+            _say(f"found: {', '.join(found)}")
+            if trainer.is_global_zero:
+                self.save_config(trainer, pl_module, "fit")
 
 
 class CLI(LightningCLI):
@@ -251,7 +273,6 @@ class CLI(LightningCLI):
                 save_config_callback=None,
                 trainer_defaults={
                     "devices": 1,
-                    "max_epochs": 10,
                     "enable_model_summary": False,
                     "enable_autolog_hparams": False,
                 },
@@ -330,6 +351,11 @@ class CLI(LightningCLI):
     def before_instantiate_classes(self) -> None:
         """Takes the classes' number from the data, and the pictures' preprocessing from weights, unless resuming."""
         config = self.config[self.verb]
+        set_default_epochs(config.trainer)
+        if self.verb == "predict":
+            refuse_processes(self.verb)
+        else:
+            join_processes(config.trainer)
         if self.checkpoint is None:
             data = ImageDataModule(**config.data.as_dict())
             config.model.num_classes = data.num_classes
@@ -360,8 +386,13 @@ class CLI(LightningCLI):
         given = settings.callbacks or []
         given = list(given) if isinstance(given, Sequence) else [given]
         loggers = settings.logger if isinstance(settings.logger, list) else [settings.logger]
+        if self.checkpoint and (tuners := [type(c).__name__ for c in given if isinstance(c, TUNERS)]):
+            _say(f"note: {', '.join(tuners)} is not run again: the run resumes with what it found")
+            given = [callback for callback in given if not isinstance(callback, TUNERS)]
+        self._given = given
         named = [*given, *(logger for logger in loggers if isinstance(logger, Logger))]
-        self._asked = [type(callback_or_logger).__name__ for callback_or_logger in named]
+        # what resuming needs
+        self._asked = [type(each).__name__ for each in named if not isinstance(each, (*TUNERS, AnyProgressBar))]
         chosen: dict[str, Any] = {}
         why = "as asked"
         if str(settings.precision) in ("16-true", "bf16-true", "64-true", "64"):
@@ -444,7 +475,8 @@ class CLI(LightningCLI):
         callbacks: list[Callback] = [Throughput(), Record(self.folder, self.changes), Report(self.folder), EpochLines()]
         if not settings.fast_dev_run:
             callbacks.append(SaveConfig(self._parser(self.verb), self.config[self.verb], self.folder))
-        if settings.enable_progress_bar is not False:
+            callbacks.append(AnnounceDuration())
+        if settings.enable_progress_bar is not False and not any(isinstance(c, AnyProgressBar) for c in self._given):
             callbacks.append(ProgressBar())
         if settings.enable_checkpointing is not False:
             kept = {name: settings[name] for name in RESUMED} | chosen
@@ -719,6 +751,11 @@ def _check_resume(checkpoint: dict[str, Any], config: Any) -> None:
         raise UsageError(
             f"this run has already been trained for its {done} epochs. To go on, name a larger number: "
             f"--trainer.max_epochs {2 * done}"
+        )
+    if 0 <= config.trainer.max_steps <= (steps := checkpoint["global_step"]):
+        raise UsageError(
+            f"this run has already been trained for its {steps:,} steps. To go on, name a larger number: "
+            f"--trainer.max_steps {2 * steps}"
         )
 
 
