@@ -356,8 +356,9 @@ class CLI(LightningCLI):
             refuse_processes(self.verb)
         else:
             join_processes(config.trainer)
+        data = ImageDataModule(**config.data.as_dict())
+        config.data.val_size = data.hparams["val_size"]  # the default depends on the data set
         if self.checkpoint is None:
-            data = ImageDataModule(**config.data.as_dict())
             config.model.num_classes = data.num_classes
             if self.verb == "fit" and config.model.weights is not None:
                 _take_preprocessing(config)
@@ -534,7 +535,8 @@ class CLI(LightningCLI):
             self._say_interrupted(error)
             return
         except UsageError as error:
-            raise UsageError(f"{error}{self._how_to_go_on()}") from error
+            # Not where a run could not even be resumed: the same advice would end here again.
+            raise UsageError(f"{error}{self._how_to_go_on() if self.trainer.global_step else ''}") from error
         except OSError as error:
             if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
                 raise
@@ -732,10 +734,10 @@ def _check_resume(checkpoint: dict[str, Any], config: Any) -> None:
                 "Leave out --ckpt_path to begin a new run."
             )
     data = checkpoint["datamodule_hyper_parameters"]
-    for name in ("dataset", "val_size", "split_seed"):
-        if config.data[name] != data.get(name):
+    for name in ("dataset", "val_size", "test_size", "split_seed"):
+        if config.data[name] != data.get(name, 0):  # earlier releases had no test_size
             raise UsageError(
-                f"data.{name} can't change from {data.get(name)} to {config.data[name]} when a run is resumed: "
+                f"data.{name} can't change from {data.get(name, 0)} to {config.data[name]} when a run is resumed: "
                 "pictures it was trained on would be among the validation pictures. Leave out --ckpt_path to begin "
                 "a new run."
             )
