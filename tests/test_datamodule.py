@@ -89,9 +89,12 @@ def test_a_last_batch_of_one_picture_is_left_out(data_root: Path) -> None:
 
 @pytest.mark.parametrize("auto_augment", ["none", "randaugment", "trivialaugment"])
 def test_processes_share_an_epoch_and_augment_as_one_does(
-    auto_augment: str, data: ImageDataModule, monkeypatch: pytest.MonkeyPatch
+    auto_augment: str, data_root: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    data.hparams["auto_augment"] = auto_augment
+    data = ImageDataModule(
+        "synthetic", str(data_root), val_size=1000, train_size=500, batch_size=64, auto_augment=auto_augment
+    )
+    data.setup("fit")
     data.trainer = Trainer(accelerator="cpu", logger=False)
     data.trainer.training = True
 
@@ -109,7 +112,8 @@ def test_processes_share_an_epoch_and_augment_as_one_does(
     alone, first, second = epoch(0, 1), epoch(0, 2), epoch(1, 2)
     assert not first.keys() & second.keys()
     assert first.keys() | second.keys() == alone.keys() == set(data.sets["train"].numbers.tolist())
-    assert all(torch.equal(alone[number], image) for number, image in {**first, **second}.items())
+    for number, image in {**first, **second}.items():  # normalised in batches of other lengths: close, not equal
+        torch.testing.assert_close(image, alone[number])
 
 
 def test_the_device_cache_keeps_the_splits_memory_shared(data_root: Path) -> None:
