@@ -254,10 +254,10 @@ def _open_onnx(path: Path, device: str) -> tuple[Run, Card]:
 
 
 def _open_pt2(path: Path, device: str) -> tuple[Run, Card]:
+    place = _find_device(device)
     import torch
     from torch.export.passes import move_to_device_pass
 
-    place = _find_device(device)
     metadata = dict.fromkeys(Card.__dataclass_fields__, "")
     try:
         program = torch.export.load(path, extra_files=metadata)
@@ -270,9 +270,9 @@ def _open_pt2(path: Path, device: str) -> tuple[Run, Card]:
 def _open_checkpoint(
     path: Path, device: str, arch: str | None, allow_custom_arch: bool, tta: str | None
 ) -> tuple[Run, Card]:
+    place = _find_device(device)
     from cifar_lightning.pipeline import load_pipeline
 
-    place = _find_device(device)
     pipeline, card = load_pipeline(path, arch, allow_custom_arch, tta)
     return _torch_run(pipeline.to(place), place), card
 
@@ -285,8 +285,13 @@ def _read_card(path: Path, metadata: dict[str, str]) -> Card:
 
 
 def _find_device(name: str) -> device:
-    import torch
-
+    try:
+        import torch
+    except ModuleNotFoundError as error:
+        raise UsageError(
+            "checkpoints and .pt2 files need PyTorch, which is not installed: pip install cifar-lightning, or use an "
+            ".onnx file, which needs onnxruntime only."
+        ) from error
     if name == "auto":
         return torch.accelerator.current_accelerator(check_available=True) or torch.device("cpu")
     try:
