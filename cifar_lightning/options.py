@@ -3,10 +3,10 @@
 import ctypes
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, NoReturn, get_args, get_type_hints
 
 import torch
 import yaml
@@ -151,6 +151,22 @@ def checkpoint_settings(checkpoint: dict[str, Any], *, resume: bool, allow_custo
         kept = checkpoint.get("trainer_settings", {})
         settings["trainer"] = {k: v for k, v in kept.items() if k in RESUMED and is_plain(v)}
     return settings
+
+
+def refuse_null(section: str, options: Mapping[str, Any], of: type) -> None:
+    """Refuse null for an option that needs a value; in configs, jsonargparse takes it for any.
+
+    Args:
+        section: Where the options are, such as "data".
+        options: Their values by name.
+        of: The class whose arguments they are.
+
+    Raises:
+        UsageError: If one is null.
+    """
+    for name, hint in get_type_hints(of.__init__).items():  # type: ignore[misc]
+        if name in options and options[name] is None and type(None) not in get_args(hint):
+            raise UsageError(f"{section}.{name} is null; it needs a value.")
 
 
 def is_plain(value: object) -> bool:

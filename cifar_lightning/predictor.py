@@ -125,6 +125,27 @@ class Predictor:
             self._run, self.card = _open_pt2(path, device)
         else:
             self._run, self.card = _open_checkpoint(path, device, arch, allow_custom_arch, tta)
+        self._try(path)
+
+    def _try(self, path: Path) -> None:
+        """Classifies two blank pictures, to see whether the model does what its card says."""
+        size, expected = self.card.image_size, (2, len(self.card.classes))
+        try:
+            made = self._run(np.zeros((2, size, size, 3), np.uint8))
+        except Exception as error:  # networks and onnxruntime raise whatever they like
+            reason = " ".join(str(error).split())[:300]
+            raise UsageError(f"{path} can't be used: it does not classify two pictures: {reason}") from error
+        if not isinstance(made, np.ndarray) or made.dtype != np.float32 or made.shape != expected:
+            kind = f"{made.dtype} {made.shape}" if isinstance(made, np.ndarray) else type(made).__name__
+            raise UsageError(
+                f"{path} can't be used: of two pictures it makes {kind}; it must be float32 {expected}, a probability "
+                f"for each of its {expected[1]} classes."
+            )
+        if not np.isfinite(made).all():
+            raise UsageError(
+                f"{path} can't be used: its probabilities are not finite (NaN). Did its training diverge? Take an "
+                "earlier checkpoint, or train again with a smaller model.lr."
+            )
 
     @property
     def classes(self) -> tuple[str, ...]:

@@ -40,7 +40,7 @@ LAYERS = [  # each may import what stands below it
         "guard",
         "corruptions",
     },
-    {"streams", "text"},
+    {"schema", "streams", "text"},
 ]
 WITHOUT_LIGHTNING = set().union(*LAYERS[-4:])
 

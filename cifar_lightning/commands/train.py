@@ -13,7 +13,7 @@ import threading
 import time
 import warnings
 from collections.abc import Callable, Sequence
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack, nullcontext, suppress
 from pathlib import Path
 from typing import Any, TypeVar, cast
 
@@ -44,7 +44,7 @@ from cifar_lightning.callbacks import (
     Throughput,
     TrainerSettings,
 )
-from cifar_lightning.checkpoint import WholeCheckpointIO, check_architecture, read_checkpoint
+from cifar_lightning.checkpoint import WholeCheckpointIO, check_architecture, read_checkpoint, restoring
 from cifar_lightning.classifier import ImageClassifier
 from cifar_lightning.commands import leaderboard
 from cifar_lightning.data.datamodule import ImageDataModule
@@ -65,6 +65,7 @@ from cifar_lightning.options import (
     choose_precision,
     is_plain,
     keep_freed_memory,
+    refuse_null,
     split_options,
 )
 from cifar_lightning.record import MetricsLog, Record, read_record, read_throughput
@@ -255,7 +256,7 @@ class CLI(LightningCLI):
         self.verb = argv[0]
         self.config_files, options = split_options(argv[1:], ("-c", "--config"))
         self.ckpt_path = next(reversed(split_options(options, ("--ckpt_path",))[0]), None)
-        self.checkpoint = read_checkpoint(Path(self.ckpt_path)) if self.ckpt_path else None
+        self.checkpoint = read_checkpoint(Path(self.ckpt_path), resume=self.verb == "fit") if self.ckpt_path else None
         self.changes: list[str] = []
         self.folder = Path(self.ckpt_path or ".").parent
         self._on_exit = ExitStack()
@@ -332,6 +333,8 @@ class CLI(LightningCLI):
         for content in self._contents:
             cast(Parser, self._parser(self.verb)).check_names(content)
         self.config = parser.parse_args(args)
+        refuse_null("model", self.config[self.verb].model, ImageClassifier)
+        refuse_null("data", self.config[self.verb].data, ImageDataModule)
         seed = self.config[self.verb].seed_everything
         self.runs = self.config[self.verb].get("runs", 1)
         if self.runs < 1:
@@ -340,7 +343,7 @@ class CLI(LightningCLI):
             raise UsageError(f"--runs {self.runs} is for fit; leave it out.")
         if self.runs > 1 and self.checkpoint:
             raise UsageError("--runs begins new runs, and --ckpt_path goes on with one; leave out one of them.")
-        if isinstance(seed, bool) or not 0 <= int(seed) <= 2**32 - self.runs:
+        if seed is None or isinstance(seed, bool) or not 0 <= int(seed) <= 2**32 - self.runs:
             raise UsageError(f"seed_everything is {seed}; it must be from 0 to {2**32 - self.runs}.")
         if (minutes := self.config[self.verb].get("checkpoint_every_n_minutes", 0)) < 0:
             raise UsageError(f"checkpoint_every_n_minutes is {minutes}; it must be at least 0.")
@@ -524,11 +527,15 @@ class CLI(LightningCLI):
                     "two epochs, such as best.ckpt."
                 )
 
+    def _began(self) -> bool:
+        return any(c.began is not None for c in self.trainer.callbacks if isinstance(c, Record))  # type: ignore[attr-defined]
+
     def fit(self, model: ImageClassifier, datamodule: ImageDataModule, ckpt_path: str | None) -> None:
         """Trains, and says how it went and what can be done next."""
         started = time.perf_counter()
         try:
-            self.trainer.fit(model, datamodule=datamodule, ckpt_path=ckpt_path, weights_only=True)
+            with restoring(ckpt_path, self._began) if ckpt_path else nullcontext():
+                self.trainer.fit(model, datamodule=datamodule, ckpt_path=ckpt_path, weights_only=True)
         except SystemExit as error:
             if self.trainer.state.status != TrainerStatus.INTERRUPTED:
                 raise
