@@ -345,21 +345,22 @@ class ImageClassifier(LightningModule):
         self._partial = checkpoint.get("partial_epoch", {})
 
     def setup(self, stage: str) -> None:
-        options = self.hparams
         self._tuning = stage == "fit"
-        if stage != "fit":
-            return
-        if options["weights"] is not None and self._fresh and self.trainer.ckpt_path is None:
+        if self.hparams["compile"] and stage == "fit":
+            on_gpu = self.trainer.strategy.root_device.type == "cuda"
+            # tuning ends in CUDA graphs, which spare a GPU the launches of a small network's many kernels
+            self.net.compile(mode="max-autotune" if on_gpu else "default", dynamic=False)
+
+    def _load_pretrained(self) -> None:
+        """Loads the weights that training begins with, unless a checkpoint has been loaded."""
+        options = self.hparams
+        if options["weights"] is not None and self._fresh:
             if self.trainer.local_rank == 0:  # the others find what it has downloaded
                 find_weights(options["arch"], options["weights"])
             self.trainer.strategy.barrier()
             path = find_weights(options["arch"], options["weights"])
             load_weights(self.net, path, options["num_classes"], options["arch"], options["arch_options"])
         self._fresh = False
-        if options["compile"]:
-            on_gpu = self.trainer.strategy.root_device.type == "cuda"
-            # tuning ends in CUDA graphs, which spare a GPU the launches of a small network's many kernels
-            self.net.compile(mode="max-autotune" if on_gpu else "default", dynamic=False)
 
     def on_fit_start(self) -> None:
         self._tuning = False
@@ -460,6 +461,8 @@ class ImageClassifier(LightningModule):
         self.log_dict({f"{stage}/{name}": value for name, value in means.items()}, prog_bar=True)
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
+        # here, since a checkpoint has been loaded by now, and LearningRateFinder trains before on_fit_start
+        self._load_pretrained()
         for module in self.net.modules():  # a training before this one may have ended it
             if hasattr(module, "bias_lr_ends") and self.hparams["freeze"] == "none":
                 cast(Tensor, module.bias).requires_grad_(True)

@@ -86,7 +86,9 @@ class TemporaryFit(train.CLI):
 
     def _fit_callbacks(self, settings: Any, chosen: dict[str, Any]) -> list[Callback]:
         callbacks = super()._fit_callbacks(settings, chosen)
-        return [c for c in callbacks if not isinstance(c, Report | EpochLines | AnnounceDuration)] + list(self.callbacks)
+        return [c for c in callbacks if not isinstance(c, Report | EpochLines | AnnounceDuration)] + list(
+            self.callbacks
+        )
 
     def fit(self, model: ImageClassifier, datamodule: ImageDataModule, ckpt_path: str | None) -> None:
         """Trains."""
