@@ -1,5 +1,6 @@
 import shutil
 from pathlib import Path
+from typing import Literal
 
 import pytest
 import torch
@@ -89,7 +90,7 @@ def test_a_last_batch_of_one_picture_is_left_out(data_root: Path) -> None:
 
 @pytest.mark.parametrize("auto_augment", ["none", "randaugment", "trivialaugment"])
 def test_processes_share_an_epoch_and_augment_as_one_does(
-    auto_augment: str, data_root: Path, monkeypatch: pytest.MonkeyPatch
+    auto_augment: Literal["none", "randaugment", "trivialaugment"], data_root: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     data = ImageDataModule(
         "synthetic", str(data_root), val_size=1000, train_size=500, batch_size=64, auto_augment=auto_augment
