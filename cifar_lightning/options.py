@@ -146,6 +146,7 @@ def checkpoint_settings(checkpoint: dict[str, Any], *, resume: bool, allow_custo
     )
     if is_custom(str(model["arch"])) and not allow_custom_arch:
         del model["arch"]
+    data.pop("url", None)  # Whom to ask is for the user to say: a checkpoint can come from anybody.
     settings = {"seed_everything": data.pop("seed", 0), "model": model, "data": data}
     if resume:
         kept = checkpoint.get("trainer_settings", {})

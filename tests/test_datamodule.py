@@ -8,6 +8,7 @@ from lightning.pytorch import Trainer
 from lightning.pytorch.trainer.states import TrainerFn
 
 from cifar_lightning import ImageDataModule, UsageError
+from cifar_lightning.options import checkpoint_settings
 from tests.conftest import Archive
 
 
@@ -309,3 +310,14 @@ def test_images_that_were_trained_on_are_never_validated_or_tested_on(picture_fo
 
 def data_of(root: Path, **options: object) -> ImageDataModule:
     return ImageDataModule("folder", str(root), image_size=8, **options)  # type: ignore[arg-type]
+
+
+def test_no_url_goes_into_a_checkpoint_or_comes_from_one(trained: Path, tmp_path: Path) -> None:
+    assert "url" not in ImageDataModule("cifar10", url="https://user:password@host/archive").hparams
+    checkpoint = torch.load(trained / "best.ckpt", weights_only=True)
+    checkpoint["datamodule_hyper_parameters"] |= {"dataset": "cifar10", "url": "http://127.0.0.1:9/archive"}
+    torch.save(checkpoint, tmp_path / "hostile.ckpt")
+    assert "url" not in checkpoint_settings(checkpoint, resume=True, allow_custom_arch=False)["data"]
+    for given in (None, "mirror.tar.gz"):
+        made = ImageDataModule.load_from_checkpoint(tmp_path / "hostile.ckpt", url=given)
+        assert made.source.url == given  # type: ignore[attr-defined]

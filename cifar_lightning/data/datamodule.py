@@ -96,7 +96,10 @@ class ImageDataModule(LightningDataModule):
         super().__init__()
         self.source = open_source(dataset, root, url, image_size, flat=bool(test_size), skip_broken=skip_broken)
         val_size = self.source.val_size if val_size is None else val_size
-        self.save_hyperparameters()  # with the default of the data set, so that a checkpoint says what it was
+        # url is left out: no checkpoint has a say in whom to ask, and it may hold a password
+        self.save_hyperparameters(
+            ignore=["url"]
+        )  # with the default of the data set, so that a checkpoint says what it was
         for name, value, least in [
             ("image_size", image_size, 1),
             ("resize", resize, 1),
@@ -130,6 +133,11 @@ class ImageDataModule(LightningDataModule):
         self.classes: tuple[str, ...] = ()
         self.normalisation: Normalisation | None = (tuple(mean), tuple(std)) if mean and std else None
         self.preprocess: Preprocess | None = None
+
+    @classmethod
+    def load_from_checkpoint(cls, *args: Any, url: str | None = None, **kwargs: Any) -> "ImageDataModule":
+        """Makes a module as LightningDataModule does, but takes no url from the checkpoint."""
+        return super().load_from_checkpoint(*args, url=url, **kwargs)
 
     @property
     def num_classes(self) -> int:
