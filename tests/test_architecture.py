@@ -21,7 +21,7 @@ LAYERS = [  # each may import what stands below it
     {"predictor"},
     {"pipeline"},
     {"classifier", "data.datamodule", "checkpoint", "loop"},
-    {"averaging"},
+    {"averaging", "resume"},
     {"models", "models.pretrained", "optim", "augment", "preprocess", "figures", "data.datasets"},
     {"data.folder"},  # one of the sources
     {

@@ -35,15 +35,7 @@ from rich.console import Console
 from rich.table import Table
 
 from cifar_lightning import UsageError
-from cifar_lightning.callbacks import (
-    EpochLines,
-    LastCheckpoint,
-    ProgressBar,
-    Report,
-    RunCheckpoint,
-    Throughput,
-    TrainerSettings,
-)
+from cifar_lightning.callbacks import EpochLines, ProgressBar, Report, Throughput, TrainerSettings
 from cifar_lightning.checkpoint import WholeCheckpointIO, check_architecture, read_checkpoint, restoring
 from cifar_lightning.classifier import ImageClassifier
 from cifar_lightning.commands import leaderboard
@@ -70,6 +62,7 @@ from cifar_lightning.options import (
 )
 from cifar_lightning.record import MetricsLog, Record, read_record, read_throughput
 from cifar_lightning.report import classify_files
+from cifar_lightning.resume import HANGUP, SIGNALS, LastCheckpoint, RunCheckpoint
 from cifar_lightning.run_folder import RunFolder, next_number
 from cifar_lightning.text import say
 
@@ -127,9 +120,11 @@ def run(argv: Sequence[str], make: Callable[[list[str]], Made]) -> Made:
     Raises:
         UsageError: For a mistake of the user's.
     """
-    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    handlers = {number: signal.getsignal(number) for number in SIGNALS}
     if threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGTERM, _end)  # which Lightning would take notice of, and go on
+        if HANGUP and handlers[HANGUP] == signal.SIG_DFL:
+            signal.signal(HANGUP, _end)
     with warnings.catch_warnings():
         _quieten()
         keep_freed_memory()
@@ -368,7 +363,7 @@ class CLI(LightningCLI):
             return
         check_architecture(Path(self.ckpt_path or ""), self.checkpoint, config.model.arch)
         if self.verb == "fit":
-            _check_resume(self.checkpoint, config)
+            _check_resume(self.checkpoint, config, self.folder)
             self.changes = _find_changes(self.checkpoint, config)
 
     def instantiate_classes(self) -> None:
@@ -476,7 +471,8 @@ class CLI(LightningCLI):
         return [*given, MetricsLog(self.folder, (self.checkpoint or {}).get("global_step", 0))]
 
     def _fit_callbacks(self, settings: Any, chosen: dict[str, Any]) -> list[Callback]:
-        callbacks: list[Callback] = [Throughput(), Record(self.folder, self.changes), Report(self.folder), EpochLines()]
+        record = Record(self.folder, self.changes)
+        callbacks: list[Callback] = [Throughput(), record, Report(self.folder, record=record), EpochLines()]
         if not settings.fast_dev_run:
             callbacks.append(SaveConfig(self._parser(self.verb), self.config[self.verb], self.folder))
             callbacks.append(AnnounceDuration())
@@ -621,6 +617,9 @@ class CLI(LightningCLI):
             )
             if any(isinstance(logger, TensorBoardLogger) for logger in self.trainer.loggers):
                 _say(f"  tensorboard --logdir {shlex.quote(str(self.folder.parent.parent))}")
+            planned = -1 < self.trainer.max_steps <= record.get("steps", 0)
+            if not planned and not self._batches(read_checkpoint(last)).get("is_last_batch", True):
+                _say(f"It was stopped inside epoch {epochs + 1}.{self._how_to_go_on()}")
 
         if error := self._report.error if self._report else None:
             raise UsageError(f"the training is done, but its report could not be written to {self.folder}: {error}")
@@ -731,7 +730,7 @@ def _plugins(given: Any) -> list[Any]:
     return plugins
 
 
-def _check_resume(checkpoint: dict[str, Any], config: Any) -> None:
+def _check_resume(checkpoint: dict[str, Any], config: Any, folder: Path) -> None:
     """Says what resuming can't do."""
     before = checkpoint["hyper_parameters"]
     for name in ("arch", "arch_options", "num_classes", "stem", "freeze", "optimizer", "ema", "swa"):
@@ -755,17 +754,19 @@ def _check_resume(checkpoint: dict[str, Any], config: Any) -> None:
                 f"with {before.get(name)}"
             )
             config.model[name] = before.get(name)
-    done = checkpoint["loops"]["fit_loop"]["epoch_progress"]["current"]["processed"]
-    if config.trainer.max_epochs is not None and -1 < config.trainer.max_epochs <= done:
-        raise UsageError(
-            f"this run has already been trained for its {done} epochs. To go on, name a larger number: "
-            f"--trainer.max_epochs {2 * done}"
-        )
-    if 0 <= config.trainer.max_steps <= (steps := checkpoint["global_step"]):
-        raise UsageError(
-            f"this run has already been trained for its {steps:,} steps. To go on, name a larger number: "
-            f"--trainer.max_steps {2 * steps}"
-        )
+    epochs, steps = checkpoint["loops"]["fit_loop"]["epoch_progress"]["current"]["processed"], checkpoint["global_step"]
+    for option, done, most in [
+        ("epochs", epochs, config.trainer.max_epochs),
+        ("steps", steps, config.trainer.max_steps),
+    ]:
+        if most is not None and -1 < most <= done:
+            if (folder / "config.yaml").exists() and not (folder / "fit.json").exists():  # it was killed before that
+                _say("note: the training is complete; its missing figures and records are written")
+                return
+            raise UsageError(
+                f"this run has already been trained for its {done:,} {option}. To go on, name a larger number: "
+                f"--trainer.max_{option} {2 * done}"
+            )
 
 
 def _find_changes(checkpoint: dict[str, Any], config: Any) -> list[str]:
