@@ -541,7 +541,7 @@ class CLI(LightningCLI):
             # Not where a run could not even be resumed: the same advice would end here again.
             raise UsageError(f"{error}{self._how_to_go_on() if self.trainer.global_step else ''}") from error
         except OSError as error:
-            if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+            if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS) and self.folder.is_dir():
                 raise
             raise UsageError(f"nothing more can be written to {self.folder}: {error}.{self._how_to_go_on()}") from error
         except RuntimeError as error:
