@@ -2,20 +2,18 @@
 
 import io
 import json
-import signal
-import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
-from lightning.pytorch.callbacks import ModelCheckpoint, RichProgressBar
+from lightning.pytorch.callbacks import RichProgressBar, WeightAveraging
 from lightning.pytorch.loggers import TensorBoardLogger
-from lightning.pytorch.utilities.exceptions import SIGTERMException
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 from PIL import Image
@@ -27,7 +25,7 @@ from cifar_lightning.classifier import Evaluation, ImageClassifier
 from cifar_lightning.corruptions import SEVERITIES, corrupt
 from cifar_lightning.data.datamodule import ImageDataModule
 from cifar_lightning.files import write_atomically, write_json
-from cifar_lightning.record import commit, hardware, is_trial, ours, read_history, versions
+from cifar_lightning.record import Record, commit, hardware, is_trial, ours, read_history, versions
 from cifar_lightning.run_report import write_report
 
 SAMPLES = 24
@@ -116,119 +114,6 @@ class Throughput(Callback):
         self._epoch_pictures = 0
 
 
-class RunCheckpoint(ModelCheckpoint):
-    """Writes ``<name>.ckpt`` to a run's folder, also when the folder was moved since the checkpoint that is resumed.
-
-    Args:
-        folder: The run's folder.
-        name: "best" or "last".
-        monitor: The metric whose highest value is the best; None keeps the newest checkpoint.
-        save_on_train_epoch_end: Whether it is written after each epoch instead of each validation; None asks Lightning.
-    """
-
-    def __init__(
-        self, folder: Path, name: str, monitor: str | None = None, *, save_on_train_epoch_end: bool | None = None
-    ) -> None:
-        super().__init__(
-            folder,
-            save_on_train_epoch_end=save_on_train_epoch_end,
-            filename=name,
-            monitor=monitor,
-            mode="max",
-            enable_version_counter=False,
-            auto_insert_metric_name=False,
-        )
-
-    def state_dict(self) -> dict[str, Any]:
-        # without the folder, so that the same training writes the same file anywhere
-        return {**_in_folder(super().state_dict(), Path()), "dirpath": ""}
-
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        # with another folder's paths Lightning would forget the best score, and delete that folder's best.ckpt
-        super().load_state_dict({**_in_folder(state_dict, Path(str(self.dirpath))), "dirpath": self.dirpath})
-        self.current_score = state_dict["current_score"]  # Lightning forgets it
-
-
-def _in_folder(state: dict[str, Any], folder: Path) -> dict[str, Any]:
-    """Returns a ModelCheckpoint's state with its files in another folder."""
-    moved = {k: str(folder / Path(v).name) if v else v for k, v in state.items() if k.endswith("_model_path")}
-    best = {str(folder / Path(path).name): score for path, score in state["best_k_models"].items()}
-    return {**state, **moved, "best_k_models": best}
-
-
-class LastCheckpoint(RunCheckpoint):
-    """Keeps ``last.ckpt``, from which a training goes on exactly as if it had never been stopped.
-
-    It is written after each epoch, every few minutes within one, and when a signal asks the training to end: Ctrl+C,
-    SIGTERM, or SIGUSR1, by which SLURM tells of a job's near end if asked to. The first signal waits for the end of the
-    step, or of the validation; a second one ends the process at once.
-
-    Args:
-        folder: The run's folder.
-        minutes: How often it is written, >= 0; 0 writes it after each step.
-
-    Attributes:
-        signal: The number of the signal that ended the training, or 0.
-    """
-
-    def __init__(self, folder: Path, minutes: float) -> None:
-        super().__init__(folder, "last", save_on_train_epoch_end=True)
-        self.minutes, self.signal = minutes, 0
-        self._saved, self._ending = 0.0, False
-        self._handlers: dict[int, Any] = {}
-
-    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        super().on_train_start(trainer, pl_module)
-        self._saved = time.monotonic()
-        if threading.current_thread() is threading.main_thread():
-            for name in {"SIGINT", "SIGTERM", "SIGUSR1"} & set(dir(signal)):  # on Windows there are fewer
-                self._handlers[getattr(signal, name)] = signal.signal(getattr(signal, name), self._note)
-
-    def _note(self, number: int, frame: Any) -> None:
-        self.signal = number
-        for each in self._handlers:
-            signal.signal(each, signal.SIG_DFL)
-
-    def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self._ending = self._agree(trainer, self.signal) > 0  # last.ckpt was written at the end of the epoch before
-
-    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
-        if self._ending:  # the step before is logged by now
-            raise SIGTERMException
-
-    def on_train_batch_end(
-        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
-    ) -> None:
-        now = time.monotonic()
-        due = now - self._saved >= self.minutes * 60
-        asked = self._agree(trainer, self.signal or -due)
-        steps = batch_idx + 1
-        between = steps % trainer.accumulate_grad_batches == 0
-        if trainer.check_val_every_n_epoch is None:  # then validations are counted over all epochs
-            steps = trainer.fit_loop.total_batch_idx + 1
-        # else the epoch, or the validation that comes now, is completed first
-        between &= not trainer.is_last_batch and steps % (trainer.val_check_batch or steps + 1) != 0
-        if asked and between and not trainer.fast_dev_run:  # type: ignore[attr-defined]
-            trainer.save_checkpoint(Path(str(self.dirpath)) / "last.ckpt")
-            self._saved = now
-            self._ending = asked > 0
-
-    def _agree(self, trainer: Trainer, wish: int) -> int:
-        """Returns a signal or, negative, the wish to save, that any of the processes has; or 0."""
-        if trainer.world_size == 1:
-            return wish
-        # Lightning's own loop waits for a message between the processes at this place, too
-        wishes = torch.tensor([wish, -wish], device=trainer.strategy.root_device)
-        signals, saves = map(int, trainer.strategy.reduce(wishes, reduce_op="max"))
-        self.signal = self.signal or max(signals, 0)
-        return max(signals, 0) or -max(saves, 0)
-
-    def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        for number, handler in self._handlers.items():
-            signal.signal(number, handler)
-        self._handlers.clear()
-
-
 class TrainerSettings(Callback):
     """Keeps the Trainer's plain settings in each checkpoint, so that resuming needs no config.
 
@@ -255,21 +140,25 @@ class Report(Callback):
         folder: The run's folder.
         checkpoint: The checkpoint that is tested.
         step: The training step it was written at.
+        record: Of the training that is reported.
 
     Attributes:
         error: Why something could not be written.
     """
 
-    def __init__(self, folder: Path, checkpoint: Path | None = None, step: int = 0) -> None:
-        self.folder, self.checkpoint, self.step = folder, checkpoint, step
+    def __init__(
+        self, folder: Path, checkpoint: Path | None = None, step: int = 0, record: Record | None = None
+    ) -> None:
+        self.folder, self.checkpoint, self.step, self.record = folder, checkpoint, step, record
         self.error: OSError | None = None
-        self._validated = 0
+        self._trained, self._validated = False, 0
         self._sha256: str | None = None
 
     # -- when it is written ------------------------------------------------------------------------------------------
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         model, data = ours(trainer, pl_module)
+        self._trained = True
         for logger in trainer.loggers:
             if not isinstance(logger, TensorBoardLogger):  # it is given them with the result, for its HParams tab
                 logger.log_hyperparams({**model.hparams, **data.hparams})
@@ -290,9 +179,15 @@ class Report(Callback):
         evaluation = None
         if "val/acc" in trainer.callback_metrics:  # not if max_steps ended an epoch before its validation
             evaluation = _gather(model.val_metrics.evaluation)
-        if trainer.is_global_zero:
+        elif not self._trained and "val" in data.sets:  # resumed since it was killed between its last epoch and this
+            evaluation = _gather(_validate(trainer, model, data))
+            self._validated = trainer.current_epoch
+        if trainer.is_global_zero and self.record:
+            fit = self.record.result(trainer, model)
             with self._writing():
                 self._write_fit(trainer, model, data, evaluation)
+                write_report(self.folder, fit)
+            write_json(self.record.path, fit)  # comes last: a run without it is not complete
 
     def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if self.checkpoint and trainer.is_global_zero:
@@ -330,7 +225,6 @@ class Report(Callback):
             if isinstance(logger, TensorBoardLogger):
                 logger.log_hyperparams(settings, metrics, trainer.global_step)
         self._write_figures(drawn, _writers(trainer), trainer.global_step)
-        write_report(self.folder)
 
     def _write_test(
         self, trainer: Trainer, model: ImageClassifier, data: ImageDataModule, evaluation: Evaluation
@@ -446,6 +340,24 @@ def _draw(data: ImageDataModule, split: str, evaluation: Evaluation, when: str) 
         f"{split}/classes": figures.class_accuracy(counts.diagonal(), counts.sum(1), data.classes, title),
         f"{split}/reliability": figures.reliability_diagram(probabilities, labels, title),
     }
+
+
+def _validate(trainer: Trainer, model: ImageClassifier, data: ImageDataModule) -> Evaluation | None:
+    """Measures the validation images as ``fit`` does, without the loggers and callbacks that have seen it before."""
+    device, loader, limit = trainer.strategy.root_device, data.val_dataloader(), trainer.limit_val_batches
+    callbacks: list[Callback] = trainer.callbacks  # type: ignore[attr-defined]
+    averages = [callback for callback in callbacks if isinstance(callback, WeightAveraging)]
+    for average in averages:  # which swaps the weights, and swaps them back
+        average.on_validation_epoch_start(trainer, model)
+    model.to(device).eval()
+    with torch.no_grad(), trainer.precision_plugin.val_step_context():
+        for number, batch in enumerate(islice(loader, limit if isinstance(limit, int) else int(limit * len(loader)))):
+            images, labels, numbers = data.transfer_batch_to_device(batch, device, 0)
+            model.validation_step((data.normalise(images), labels, numbers), number)
+    model.val_metrics.finish(probabilities=False)
+    for average in averages:
+        average.on_validation_epoch_end(trainer, model)
+    return model.val_metrics.evaluation
 
 
 def draw_augmentation(data: ImageDataModule) -> Figure:

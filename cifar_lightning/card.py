@@ -6,6 +6,19 @@ from dataclasses import asdict, dataclass, fields
 from typing import Any
 
 from cifar_lightning import UsageError
+from cifar_lightning.schema import CHANNELS, CLASSES, IMAGE_SIZE, SCALES, TEXT, check, mapping, nullable, number
+
+_KINDS = {
+    "arch": TEXT,
+    "classes": CLASSES,
+    "dataset": TEXT,
+    "image_size": IMAGE_SIZE,
+    "mean": CHANNELS,
+    "std": SCALES,
+    "test_accuracy": nullable(number(0, 1)),
+    "checkpoint_sha256": TEXT,
+    "versions": mapping(TEXT),
+}
 
 
 @dataclass(frozen=True)
@@ -43,13 +56,15 @@ class Card:
         """Reads what ``to_metadata`` returned.
 
         Raises:
-            UsageError: If something is missing: it is another program's file.
+            UsageError: If something is missing, as in another program's file, or is not what it must be.
         """
         try:
             values: dict[str, Any] = {field.name: json.loads(metadata[field.name]) for field in fields(cls)}
-        except (KeyError, ValueError) as error:
+        except (KeyError, ValueError, RecursionError) as error:
             raise UsageError(
                 f"cifar-lightning export did not write it: it does not say what it is ({error})"
             ) from error
+        if wrong := check(values, _KINDS)[1]:
+            raise UsageError(f"{'; '.join(wrong)}.")
         values |= {name: tuple(value) for name, value in values.items() if isinstance(value, list)}
         return cls(**values)

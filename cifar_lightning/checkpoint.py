@@ -3,25 +3,83 @@
 import hashlib
 import io
 import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from pickle import UnpicklingError
 from typing import Any
 
 import torch
 from lightning.fabric.plugins import TorchCheckpointIO
+from packaging.version import InvalidVersion, Version
 
 from cifar_lightning import UsageError
 from cifar_lightning.files import write_atomically
 from cifar_lightning.models import is_custom
-from cifar_lightning.strict_yaml import MAX_DEPTH, MAX_SIZE, StrictError, check_value
+from cifar_lightning.schema import (
+    ANY,
+    CHANNELS,
+    CLASSES,
+    IMAGE_SIZE,
+    SCALES,
+    TEXT,
+    Kind,
+    check,
+    mapping,
+    nullable,
+    number,
+    optional,
+    several,
+    whole,
+)
 
-WANTED = {
-    "state_dict": (),
-    "hyper_parameters": ("arch",),
-    "datamodule_hyper_parameters": ("dataset", "image_size"),
-    "ImageDataModule": ("classes", "mean", "std"),
+
+def _is_version(value: object) -> bool:
+    try:
+        return bool(Version(str(value))) and isinstance(value, str)
+    except InvalidVersion:
+        return False
+
+
+_TENSOR = Kind("tensors", torch.is_tensor)
+
+KINDS = {
+    "state_dict": mapping(_TENSOR),
+    "hyper_parameters": mapping(ANY),
+    "hyper_parameters/arch": TEXT,
+    "datamodule_hyper_parameters": mapping(ANY),
+    "datamodule_hyper_parameters/dataset": TEXT,
+    "datamodule_hyper_parameters/image_size": IMAGE_SIZE,
+    "datamodule_hyper_parameters/resize": optional(nullable(IMAGE_SIZE)),
+    "ImageDataModule": mapping(ANY),
+    "ImageDataModule/classes": CLASSES,
+    "ImageDataModule/mean": CHANNELS,
+    "ImageDataModule/std": SCALES,
+    "epoch": optional(whole(0)),
+    "global_step": optional(whole(0)),
+    "pytorch-lightning_version": Kind("a version", _is_version),
+    "callbacks": optional(mapping(ANY)),
+    "trainer_settings": optional(mapping(ANY)),
+    "trainer_settings/callbacks": optional(several(TEXT)),
+    "changes": optional(several(TEXT)),
+    "partial_epoch": optional(mapping(number(-1e30, 1e30))),
 }
-"""What each checkpoint holds, and what is in there."""
+"""What each checkpoint holds; a name after a slash is inside what is named before it."""
+
+_PROGRESS = ("epoch_loop.batch_progress", "epoch_progress")
+RESUMABLE = {
+    "epoch": whole(0),
+    "global_step": whole(0),
+    "optimizer_states": several(mapping(ANY), (1,)),
+    "lr_schedulers": several(mapping(ANY)),
+    **{
+        f"loops/fit_loop/{progress}/{when}/{name}": whole(0)
+        for progress in _PROGRESS
+        for when in ("total", "current")
+        for name in ("ready", "started", "processed", "completed")
+    },
+}
+"""What a checkpoint holds besides, so that its training can be resumed."""
 
 
 class WholeCheckpointIO(TorchCheckpointIO):
@@ -50,14 +108,15 @@ class WholeCheckpointIO(TorchCheckpointIO):
             ) from error
 
 
-def read_checkpoint(path: Path) -> dict[str, Any]:
+def read_checkpoint(path: Path, *, resume: bool = False) -> dict[str, Any]:
     """Reads a checkpoint lazily; nothing in it is executed, and weights are read when they are used.
 
     Args:
         path: A file that ``fit`` wrote.
+        resume: Whether its training is to be resumed.
 
     Returns:
-        Lightning's checkpoint, with the names of ``WANTED`` in it.
+        Lightning's checkpoint, with what ``KINDS`` says in it, and ``RESUMABLE`` too if it is to be resumed.
 
     Raises:
         UsageError: If it is no checkpoint, is truncated, holds more than plain data, or is not of this framework.
@@ -77,37 +136,41 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
             "last.ckpt of the same run."
         ) from error
     checkpoint = checkpoint if isinstance(checkpoint, dict) else {}
-    missing = [name for name in WANTED if not isinstance(checkpoint.get(name), dict)]
-    if not missing:
-        missing = [f"{name}.{key}" for name, keys in WANTED.items() for key in keys if key not in checkpoint[name]]
+    missing, wrong = check(checkpoint, KINDS)
     if missing:
         raise UsageError(f"{path} is not a checkpoint of cifar-lightning: it has no {', '.join(missing)}.")
-    for name in (*WANTED, "trainer_settings", "changes"):
-        if name != "state_dict":
-            _check_size(path, name, checkpoint.get(name))
+    if not wrong and resume:
+        missing, wrong = check(checkpoint, RESUMABLE)
+    if missing:
+        raise UsageError(
+            f"{path} holds the network, but not the state of its training, so it can't be resumed: it has no "
+            f"{', '.join(missing[:5])}."
+        )
+    if wrong:
+        raise UsageError(f"{path} can't be used: {'; '.join(wrong[:5])}.")
     return checkpoint
 
 
-def _check_size(path: Path, name: str, value: object) -> None:
-    """Refuses values that hold one another so often that a copy or a text of them would fill the memory."""
-    size, left = 0, [(value, 0)]
-    while left:
-        part, depth = left.pop()
-        size += 1 + (len(part) if isinstance(part, str | bytes) else 0)
-        if isinstance(part, dict):
-            left += [(inner, depth + 1) for inner in (*part.keys(), *part.values())]
-        elif isinstance(part, list | tuple | set):
-            left += [(inner, depth + 1) for inner in part]
-        elif isinstance(part, str):
-            try:
-                check_value(part)  # jsonargparse reads it
-            except StrictError:
-                size = MAX_SIZE + 1
-        if size > MAX_SIZE or depth > MAX_DEPTH:
-            raise UsageError(
-                f"{path} is not loaded: its {name} is too large (more than {MAX_SIZE:,} values and characters, written "
-                f"out) or too deep (more than {MAX_DEPTH} levels) to be what fit wrote."
-            )
+@contextmanager
+def restoring(path: str | Path, began: Callable[[], bool]) -> Iterator[None]:
+    """Say in one sentence what Lightning and PyTorch trip on where the state of a training does not fit it.
+
+    Args:
+        path: The checkpoint's file.
+        began: Whether everything was restored and the training began.
+
+    Raises:
+        UsageError: Instead of other errors before it began.
+    """
+    try:
+        yield
+    except (AttributeError, IndexError, KeyError, RuntimeError, TypeError, ValueError) as error:
+        if isinstance(error, UsageError) or began():
+            raise
+        raise UsageError(
+            f"{path} can't be resumed, since the state of its training is not that of this network and these options: "
+            f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
+        ) from error
 
 
 def check_architecture(path: Path, checkpoint: dict[str, Any], trusted: str | None) -> None:

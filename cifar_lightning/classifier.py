@@ -6,7 +6,12 @@ from typing import Any, Literal, cast
 
 import torch
 from lightning.pytorch import Callback, LightningModule
-from lightning.pytorch.callbacks import StochasticWeightAveraging, WeightAveraging
+from lightning.pytorch.callbacks import (
+    BatchSizeFinder,
+    LearningRateFinder,
+    StochasticWeightAveraging,
+    WeightAveraging,
+)
 from lightning.pytorch.callbacks.finetuning import BaseFinetuning
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor, nn
@@ -129,10 +134,15 @@ class EpochMetrics(nn.Module):
                 means[name] = metric.compute()
         if self.confusion is not None:
             self.evaluation = Evaluation(self.confusion.compute(), logits, labels, numbers)
+        self.discard()
+        return means
+
+    def discard(self) -> None:
+        """Begins anew without what ``finish`` has not seen."""
+        self._steps = []
         for module in self.modules():
             if isinstance(module, Metric):
                 module.reset()
-        return means
 
     def _count(self) -> tuple[Tensor, Tensor, Tensor]:
         """Gives torchmetrics the steps so far, and returns what was kept of them: logits, labels and numbers."""
@@ -245,9 +255,9 @@ class ImageClassifier(LightningModule):
         super().__init__()
         self.save_hyperparameters()
         for name, value in [("lr", lr), ("sgd_lr", sgd_lr), ("backbone_lr", backbone_lr)]:
-            if not 0 < value < math.inf:
+            if value <= 0:
                 raise UsageError(f"model.{name} is {value}; it must be above 0.")
-        if not 0 <= weight_decay < math.inf:
+        if weight_decay < 0:
             raise UsageError(f"model.weight_decay is {weight_decay}; it must be at least 0.")
         for name, value in [
             ("momentum", momentum),
@@ -271,6 +281,7 @@ class ImageClassifier(LightningModule):
                 parameter.requires_grad_(False)
             self.train()
         self._fresh = True  # no checkpoint has been loaded
+        self._tuning = False  # LearningRateFinder or BatchSizeFinder is at work, before the training
         self._seed: int | None = None
         self._partial: dict[str, float] = {}
         self._ending: list[dict[str, Any]] = []  # groups of parameters that are not trained to the end
@@ -333,7 +344,15 @@ class ImageClassifier(LightningModule):
         self._seed = checkpoint.get("seed")
         self._partial = checkpoint.get("partial_epoch", {})
 
-    def on_fit_start(self) -> None:
+    def setup(self, stage: str) -> None:
+        self._tuning = stage == "fit"
+        if self.hparams["compile"] and stage == "fit":
+            on_gpu = self.trainer.strategy.root_device.type == "cuda"
+            # tuning ends in CUDA graphs, which spare a GPU the launches of a small network's many kernels
+            self.net.compile(mode="max-autotune" if on_gpu else "default", dynamic=False)
+
+    def _load_pretrained(self) -> None:
+        """Loads the weights that training begins with, unless a checkpoint has been loaded."""
         options = self.hparams
         if options["weights"] is not None and self._fresh:
             if self.trainer.local_rank == 0:  # the others find what it has downloaded
@@ -343,11 +362,14 @@ class ImageClassifier(LightningModule):
             load_weights(self.net, path, options["num_classes"], options["arch"], options["arch_options"])
         self._fresh = False
 
-    def setup(self, stage: str) -> None:
-        if self.hparams["compile"] and stage == "fit":
-            on_gpu = self.trainer.strategy.root_device.type == "cuda"
-            # tuning ends in CUDA graphs, which spare a GPU the launches of a small network's many kernels
-            self.net.compile(mode="max-autotune" if on_gpu else "default", dynamic=False)
+    def on_fit_start(self) -> None:
+        self._tuning = False
+        callbacks: list[Callback] = self.trainer.callbacks  # type: ignore[attr-defined]
+        if any(isinstance(callback, LearningRateFinder | BatchSizeFinder) for callback in callbacks):
+            # they have trained a few steps by now, and Lightning changes neither the schedule's rates nor its length
+            self.train_metrics.discard()
+            self.val_metrics.discard()
+            self.trainer.strategy.setup_optimizers(self.trainer)
 
     def on_train_start(self) -> None:
         if self._seed is None:
@@ -439,6 +461,8 @@ class ImageClassifier(LightningModule):
         self.log_dict({f"{stage}/{name}": value for name, value in means.items()}, prog_bar=True)
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
+        # here, since a checkpoint has been loaded by now, and LearningRateFinder trains before on_fit_start
+        self._load_pretrained()
         for module in self.net.modules():  # a training before this one may have ended it
             if hasattr(module, "bias_lr_ends") and self.hparams["freeze"] == "none":
                 cast(Tensor, module.bias).requires_grad_(True)

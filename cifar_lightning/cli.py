@@ -32,6 +32,12 @@ COMMANDS = {
 NEEDS_CHECKPOINT = dict.fromkeys(("validate", "test", "predict", "export"), "--ckpt_path") | {"serve": "--model"}
 """The option that names the checkpoint, for each verb that can't do without one."""
 
+DEPENDENCIES = frozenset(
+    {"PIL", "filelock", "jinja2", "jsonargparse", "lightning", "matplotlib", "numpy", "pytorch_lightning", "rich"}
+    | {"tensorboard", "torch", "torchmetrics", "torchvision", "yaml"}
+)
+"""What an installation for an exported model alone may lack."""
+
 HELP = f"""\
 usage: cifar-lightning VERB [options]
 
@@ -74,10 +80,20 @@ def main(argv: Sequence[str] | None = None) -> int:
     Returns:
         The exit status: 0 for success, 2 for a mistake of the user's, 130 for Ctrl+C, or what the verb says.
     """
+    args = list(sys.argv[1:] if argv is None else argv)
     try:
-        return _answer(list(sys.argv[1:] if argv is None else argv))
+        return _answer(args)
     except (UsageError, OSError) as error:
         say(f"cifar-lightning: {_describe(error)}", sys.stderr)
+        return 2
+    except ModuleNotFoundError as error:
+        if error.name not in DEPENDENCIES:
+            raise
+        say(
+            f"cifar-lightning: {args[0]} needs {error.name}, which is not installed: pip install cifar-lightning "
+            "brings all that the commands need.",
+            sys.stderr,
+        )
         return 2
     except KeyboardInterrupt:
         print("cifar-lightning: interrupted", file=sys.stderr)
@@ -99,8 +115,6 @@ def _answer(args: list[str]) -> int:
         return 0
     module = _check_verb(args[0])
     args = [args[0], "--help"] if {"-h", "--help"} & set(args) else _check_files(args)
-    if (here := str(Path.cwd())) not in sys.path:  # people's own networks, callbacks and loggers, last of all
-        sys.path.append(here)  # `python -m` does it by itself, the console script does not
     return int(_import(f"cifar_lightning.commands.{module}").main(args))
 
 

@@ -12,6 +12,15 @@ from cifar_lightning.card import Card
 from cifar_lightning.checkpoint import check_architecture, hash_file, read_checkpoint
 from cifar_lightning.classifier import ImageClassifier
 from cifar_lightning.preprocess import Preprocess
+from cifar_lightning.schema import TEXT, check, number, optional, whole
+
+_RESULT = {
+    "checkpoint_sha256": TEXT,
+    "model/tta": TEXT,
+    "accuracy": number(0, 1),
+    "pictures": whole(1),
+    "of": optional(whole(0)),
+}
 
 
 class Pipeline(nn.Module):
@@ -63,7 +72,9 @@ def load_pipeline(
     try:
         classifier = ImageClassifier(**settings)
         classifier.load_state_dict(checkpoint["state_dict"])
-    except (TypeError, RuntimeError) as error:
+    except UsageError:
+        raise
+    except Exception as error:  # networks raise whatever odd options make them trip on
         raise UsageError(
             f"the weights or settings of {path} are not those of its network, {settings.get('arch')}: was its code "
             f"changed since? {' '.join(str(error).split())[:300]}"
@@ -94,7 +105,9 @@ def _find_accuracy(path: Path, digest: str, tta: str) -> float | None:
     """Reads a test's result, if it is one of the checkpoint with this SHA-256, so used, on all test pictures."""
     try:
         result = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return None
-    same = result.get("checkpoint_sha256") == digest and result.get("model", {}).get("tta") == tta
-    return result["accuracy"] if same and result["pictures"] >= result.get("of", 0) else None
+    missing, wrong = check(result, _RESULT)
+    if missing or wrong or result["checkpoint_sha256"] != digest or result["model"]["tta"] != tta:
+        return None
+    return float(result["accuracy"]) if result["pictures"] >= result.get("of", 0) else None

@@ -24,7 +24,7 @@ from lightning.pytorch.loggers import CSVLogger
 from cifar_lightning import __version__
 from cifar_lightning.classifier import ImageClassifier
 from cifar_lightning.data.datamodule import ImageDataModule
-from cifar_lightning.files import write_atomically, write_json
+from cifar_lightning.files import write_atomically
 from cifar_lightning.models import count_cost
 
 MEANS = ("train/loss", "train/acc", "val/loss", "val/acc")
@@ -65,7 +65,7 @@ class MetricsLog(CSVLogger):
 
 
 class Record(Callback):  # no Timer: beside one, the Trainer ignores max_time
-    """Writes ``fit.json`` when a training has been finished: what ``leaderboard`` compares, and where it was done.
+    """Gathers what ``fit.json`` holds: what ``leaderboard`` compares, and where it was done. ``Report`` writes it.
 
     Its seconds are those from the first step to the end of the last epoch with validation, also of a training that
     was interrupted and resumed; neither Python's start nor loading the pictures is in them.
@@ -101,7 +101,7 @@ class Record(Callback):  # no Timer: beside one, the Trainer ignores max_time
         if trainer.is_global_zero and not is_trial(trainer):
             self.path.unlink(missing_ok=True)
         with suppress(OSError, ValueError):  # the first time there is none; a killed process may leave it empty
-            self.before = float(self.elapsed.read_text(encoding="utf-8"))
+            self.before = float(self.elapsed.read_text())
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Starts the clock."""
@@ -110,13 +110,6 @@ class Record(Callback):  # no Timer: beside one, the Trainer ignores max_time
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Stops the clock."""
         self.ended = time.monotonic()
-
-    def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Writes the file."""
-        if not trainer.is_global_zero or is_trial(trainer):
-            return
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        write_json(self.path, self.result(trainer, pl_module))
 
     def seconds(self) -> float:
         """Returns the seconds of training, up to now or its end."""
@@ -127,6 +120,7 @@ class Record(Callback):  # no Timer: beside one, the Trainer ignores max_time
     def result(self, trainer: Trainer, pl_module: LightningModule) -> dict[str, Any]:
         """Returns what the file holds."""
         model, data = ours(trainer, pl_module)
+        epochs = trainer.fit_loop.epoch_progress.current.processed  # type: ignore[attr-defined]
         return {
             "network": model.hparams["arch"],
             "dataset": data.description,
@@ -134,7 +128,7 @@ class Record(Callback):  # no Timer: beside one, the Trainer ignores max_time
             "training_pictures": len(data.sets["train"]),
             "validation_pictures": len(data.sets.get("val", ())),
             "seed": data.hparams["seed"],
-            "epochs": trainer.current_epoch,
+            "epochs": max(0, epochs - (not trainer.is_last_batch)),  # one that ended early is not counted
             "steps": trainer.global_step,
             "seconds": self.seconds(),
             "changes": self.changes,

@@ -23,13 +23,17 @@ FIGURES = {
 """What stands below the figures that validation and test have each."""
 
 
-def write_report(folder: Path) -> None:
+def write_report(folder: Path, fit: dict[str, Any] | None = None) -> None:
     """Writes ``report.html`` of what a run's folder holds of fit.json, metrics.csv, test.json, config.yaml and figures.
+
+    Args:
+        folder: The run's folder.
+        fit: What fit.json will hold, while it is not written.
 
     Raises:
         OSError: If it can't be written.
     """
-    fit, test = _read_json(folder / "fit.json"), _read_json(folder / "test.json")
+    fit, test = fit or _read_json(folder / "fit.json"), _read_json(folder / "test.json")
     config = folder / "config.yaml"
     page = _template().render(
         name=folder.absolute().relative_to(folder.absolute().parent.parent).as_posix(),

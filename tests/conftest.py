@@ -86,6 +86,15 @@ def exported(trained: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+def replace_network(checkpoint: Path, arch: str, network: torch.nn.Module, target: Path) -> Path:
+    """Writes a checkpoint of a network of one's own without a training: another one's, with this one's weights."""
+    content = torch.load(checkpoint, weights_only=True)
+    content["hyper_parameters"]["arch"] = arch
+    content["state_dict"] = {f"net.{name}": value for name, value in network.state_dict().items()}
+    torch.save(content, target)
+    return target
+
+
 @pytest.fixture(scope="session")
 def weights_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Weights of MobileNetV2 for 1,000 classes, untrained, named by their checksum as torchvision's are."""

@@ -14,14 +14,14 @@ LAYERS = [  # each may import what stands below it
     {"commands.predict", "commands.bench", "commands.sweep"},  # which run commands.train
     {"commands.train", "commands.export", "commands.models", "commands.serve"},
     {"commands.leaderboard", "connections"},  # the former is what fit --runs ends with
-    {"options", "callbacks", "evaluation", "network_check", "report", "server", "run_folder"},
+    {"options", "callbacks", "duration", "evaluation", "launcher", "network_check", "report", "server", "run_folder"},
     {"run_report"},
     {"record", "explain"},
     {"batching"},  # of what predictor runs
     {"predictor"},
     {"pipeline"},
     {"classifier", "data.datamodule", "checkpoint", "loop"},
-    {"averaging"},
+    {"averaging", "resume"},
     {"models", "models.pretrained", "optim", "augment", "preprocess", "figures", "data.datasets"},
     {"data.folder"},  # one of the sources
     {
@@ -40,7 +40,7 @@ LAYERS = [  # each may import what stands below it
         "guard",
         "corruptions",
     },
-    {"streams", "strict_yaml", "text"},
+    {"schema", "streams", "text"},
 ]
 WITHOUT_LIGHTNING = set().union(*LAYERS[-4:])
 
@@ -93,15 +93,3 @@ def test_the_classifier_knows_no_data_and_the_data_no_model() -> None:
 
 def test_the_entry_is_standard_library_only() -> None:
     assert {i.split(".")[0] for i in imports(modules()["cli"])} <= {"cifar_lightning", *sys.stdlib_module_names}
-
-
-@pytest.mark.parametrize("name", sorted(modules()))
-def test_text_files_name_their_encoding(name: str) -> None:
-    """Else the locale's would be taken; ruff's rule for it (PLW1514) is a preview still."""
-    for call in ast.walk(ast.parse(modules()[name].read_text(encoding="utf-8"))):
-        if isinstance(call, ast.Call) and isinstance(call.func, ast.Attribute):
-            given = {keyword.arg for keyword in call.keywords}
-            modes = {argument.value for argument in call.args if isinstance(argument, ast.Constant)}
-            opens_text = call.func.attr == "open" and (modes & {"r", "w", "a", "x"} or "newline" in given)
-            if opens_text or call.func.attr in ("read_text", "write_text"):
-                assert "encoding" in given, f"line {call.lineno}"

@@ -41,7 +41,7 @@ def test_a_picture_does_not_depend_on_its_batch() -> None:
 
 @pytest.mark.parametrize("policy", ["randaugment", "trivialaugment"])
 def test_auto_augment_draws_for_each_picture_what_torchvision_draws_for_one(policy: str) -> None:
-    count, picture = 12_000, torch.arange(300).remainder(251).to(torch.uint8).view(3, 10, 10)
+    count, picture = 6_000, torch.arange(300).remainder(251).to(torch.uint8).view(3, 10, 10)
     transform = v2.RandAugment() if policy == "randaugment" else v2.TrivialAugmentWide()
     torch.manual_seed(0)
     wanted = Counter(transform(picture).numpy().tobytes() for _ in range(count))
@@ -51,7 +51,7 @@ def test_auto_augment_draws_for_each_picture_what_torchvision_draws_for_one(poli
     seen = Counter(image.numpy().tobytes() for image in made)
     assert seen.keys() <= wanted.keys()
     for kind, expected in wanted.items():  # the variance of the difference is the sum of both
-        assert abs(seen[kind] - expected) < 5 * (2 * max(expected, 5)) ** 0.5
+        assert abs(seen[kind] - expected) < 5 * max(seen[kind] + expected, 10) ** 0.5
 
 
 @pytest.mark.parametrize("policy", ["randaugment", "trivialaugment"])

@@ -11,9 +11,9 @@ from lightning.pytorch.callbacks import EMAWeightAveraging, StochasticWeightAver
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from cifar_lightning import ImageClassifier, ImageDataModule, UsageError
-from cifar_lightning.callbacks import RunCheckpoint
 from cifar_lightning.cli import main
 from cifar_lightning.pipeline import load_pipeline
+from cifar_lightning.resume import RunCheckpoint
 from tests.conftest import FAST
 
 SMALL: dict[str, Any] = {"arch": "speednet", "arch_options": {"widths": [8, 8, 8]}}

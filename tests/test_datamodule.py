@@ -1,10 +1,14 @@
+import shutil
 from pathlib import Path
+from typing import Literal
 
 import pytest
 import torch
 from lightning.pytorch import Trainer
+from lightning.pytorch.trainer.states import TrainerFn
 
 from cifar_lightning import ImageDataModule, UsageError
+from cifar_lightning.options import checkpoint_settings
 from tests.conftest import Archive
 
 
@@ -87,9 +91,12 @@ def test_a_last_batch_of_one_picture_is_left_out(data_root: Path) -> None:
 
 @pytest.mark.parametrize("auto_augment", ["none", "randaugment", "trivialaugment"])
 def test_processes_share_an_epoch_and_augment_as_one_does(
-    auto_augment: str, data: ImageDataModule, monkeypatch: pytest.MonkeyPatch
+    auto_augment: Literal["none", "randaugment", "trivialaugment"], data_root: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    data.hparams["auto_augment"] = auto_augment
+    data = ImageDataModule(
+        "synthetic", str(data_root), val_size=1000, train_size=500, batch_size=64, auto_augment=auto_augment
+    )
+    data.setup("fit")
     data.trainer = Trainer(accelerator="cpu", logger=False)
     data.trainer.training = True
 
@@ -107,7 +114,8 @@ def test_processes_share_an_epoch_and_augment_as_one_does(
     alone, first, second = epoch(0, 1), epoch(0, 2), epoch(1, 2)
     assert not first.keys() & second.keys()
     assert first.keys() | second.keys() == alone.keys() == set(data.sets["train"].numbers.tolist())
-    assert all(torch.equal(alone[number], image) for number, image in {**first, **second}.items())
+    for number, image in {**first, **second}.items():  # normalised in batches of other lengths: close, not equal
+        torch.testing.assert_close(image, alone[number])
 
 
 def test_the_device_cache_keeps_the_splits_memory_shared(data_root: Path) -> None:
@@ -192,6 +200,8 @@ def test_some_of_the_training_pictures(data_root: Path) -> None:
         {"mean": [0.5] * 3, "std": [0.0] * 3},
         {"batch_size": 0},
         {"val_size": -1},
+        {"val_size": 1.5},
+        {"test_size": float("nan")},
         {"translate": 32},
         {"flip": "often"},
         {"auto_augment": "often"},
@@ -204,7 +214,110 @@ def test_values_out_of_range(options: dict[str, object]) -> None:
         ImageDataModule(**options)  # type: ignore[arg-type]
 
 
-def test_too_few_pictures_to_hold_out(picture_folder: Path) -> None:
-    data = ImageDataModule("folder", str(picture_folder))
-    with pytest.raises(UsageError, match="5,000, but there are 60"):
+def test_too_few_images_to_hold_out(picture_folder: Path) -> None:
+    for size in (5000, 58, 60):
+        data = ImageDataModule("folder", str(picture_folder), val_size=size, image_size=8)
+        with pytest.raises(UsageError, match=rf"{size:,}, but there are 60 .* 3 classes.*--data.val_size 0\.1"):
+            data.setup("fit")
+    with pytest.raises(UsageError, match="leaves no image of green, red to train on"):
+        ImageDataModule("folder", str(picture_folder), train_size=1, image_size=8).setup("fit")
+
+
+def test_a_fraction_is_held_out_and_of_a_folder_a_tenth_by_default(picture_folder: Path) -> None:
+    for options, count in (({}, 6), ({"val_size": 0.25}, 15), ({"val_size": 0.001}, 1), ({"val_size": 7}, 7)):
+        data = ImageDataModule("folder", str(picture_folder), image_size=8, **options)
         data.setup("fit")
+        assert len(data.sets["val"]) == count
+        assert len(data.sets["train"]) == 60 - count
+    assert ImageDataModule("folder").hparams["val_size"] == 0.1
+    assert ImageDataModule("cifar10").hparams["val_size"] == ImageDataModule("synthetic").hparams["val_size"] == 5000
+
+
+def test_at_least_one_image_of_each_class_is_trained_on(picture_folder: Path) -> None:
+    for name, count in (("blue", 4), ("green", 1), ("red", 5)):
+        for path in sorted((picture_folder / "train" / name).iterdir())[count:]:
+            path.unlink()
+    for size in range(1, 8):
+        data = ImageDataModule("folder", str(picture_folder), val_size=size, image_size=8)
+        data.setup("fit")
+        train, val = data.sets["train"], data.sets["val"]
+        assert train.labels[train.numbers].bincount(minlength=3).min() >= 1
+        assert len(val) == size
+        assert sorted([*train.numbers.tolist(), *val.numbers.tolist()]) == list(range(10))
+
+
+def flat_data(root: Path, **options: object) -> ImageDataModule:
+    return ImageDataModule("folder", str(root / "train"), image_size=8, **options)  # type: ignore[arg-type]
+
+
+def test_test_images_are_held_out_of_plain_class_folders(picture_folder: Path) -> None:
+    splits = {}
+    for stage in ("fit", "validate", "test"):
+        data = flat_data(picture_folder, test_size=0.2, val_size=0.25)
+        data.prepare_data()
+        data.setup(stage)
+        splits[stage] = {split: held.numbers.tolist() for split, held in data.sets.items()}
+    assert splits["fit"] == splits["validate"]
+    assert splits["fit"]["test"] == splits["test"]["test"]
+    assert [len(splits["fit"][split]) for split in ("train", "val", "test")] == [36, 12, 12]
+    assert sorted(number for numbers in splits["fit"].values() for number in numbers) == list(range(60))
+    assert data.sets["test"].labels[data.sets["test"].numbers].bincount().tolist() == [4, 4, 4]
+    data.setup("fit")  # in Python one module serves all stages
+    assert data.sets["train"].numbers.tolist() == splits["fit"]["train"]
+    other = flat_data(picture_folder, test_size=0.2, split_seed=1)
+    other.setup("test")
+    assert other.sets["test"].digest != data.sets["test"].digest
+    with pytest.raises(UsageError, match=r"--data\.test_size 0\.2"):
+        flat_data(picture_folder).prepare_data()
+    with pytest.raises(UsageError, match="test images of its own"):
+        ImageDataModule("folder", str(picture_folder), test_size=0.2).prepare_data()
+
+
+def loaded(data: ImageDataModule, stage: TrainerFn, state: dict[str, object]) -> None:
+    """Does what the Trainer does with a checkpoint."""
+    data.trainer = Trainer(accelerator="cpu", logger=False)
+    data.trainer.state.fn = stage
+    data.setup(stage.value)
+    data.load_state_dict(state)
+
+
+def test_images_that_were_trained_on_are_never_validated_or_tested_on(picture_folder: Path) -> None:
+    state = {}
+    for size in (0, 0.2):
+        data = flat_data(picture_folder, test_size=0.2) if size else data_of(picture_folder)
+        data.setup("fit")
+        state[size] = data.state_dict()
+    old = {name: value for name, value in state[0].items() if name != "digests"}
+    for stage in TrainerFn.FITTING, TrainerFn.VALIDATING, TrainerFn.TESTING:
+        for known in (state[0], old):
+            loaded(data_of(picture_folder), stage, known)
+        loaded(flat_data(picture_folder, test_size=0.2), stage, state[0.2])
+    for known in (state[0], old):  # which has seen them all
+        with pytest.raises(UsageError, match="was trained on would be among them"):
+            loaded(flat_data(picture_folder, test_size=0.2), TrainerFn.TESTING, known)
+    with pytest.raises(UsageError, match="was trained on would be among them"):
+        loaded(data_of(picture_folder, split_seed=1), TrainerFn.VALIDATING, state[0])
+    red = picture_folder / "train" / "red"
+    shutil.copy(red / "19.png", red / "05 again.png")
+    with pytest.raises(UsageError, match="leave out --ckpt_path to begin a new run"):
+        loaded(data_of(picture_folder), TrainerFn.FITTING, state[0])
+    with pytest.raises(UsageError, match="was trained on would be among them"):
+        loaded(data_of(picture_folder), TrainerFn.VALIDATING, state[0])
+    with pytest.raises(UsageError, match="was trained on would be among them"):
+        loaded(flat_data(picture_folder, test_size=0.2), TrainerFn.TESTING, state[0.2])
+    loaded(data_of(picture_folder), TrainerFn.TESTING, state[0])  # its test images are apart
+
+
+def data_of(root: Path, **options: object) -> ImageDataModule:
+    return ImageDataModule("folder", str(root), image_size=8, **options)  # type: ignore[arg-type]
+
+
+def test_no_url_goes_into_a_checkpoint_or_comes_from_one(trained: Path, tmp_path: Path) -> None:
+    assert "url" not in ImageDataModule("cifar10", url="https://user:password@host/archive").hparams
+    checkpoint = torch.load(trained / "best.ckpt", weights_only=True)
+    checkpoint["datamodule_hyper_parameters"] |= {"dataset": "cifar10", "url": "http://127.0.0.1:9/archive"}
+    torch.save(checkpoint, tmp_path / "hostile.ckpt")
+    assert "url" not in checkpoint_settings(checkpoint, resume=True, allow_custom_arch=False)["data"]
+    for given in (None, "mirror.tar.gz"):
+        made = ImageDataModule.load_from_checkpoint(tmp_path / "hostile.ckpt", url=given)
+        assert made.source.url == given  # type: ignore[attr-defined]

@@ -111,7 +111,7 @@ def test_two_machines_do_what_one_does(alone: Path, data_root: Path, here: Path)
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     words = ["--nnodes=2", "--nproc-per-node=1", "--master-addr=127.0.0.1", f"--master-port={port}"]
-    words += ["-m", "cifar_lightning", *FIT, f"--data.root={data_root}", *TWO, "--trainer.num_nodes=2"]
+    words += ["-m", "cifar_lightning", *FIT, f"--data.root={data_root}", "--data.batch_size=32"]
     nodes = [start(["torch.distributed.run", f"--node-rank={rank}", *words]) for rank in range(2)]
     try:
         for node in reversed(nodes):

@@ -1,8 +1,10 @@
 """Downloads over a real local server that behaves badly."""
 
 import hashlib
+import os
 import threading
 from collections.abc import Iterator
+from contextlib import suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
@@ -22,6 +24,13 @@ class Handler(BaseHTTPRequestHandler):
         self.asked.append(wanted)
         if self.path == "/missing":
             self.send_error(404)
+            return
+        if self.path == "/endless":
+            self.send_response(200)
+            self.end_headers()
+            with suppress(OSError):  # the client hangs up
+                while True:
+                    self.wfile.write(CONTENT)
             return
         start = int(wanted.removeprefix("bytes=").rstrip("-")) if wanted and self.path != "/plain" else 0
         if start >= len(CONTENT):
@@ -102,3 +111,23 @@ def test_local_files(tmp_path: Path) -> None:
         target.unlink()
     with pytest.raises(DownloadError, match="No such file"):
         fetch(str(tmp_path / "nothing"), tmp_path / "target", MD5)
+
+
+@pytest.mark.parametrize("path", ["file", "endless"])
+def test_more_than_the_file_can_have(server: str, tmp_path: Path, path: str) -> None:
+    source = tmp_path / "source"
+    source.write_bytes(CONTENT)
+    for url in (f"{server}/{path}", str(source)):
+        with pytest.raises(DownloadError, match="more came than it can have"):
+            fetch(url, tmp_path / "file", MD5, max_bytes=len(CONTENT) - 1)
+        assert list(tmp_path.iterdir()) == [source]
+    fetch(f"{server}/file", tmp_path / "file", MD5, max_bytes=len(CONTENT))
+
+
+@pytest.mark.skipif(os.name != "posix", reason="Windows has no such files")
+def test_regular_files_only(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "link").symlink_to("/dev/zero")
+    for url in ("/dev/zero", "file:///dev/zero", str(tmp_path / "link"), str(tmp_path / "pipe"), str(tmp_path)):
+        with pytest.raises(DownloadError, match="not a regular file"):
+            fetch(url, tmp_path / "file", MD5)

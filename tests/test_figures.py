@@ -79,7 +79,7 @@ def test_confusion_matrix_shows_counts_and_shares() -> None:
     assert figure.get_suptitle() == "Title"
 
 
-@pytest.mark.parametrize("count", [1, 100, 300])
+@pytest.mark.parametrize("count", [1, 21, 300])  # with numbers, with names alone, and with neither
 def test_many_classes_and_an_empty_one(count: int) -> None:
     classes = [f"class {k} of $many$" for k in range(count)]
     counts = np.diag(np.arange(count))

@@ -273,6 +273,23 @@ def test_onnx_needs_onnxruntime_numpy_and_pillow_alone(exported: Path, predictor
     np.testing.assert_allclose(made, shares(predictor(names, 10)), atol=1e-4)
 
 
+def test_what_is_not_installed_is_named(exported: Path, trained: Path) -> None:
+    verbs = ["fit", "validate", "test", "bench", "sweep", "leaderboard", "models", "predict x.png", "export", "serve"]
+    options = {"serve": "--model", **dict.fromkeys(["validate", "test", "predict", "export"], "--ckpt_path")}
+    lines = [[*v.split(), *(f"{options[k]}={trained / 'best.ckpt'}" for k in v.split() if k in options)] for v in verbs]
+    lines.append(["predict", "x.png", f"--ckpt_path={exported / 'model.onnx'}"])
+    script = f"{WITHOUT_TORCH}from cifar_lightning.cli import main\nprint([main(words) for words in {lines}])"
+    words = [sys.executable, "-c", script]
+    done = subprocess.run(words, capture_output=True, text=True, check=False, timeout=100)
+    assert done.stdout.strip() == str([2] * len(lines)), done.stderr
+    messages = done.stderr.strip().splitlines()
+    assert len(messages) == len(lines)
+    for message in messages[:-2]:
+        assert "not installed: pip install cifar-lightning" in message
+    assert "checkpoints and .pt2 files need PyTorch" in messages[-2]
+    assert "predict needs rich, which is not installed: pip install rich matplotlib." in messages[-1]
+
+
 @pytest.mark.parametrize("name", ["model.onnx", "model.pt2"])
 def test_the_verb_says_what_predictor_says(
     name: str, exported: Path, trained: Path, here: Path, capsys: pytest.CaptureFixture[str]

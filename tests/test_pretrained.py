@@ -380,6 +380,15 @@ def test_from_official_weights_to_an_exported_file(
         Predictor(last)
 
 
+def test_a_learning_rate_is_looked_for_with_the_pretrained_weights(hub: Path, here: Path, data_root: Path) -> None:
+    words = [*FIT, f"--data.root={data_root}", f"--model.arch={TIMM}", "--model.weights=DEFAULT", "--data.resize=32"]
+    finder = ["--trainer.callbacks=LearningRateFinder", "--trainer.callbacks.num_training_steps=1"]
+    assert main([*words, "--model.freeze=all_but_head", *finder]) == 0
+    (last,) = Path("runs").glob("*/*/last.ckpt")
+    state = torch.load(last, weights_only=True)["state_dict"]
+    assert torch.equal(state["net.conv1.0.weight"], load_file(hub)["conv1.0.weight"])
+
+
 def test_the_backbone_is_unfrozen_in_the_midst_and_also_when_resumed(
     hub: Path, here: Path, data_root: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

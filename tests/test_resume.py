@@ -1,8 +1,11 @@
 """A training that is stopped anywhere and resumed ends as one that was never stopped, to the last bit."""
 
+import json
 import os
+import pty
 import shlex
 import signal
+import sys
 from collections.abc import Callable
 from functools import cache
 from pathlib import Path
@@ -14,8 +17,10 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch import nn
 
+from cifar_lightning.callbacks import Report
 from cifar_lightning.checkpoint import read_checkpoint
 from cifar_lightning.cli import main
+from cifar_lightning.run_report import FIGURES
 
 
 class Net(nn.Sequential):
@@ -27,16 +32,20 @@ class Net(nn.Sequential):
 
 
 class Signal(Callback):
-    """Sends its process a signal at the start of a step, or of the validation after it.
+    """Sends its process a signal at the start of a step, or of the validation after it, or stops the training there.
 
-    The environment says which: SIGNAL="{number} {rank} {step} train", or val.
+    The environment says which: SIGNAL="{number} {rank} {step} train", or val; "stop" instead of a number does what
+    Lightning's Timer (``max_time``) and EarlyStopping do.
     """
 
     def _send(self, trainer: Trainer, stage: str) -> None:
         number, *place = os.environ.get("SIGNAL", "0").split()
         if place == [str(trainer.global_rank), str(trainer.global_step), stage]:
             del os.environ["SIGNAL"]  # a second one would end the process at once
-            os.kill(os.getpid(), int(number))
+            if number == "stop":
+                trainer.should_stop = True
+            else:
+                os.kill(os.getpid(), int(number))
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
         self._send(trainer, "train")
@@ -131,7 +140,7 @@ def test_a_stopped_training_goes_on_as_if_it_had_not_been(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    number = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)[step % 3]
+    number = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGHUP)[step % 4]
     unstopped = whole(name)
     with monkeypatch.context() as patch:
         patch.setenv("SIGNAL", f"{number:d} 0 {step} {stage}")
@@ -158,3 +167,134 @@ def test_a_stopped_training_goes_on_as_if_it_had_not_been(
                 del checkpoint["loops"]["fit_loop"]["epoch_loop.val_loop.batch_progress"]
         assert_same(resumed, expected)
     assert curves(the_run()) == curves(unstopped)
+
+
+EARLY = [("plain", 8, "train"), ("plain", 2, "train")]
+EARLY += [("validated twice an epoch", 7, "train"), ("validated twice an epoch", 9, "val")]
+
+
+@pytest.mark.parametrize(
+    ("name", "step", "stage"),
+    [("averaged", 4, "train"), *(pytest.param(*case, marks=pytest.mark.slow) for case in EARLY)],
+)
+def test_a_training_that_ends_inside_an_epoch_is_resumed_there(
+    name: str,
+    step: int,
+    stage: str,
+    whole: Callable[[str], Path],
+    data_root: Path,
+    here: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    unstopped = whole(name)
+    with monkeypatch.context() as patch:
+        patch.setenv("SIGNAL", f"stop 0 {step} {stage}")
+        assert main([*FIT, f"--data.root={data_root}", *OPTIONS[name]]) == 0
+    said = capsys.readouterr().out
+    assert main(shlex.split(said[said.rindex("cifar-lightning fit") :])[1:]) == 0
+    for file in ("last.ckpt", "best.ckpt"):
+        resumed, expected = read_checkpoint(the_run() / file), read_checkpoint(unstopped / file)
+        if stage == "val":  # Lightning counts the batches of the validation that was just over twice
+            for checkpoint in (resumed, expected):
+                del checkpoint["loops"]["fit_loop"]["epoch_loop.val_loop.batch_progress"]
+        assert_same(resumed, expected)
+
+
+@pytest.mark.slow
+def test_max_steps_may_end_inside_an_epoch(
+    data_root: Path, here: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = [
+        *FIT,
+        f"--data.root={data_root}",
+        "--model.schedule=constant",
+        "--model.warmup=0",
+        "--trainer.max_epochs=2",
+    ]
+    assert main(words) == 0
+    unstopped = the_run().rename(here / "unstopped")
+    assert main([*words, "--trainer.max_steps=8"]) == 0
+    assert json.loads((the_run() / "fit.json").read_text())["epochs"] == 1
+    resume = ["fit", f"--ckpt_path={the_run()}/last.ckpt", f"--config={the_run()}/config.yaml"]
+    assert main(resume) == 2
+    assert "has already been trained for its 8 steps. To go on, name a larger number: --trainer.max_steps 16" in (
+        capsys.readouterr().err
+    )
+    assert main([*resume, "--trainer.max_steps=-1"]) == 0
+    for file in ("last.ckpt", "best.ckpt"):
+        resumed, expected = read_checkpoint(the_run() / file), read_checkpoint(unstopped / file)
+        assert resumed.pop("changes") == ["trainer.max_steps 8 → -1"]
+        assert not expected.pop("changes")
+        assert_same(resumed, expected)
+
+
+def test_a_hangup_that_is_ignored_stays_ignored(data_root: Path, here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)  # as nohup does
+    try:
+        monkeypatch.setenv("SIGNAL", f"{signal.SIGHUP:d} 0 2 train")
+        assert main([*FIT, f"--data.root={data_root}", "--trainer.max_epochs=1"]) == 0
+        assert "SIGNAL" not in os.environ
+        assert signal.getsignal(signal.SIGHUP) == signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGHUP, before)
+
+
+@pytest.mark.slow
+def test_a_closed_terminal_ends_a_training_and_loses_nothing(data_root: Path, here: Path) -> None:
+    words = [word for word in FIT if "progress_bar" not in word] + [f"--data.root={data_root}"]
+    pid, terminal = pty.fork()
+    if pid == 0:
+        paths = os.pathsep.join([str(Path(__file__).parent.parent), *sys.path])
+        os.execve(
+            sys.executable,
+            [sys.executable, "-m", "cifar_lightning", *words, "--trainer.max_epochs=100000"],
+            {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": paths},
+        )
+    try:
+        said = b""
+        while b" 2/100000 " not in said:
+            said += os.read(terminal, 10_000)
+    finally:
+        os.close(terminal)
+        status = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+    assert status == 128 + signal.SIGHUP, said.decode()
+    assert read_checkpoint(the_run() / "last.ckpt")["epoch"] >= 1
+
+
+class Killed(BaseException):
+    """Stands for a process that is killed."""
+
+
+def test_what_is_missing_after_the_last_epoch_is_completed(
+    data_root: Path, here: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = [*FIT, f"--data.root={data_root}", "--trainer.max_epochs=1", "--model.ema=0.9"]
+    assert main(words) == 0
+    whole = the_run().rename(here / "whole")
+
+    def kill(*_: Any) -> None:
+        raise Killed
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Report, "on_fit_end", kill)
+        with pytest.raises(Killed):
+            main(words)
+    run = the_run()
+    assert not (run / "fit.json").exists()
+    resume = ["fit", f"--ckpt_path={run}/last.ckpt", f"--config={run}/config.yaml"]
+    before = (run / "last.ckpt").read_bytes()
+    capsys.readouterr()
+    assert main(resume) == 0
+    assert "note: the training is complete; its missing figures and records are written" in capsys.readouterr().out
+    assert (run / "last.ckpt").read_bytes() == before
+    record, expected = (json.loads((folder / "fit.json").read_text()) for folder in (run, whole))
+    assert record.pop("seconds") > 0
+    assert record == {key: value for key, value in expected.items() if key != "seconds"}
+    for figure in (whole / "figures").iterdir():
+        assert (run / "figures" / figure.name).read_bytes() == figure.read_bytes(), figure.name
+    assert FIGURES["confusion"] in (run / "report.html").read_text()
+    assert curves(run) == curves(whole)
+    capsys.readouterr()
+    assert main(resume) == 2
+    assert "has already been trained for its 1 epochs" in capsys.readouterr().err

@@ -23,12 +23,10 @@ FIT = ["fit", "--data.dataset=synthetic", "--data.train_size=320", "--trainer.en
 
 
 class Tidy(Callback):
-    """Does to the run's folder during training what a user may do."""
+    """Removes the run's config during training, as a user may."""
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        run = Path(str(trainer.log_dir))
-        (run / "config.yaml").unlink()
-        run.rename(run.with_name("renamed"))
+        (Path(str(trainer.log_dir)) / "config.yaml").unlink()
 
 
 def test_a_second_process_is_refused_and_the_lock_ends_with_its_owner(tmp_path: Path) -> None:
@@ -105,10 +103,23 @@ def test_a_folder_that_cannot_be_made_is_a_usage_error(tmp_path: Path) -> None:
             RunFolder.claim(place, 0)
 
 
-def test_a_finished_run_stays_whatever_is_done_to_its_folder(data_root: Path, here: Path) -> None:
+def test_a_finished_run_without_its_config_stays(data_root: Path, here: Path) -> None:
     words = [*FIT, f"--data.root={data_root}", "--trainer.callbacks+=tests.test_run_folder.Tidy"]
     assert main([*words, "--trainer.max_epochs=1"]) == 0
-    assert {path.name for path in Path("runs/cnn/renamed").glob("*.ckpt")} == {"last.ckpt", "best.ckpt"}
+    assert {path.name for path in Path("runs/cnn/version_0").glob("*.ckpt")} == {"last.ckpt", "best.ckpt"}
+
+
+def test_a_folder_that_was_renamed_stays(tmp_path: Path) -> None:
+    run = RunFolder.claim(tmp_path, 0)
+    (run.path / "best.ckpt").touch()
+    run.path.rename(tmp_path / "renamed")
+    run.path.mkdir()
+    (run.path / "last.ckpt").touch()
+    run.release()
+    assert {path.name for path in tmp_path.glob("*/*.ckpt")} == {"best.ckpt", "last.ckpt"}
+    gone = RunFolder.claim(tmp_path, 0)
+    shutil.rmtree(gone.path)
+    gone.release()
 
 
 @pytest.mark.slow

@@ -442,7 +442,7 @@ def test_a_fit_that_ends_before_its_first_validation(
 
 def test_a_fit_that_cannot_begin_leaves_no_run(here: Path, data_root: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["fit", "--data.dataset=synthetic", f"--data.root={data_root}", "--data.val_size=10000"]) == 2
-    assert "but there are 10,000 training pictures" in capsys.readouterr().err
+    assert "but there are 10,000 training images" in capsys.readouterr().err
     assert not list(Path().glob("runs/*"))
 
 
@@ -466,6 +466,21 @@ def test_ones_own_pictures(picture_folder: Path, here: Path, capsys: pytest.Capt
     shutil.rmtree(picture_folder / "train")
     assert main(["predict", "--ckpt_path=best.ckpt", picture]) == 0
     assert main(["test", "--ckpt_path=best.ckpt"]) == 0, "the test pictures are enough"
+
+
+def test_images_added_after_the_training(picture_folder: Path, here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    words = ["--data.dataset=folder", f"--data.root={picture_folder}", "--data.batch_size=30", "--trainer.max_epochs=1"]
+    assert main(["fit", *words]) == 0
+    assert "of 6 images" in capsys.readouterr().out.replace("pictures", "images")
+    red = picture_folder / "train" / "red"
+    shutil.copy(red / "19.png", red / "05 again.png")
+    assert main(["fit", "--ckpt_path=last.ckpt", "--trainer.max_epochs=2"]) == 2
+    error = capsys.readouterr().err
+    assert "are not those that this run was trained on" in error
+    assert "To go on" not in error
+    assert main(["validate", "--ckpt_path=best.ckpt"]) == 2
+    (red / "05 again.png").unlink()
+    assert main(["validate", "--ckpt_path=best.ckpt"]) == 0
 
 
 def test_two_classes_and_odd_names(picture_folder: Path, here: Path, capsys: pytest.CaptureFixture[str]) -> None:

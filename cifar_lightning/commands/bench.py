@@ -26,6 +26,8 @@ from cifar_lightning.callbacks import EpochLines, Report
 from cifar_lightning.classifier import ImageClassifier
 from cifar_lightning.commands import train
 from cifar_lightning.data.datamodule import ImageDataModule, WholeBatches
+from cifar_lightning.duration import AnnounceDuration
+from cifar_lightning.launcher import refuse_processes
 from cifar_lightning.options import split_options
 from cifar_lightning.record import hardware, versions
 
@@ -54,6 +56,7 @@ def main(argv: Sequence[str]) -> int:
     Raises:
         UsageError: For a mistake of the user's.
     """
+    refuse_processes("bench")
     return train.run(argv, Bench).status
 
 
@@ -83,7 +86,9 @@ class TemporaryFit(train.CLI):
 
     def _fit_callbacks(self, settings: Any, chosen: dict[str, Any]) -> list[Callback]:
         callbacks = super()._fit_callbacks(settings, chosen)
-        return [c for c in callbacks if not isinstance(c, Report | EpochLines)] + list(self.callbacks)
+        return [c for c in callbacks if not isinstance(c, Report | EpochLines | AnnounceDuration)] + list(
+            self.callbacks
+        )
 
     def fit(self, model: ImageClassifier, datamodule: ImageDataModule, ckpt_path: str | None) -> None:
         """Trains."""

@@ -21,7 +21,6 @@ from rich.markup import escape
 from rich.table import Table
 
 from cifar_lightning import UsageError
-from cifar_lightning.strict_yaml import load_yaml, read_text
 from cifar_lightning.text import csv_text, printable, say
 
 ELSEWHERE = (
@@ -245,7 +244,7 @@ def _natural(folder: Path) -> tuple[str, int]:
 
 def _read_run(folder: Path) -> Run:
     try:
-        config = load_yaml(read_text(folder / "config.yaml"))
+        config = yaml.safe_load((folder / "config.yaml").read_text(encoding="utf-8"))
         records = [
             json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
             for path in (folder / "fit.json", folder / "test.json")

@@ -7,7 +7,6 @@ from typing import NoReturn
 
 from cifar_lightning import UsageError
 from cifar_lightning.predictor import EXPORTED, Predictor
-from cifar_lightning.report import classify_files
 from cifar_lightning.text import say
 
 
@@ -38,6 +37,10 @@ def main(argv: Sequence[str]) -> int:
         from cifar_lightning.commands import train
 
         return train.main(argv)
+    try:
+        from cifar_lightning.report import classify_files
+    except ModuleNotFoundError as error:
+        raise UsageError(f"predict needs {error.name}, which is not installed: pip install rich matplotlib.") from error
     parser.add_argument("pictures", nargs="+")
     parser.add_argument("--output", default="predictions.csv")
     parser.add_argument("--top_k", type=int)

@@ -13,7 +13,7 @@ import threading
 import time
 import warnings
 from collections.abc import Callable, Sequence
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack, nullcontext, suppress
 from pathlib import Path
 from typing import Any, TypeVar, cast
 
@@ -24,7 +24,8 @@ from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
 from lightning.fabric.plugins.environments.torchelastic import TorchElasticEnvironment
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import LightningModule, Trainer
-from lightning.pytorch.callbacks import Callback
+from lightning.pytorch.callbacks import BatchSizeFinder, Callback, LearningRateFinder
+from lightning.pytorch.callbacks import ProgressBar as AnyProgressBar
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
 from lightning.pytorch.loggers import Logger, TensorBoardLogger, WandbLogger
 from lightning.pytorch.trainer.states import TrainerStatus
@@ -34,21 +35,15 @@ from rich.console import Console
 from rich.table import Table
 
 from cifar_lightning import UsageError
-from cifar_lightning.callbacks import (
-    EpochLines,
-    LastCheckpoint,
-    ProgressBar,
-    Report,
-    RunCheckpoint,
-    Throughput,
-    TrainerSettings,
-)
-from cifar_lightning.checkpoint import WholeCheckpointIO, check_architecture, read_checkpoint
+from cifar_lightning.callbacks import EpochLines, ProgressBar, Report, Throughput, TrainerSettings
+from cifar_lightning.checkpoint import WholeCheckpointIO, check_architecture, read_checkpoint, restoring
 from cifar_lightning.classifier import ImageClassifier
 from cifar_lightning.commands import leaderboard
 from cifar_lightning.data.datamodule import ImageDataModule
+from cifar_lightning.duration import AnnounceDuration, set_default_epochs
 from cifar_lightning.evaluation import class_table, corruption_table, measure_corruptions
 from cifar_lightning.files import write_atomically
+from cifar_lightning.launcher import join_processes, refuse_processes
 from cifar_lightning.loop import TrainingEpochLoop
 from cifar_lightning.models import is_custom
 from cifar_lightning.models.pretrained import find_official, find_weights
@@ -56,19 +51,23 @@ from cifar_lightning.network_check import check_network
 from cifar_lightning.options import (
     RESUMED,
     Parser,
+    check_config,
     check_devices,
-    check_finite,
     checkpoint_settings,
     choose_precision,
     is_plain,
     keep_freed_memory,
-    read_config,
+    refuse_null,
     split_options,
 )
 from cifar_lightning.record import MetricsLog, Record, read_record, read_throughput
 from cifar_lightning.report import classify_files
+from cifar_lightning.resume import HANGUP, SIGNALS, LastCheckpoint, RunCheckpoint
 from cifar_lightning.run_folder import RunFolder, next_number
 from cifar_lightning.text import say
+
+TUNERS = (BatchSizeFinder, LearningRateFinder)
+"""Callbacks that change settings when a training begins."""
 
 Made = TypeVar("Made", bound="CLI")
 
@@ -121,9 +120,11 @@ def run(argv: Sequence[str], make: Callable[[list[str]], Made]) -> Made:
     Raises:
         UsageError: For a mistake of the user's.
     """
-    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    handlers = {number: signal.getsignal(number) for number in SIGNALS}
     if threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGTERM, _end)  # which Lightning would take notice of, and go on
+        if HANGUP and handlers[HANGUP] == signal.SIG_DFL:
+            signal.signal(HANGUP, _end)
     with warnings.catch_warnings():
         _quieten()
         keep_freed_memory()
@@ -182,6 +183,8 @@ def _quieten() -> None:
     """Silences what Lightning says that is no concern of the user's."""
     for name in ("lightning.pytorch", "lightning.fabric"):
         logging.getLogger(name).setLevel(logging.WARNING)  # advertising, and devices that are not there
+    for name in ("profilers", "tuner"):  # the reports of what the user asked for
+        logging.getLogger(f"lightning.pytorch.{name}").setLevel(logging.INFO)
     # if a process ends, this one tells of it and ends the others
     logging.getLogger("lightning.fabric.strategies.launchers.subprocess_script").setLevel(logging.INFO)
     for message in (
@@ -216,6 +219,20 @@ class SaveConfig(SaveConfigCallback):
         self.folder.mkdir(parents=True, exist_ok=True)
         write_atomically(self.folder / "config.yaml", self.parser.dump(self.config, skip_unset=False))
 
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Records what LearningRateFinder and BatchSizeFinder have set."""
+        found = []
+        for section, hparams in (("model", pl_module.hparams), ("data", cast(Any, trainer).datamodule.hparams)):
+            settings = self.config[section]
+            for name, value in hparams.items():
+                if name in settings and isinstance(value, int | float) and value != settings[name]:
+                    found.append(f"{section}.{name} {settings[name]} → {value}")
+                    settings[name] = value
+        if found:
+            _say(f"found: {', '.join(found)}")
+            if trainer.is_global_zero:
+                self.save_config(trainer, pl_module, "fit")
+
 
 class CLI(LightningCLI):
     """The verbs; running is part of the construction, as in LightningCLI.
@@ -234,12 +251,12 @@ class CLI(LightningCLI):
         self.verb = argv[0]
         self.config_files, options = split_options(argv[1:], ("-c", "--config"))
         self.ckpt_path = next(reversed(split_options(options, ("--ckpt_path",))[0]), None)
-        self.checkpoint = read_checkpoint(Path(self.ckpt_path)) if self.ckpt_path else None
+        self.checkpoint = read_checkpoint(Path(self.ckpt_path), resume=self.verb == "fit") if self.ckpt_path else None
         self.changes: list[str] = []
         self.folder = Path(self.ckpt_path or ".").parent
         self._on_exit = ExitStack()
-        read = [read_config(Path(config)) for config in self.config_files]
-        self._contents, configs = [content for content, _ in read], [text for _, text in read]
+        configs = list(self.config_files)
+        self._contents = [check_config(Path(config)) for config in configs]
         if self.ckpt_path and self.checkpoint:
             settings = checkpoint_settings(
                 self.checkpoint, resume=self.verb == "fit", allow_custom_arch="--allow_custom_arch" in options
@@ -252,7 +269,6 @@ class CLI(LightningCLI):
                 save_config_callback=None,
                 trainer_defaults={
                     "devices": 1,
-                    "max_epochs": 10,
                     "enable_model_summary": False,
                     "enable_autolog_hparams": False,
                 },
@@ -312,7 +328,8 @@ class CLI(LightningCLI):
         for content in self._contents:
             cast(Parser, self._parser(self.verb)).check_names(content)
         self.config = parser.parse_args(args)
-        check_finite(self.config[self.verb].as_dict())
+        refuse_null("model", self.config[self.verb].model, ImageClassifier)
+        refuse_null("data", self.config[self.verb].data, ImageDataModule)
         seed = self.config[self.verb].seed_everything
         self.runs = self.config[self.verb].get("runs", 1)
         if self.runs < 1:
@@ -321,7 +338,7 @@ class CLI(LightningCLI):
             raise UsageError(f"--runs {self.runs} is for fit; leave it out.")
         if self.runs > 1 and self.checkpoint:
             raise UsageError("--runs begins new runs, and --ckpt_path goes on with one; leave out one of them.")
-        if isinstance(seed, bool) or not 0 <= int(seed) <= 2**32 - self.runs:
+        if seed is None or isinstance(seed, bool) or not 0 <= int(seed) <= 2**32 - self.runs:
             raise UsageError(f"seed_everything is {seed}; it must be from 0 to {2**32 - self.runs}.")
         if (minutes := self.config[self.verb].get("checkpoint_every_n_minutes", 0)) < 0:
             raise UsageError(f"checkpoint_every_n_minutes is {minutes}; it must be at least 0.")
@@ -332,15 +349,21 @@ class CLI(LightningCLI):
     def before_instantiate_classes(self) -> None:
         """Takes the classes' number from the data, and the pictures' preprocessing from weights, unless resuming."""
         config = self.config[self.verb]
+        set_default_epochs(config.trainer)
+        if self.verb == "predict":
+            refuse_processes(self.verb)
+        else:
+            join_processes(config.trainer)
+        data = ImageDataModule(**config.data.as_dict())
+        config.data.val_size = data.hparams["val_size"]  # the default depends on the data set
         if self.checkpoint is None:
-            data = ImageDataModule(**config.data.as_dict())
             config.model.num_classes = data.num_classes
             if self.verb == "fit" and config.model.weights is not None:
                 _take_preprocessing(config)
             return
         check_architecture(Path(self.ckpt_path or ""), self.checkpoint, config.model.arch)
         if self.verb == "fit":
-            _check_resume(self.checkpoint, config)
+            _check_resume(self.checkpoint, config, self.folder)
             self.changes = _find_changes(self.checkpoint, config)
 
     def instantiate_classes(self) -> None:
@@ -362,8 +385,13 @@ class CLI(LightningCLI):
         given = settings.callbacks or []
         given = list(given) if isinstance(given, Sequence) else [given]
         loggers = settings.logger if isinstance(settings.logger, list) else [settings.logger]
+        if self.checkpoint and (tuners := [type(c).__name__ for c in given if isinstance(c, TUNERS)]):
+            _say(f"note: {', '.join(tuners)} is not run again: the run resumes with what it found")
+            given = [callback for callback in given if not isinstance(callback, TUNERS)]
+        self._given = given
         named = [*given, *(logger for logger in loggers if isinstance(logger, Logger))]
-        self._asked = [type(callback_or_logger).__name__ for callback_or_logger in named]
+        # what resuming needs
+        self._asked = [type(each).__name__ for each in named if not isinstance(each, (*TUNERS, AnyProgressBar))]
         chosen: dict[str, Any] = {}
         why = "as asked"
         if str(settings.precision) in ("16-true", "bf16-true", "64-true", "64"):
@@ -443,10 +471,12 @@ class CLI(LightningCLI):
         return [*given, MetricsLog(self.folder, (self.checkpoint or {}).get("global_step", 0))]
 
     def _fit_callbacks(self, settings: Any, chosen: dict[str, Any]) -> list[Callback]:
-        callbacks: list[Callback] = [Throughput(), Record(self.folder, self.changes), Report(self.folder), EpochLines()]
+        record = Record(self.folder, self.changes)
+        callbacks: list[Callback] = [Throughput(), record, Report(self.folder, record=record), EpochLines()]
         if not settings.fast_dev_run:
             callbacks.append(SaveConfig(self._parser(self.verb), self.config[self.verb], self.folder))
-        if settings.enable_progress_bar is not False:
+            callbacks.append(AnnounceDuration())
+        if settings.enable_progress_bar is not False and not any(isinstance(c, AnyProgressBar) for c in self._given):
             callbacks.append(ProgressBar())
         if settings.enable_checkpointing is not False:
             kept = {name: settings[name] for name in RESUMED} | chosen
@@ -493,20 +523,25 @@ class CLI(LightningCLI):
                     "two epochs, such as best.ckpt."
                 )
 
+    def _began(self) -> bool:
+        return any(c.began is not None for c in self.trainer.callbacks if isinstance(c, Record))  # type: ignore[attr-defined]
+
     def fit(self, model: ImageClassifier, datamodule: ImageDataModule, ckpt_path: str | None) -> None:
         """Trains, and says how it went and what can be done next."""
         started = time.perf_counter()
         try:
-            self.trainer.fit(model, datamodule=datamodule, ckpt_path=ckpt_path, weights_only=True)
+            with restoring(ckpt_path, self._began) if ckpt_path else nullcontext():
+                self.trainer.fit(model, datamodule=datamodule, ckpt_path=ckpt_path, weights_only=True)
         except SystemExit as error:
             if self.trainer.state.status != TrainerStatus.INTERRUPTED:
                 raise
             self._say_interrupted(error)
             return
         except UsageError as error:
-            raise UsageError(f"{error}{self._how_to_go_on()}") from error
+            # Not where a run could not even be resumed: the same advice would end here again.
+            raise UsageError(f"{error}{self._how_to_go_on() if self.trainer.global_step else ''}") from error
         except OSError as error:
-            if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+            if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS) and self.folder.is_dir():
                 raise
             raise UsageError(f"nothing more can be written to {self.folder}: {error}.{self._how_to_go_on()}") from error
         except RuntimeError as error:
@@ -582,6 +617,9 @@ class CLI(LightningCLI):
             )
             if any(isinstance(logger, TensorBoardLogger) for logger in self.trainer.loggers):
                 _say(f"  tensorboard --logdir {shlex.quote(str(self.folder.parent.parent))}")
+            planned = -1 < self.trainer.max_steps <= record.get("steps", 0)
+            if not planned and not self._batches(read_checkpoint(last)).get("is_last_batch", True):
+                _say(f"It was stopped inside epoch {epochs + 1}.{self._how_to_go_on()}")
 
         if error := self._report.error if self._report else None:
             raise UsageError(f"the training is done, but its report could not be written to {self.folder}: {error}")
@@ -692,7 +730,7 @@ def _plugins(given: Any) -> list[Any]:
     return plugins
 
 
-def _check_resume(checkpoint: dict[str, Any], config: Any) -> None:
+def _check_resume(checkpoint: dict[str, Any], config: Any, folder: Path) -> None:
     """Says what resuming can't do."""
     before = checkpoint["hyper_parameters"]
     for name in ("arch", "arch_options", "num_classes", "stem", "freeze", "optimizer", "ema", "swa"):
@@ -702,10 +740,10 @@ def _check_resume(checkpoint: dict[str, Any], config: Any) -> None:
                 "Leave out --ckpt_path to begin a new run."
             )
     data = checkpoint["datamodule_hyper_parameters"]
-    for name in ("dataset", "val_size", "split_seed"):
-        if config.data[name] != data.get(name):
+    for name in ("dataset", "val_size", "test_size", "split_seed"):
+        if config.data[name] != data.get(name, 0):  # earlier releases had no test_size
             raise UsageError(
-                f"data.{name} can't change from {data.get(name)} to {config.data[name]} when a run is resumed: "
+                f"data.{name} can't change from {data.get(name, 0)} to {config.data[name]} when a run is resumed: "
                 "pictures it was trained on would be among the validation pictures. Leave out --ckpt_path to begin "
                 "a new run."
             )
@@ -716,12 +754,19 @@ def _check_resume(checkpoint: dict[str, Any], config: Any) -> None:
                 f"with {before.get(name)}"
             )
             config.model[name] = before.get(name)
-    done = checkpoint["loops"]["fit_loop"]["epoch_progress"]["current"]["processed"]
-    if config.trainer.max_epochs is not None and -1 < config.trainer.max_epochs <= done:
-        raise UsageError(
-            f"this run has already been trained for its {done} epochs. To go on, name a larger number: "
-            f"--trainer.max_epochs {2 * done}"
-        )
+    epochs, steps = checkpoint["loops"]["fit_loop"]["epoch_progress"]["current"]["processed"], checkpoint["global_step"]
+    for option, done, most in [
+        ("epochs", epochs, config.trainer.max_epochs),
+        ("steps", steps, config.trainer.max_steps),
+    ]:
+        if most is not None and -1 < most <= done:
+            if (folder / "config.yaml").exists() and not (folder / "fit.json").exists():  # it was killed before that
+                _say("note: the training is complete; its missing figures and records are written")
+                return
+            raise UsageError(
+                f"this run has already been trained for its {done:,} {option}. To go on, name a larger number: "
+                f"--trainer.max_{option} {2 * done}"
+            )
 
 
 def _find_changes(checkpoint: dict[str, Any], config: Any) -> list[str]:

@@ -1,5 +1,6 @@
 """The LightningDataModule: prepares, splits, loads, augments and normalises pictures."""
 
+import hashlib
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from itertools import islice
@@ -8,13 +9,14 @@ from typing import Any, Literal, cast
 import torch
 from lightning.pytorch import LightningDataModule
 from lightning.pytorch.overrides.distributed import UnrepeatedDistributedSampler
+from lightning.pytorch.trainer.states import TrainerFn
 from torch import Tensor
 from torch.utils.data import DataLoader, DistributedSampler
 
 from cifar_lightning import UsageError
 from cifar_lightning.augment import augment, auto_augment, cutout, mix
 from cifar_lightning.data.datasets import open_source
-from cifar_lightning.data.image_set import Batch, ImageSet, Normalisation, stratified_split
+from cifar_lightning.data.image_set import Batch, ImageSet, Normalisation, hold_out, stratified_split
 from cifar_lightning.preprocess import Preprocess
 
 SPLITS = {"fit": ("train", "val"), "validate": ("train", "val"), "test": ("test",), "predict": ()}
@@ -31,7 +33,7 @@ class ImageDataModule(LightningDataModule):
     epoch, picture), so the number of processes makes no difference to either.
 
     Args:
-        dataset: "cifar10", "cifar100", "folder" (your own: root/train/<class>/*) or "synthetic" (built in).
+        dataset: "cifar10", "cifar100", "folder" (your own: root/train/<class>/**) or "synthetic" (built in).
         root: The folder the pictures are in or are downloaded to.
         url: A mirror of the CIFAR archive: http(s), or a local file; its checksum must be the official one.
         image_size: Height and width of the pictures as they are loaded, in pixels.
@@ -41,9 +43,13 @@ class ImageDataModule(LightningDataModule):
             of the training pictures. The command line takes it from pretrained weights.
         std: What each channel is then divided by; goes with mean.
         train_size: Number of training pictures to use, the same share of each class; None uses all.
-        val_size: Number of training pictures held out for validation, stratified; not used where the data set has
-            a validation split of its own. 0 turns validation off.
-        split_seed: Which training pictures are held out, and which are used.
+        val_size: Number of training images held out for validation, stratified, or below 1 the fraction of them; not
+            used where the data set has a validation split of its own. 0 turns validation off. By default 5,000 of
+            cifar10, cifar100 and synthetic, and 0.1 of a folder.
+        test_size: Number or fraction of the images held out for testing, for a folder without test images:
+            root/train/<class>/** or root/<class>/**. Never trained on, and the same for the same split_seed.
+        skip_broken: Leaves out images of a folder that can't be read, and names them, instead of refusing it.
+        split_seed: Which images are held out, and which training images are used.
         batch_size: Training pictures a step, in each process.
         eval_batch_size: Pictures a step in validation, test and prediction.
         flip: "random" mirrors each training picture in half of the epochs, left to right; "alternating" in every
@@ -72,7 +78,9 @@ class ImageDataModule(LightningDataModule):
         mean: list[float] | None = None,
         std: list[float] | None = None,
         train_size: int | None = None,
-        val_size: int = 5000,
+        val_size: int | float | None = None,
+        test_size: int | float = 0,
+        skip_broken: bool = False,
         split_seed: int = 0,
         batch_size: int = 128,
         eval_batch_size: int = 1000,
@@ -86,12 +94,18 @@ class ImageDataModule(LightningDataModule):
         seed: int = 0,
     ) -> None:
         super().__init__()
-        self.save_hyperparameters()
+        self.source = open_source(dataset, root, url, image_size, flat=bool(test_size), skip_broken=skip_broken)
+        val_size = self.source.val_size if val_size is None else val_size
+        # url is left out: no checkpoint has a say in whom to ask, and it may hold a password
+        self.save_hyperparameters(
+            ignore=["url"]
+        )  # with the default of the data set, so that a checkpoint says what it was
         for name, value, least in [
             ("image_size", image_size, 1),
             ("resize", resize, 1),
             ("train_size", train_size, 1),
             ("val_size", val_size, 0),
+            ("test_size", test_size, 0),
             ("split_seed", split_seed, 0),
             ("batch_size", batch_size, 1),
             ("eval_batch_size", eval_batch_size, 1),
@@ -102,6 +116,9 @@ class ImageDataModule(LightningDataModule):
         ]:
             if value is not None and not least <= value < 2**31:
                 raise UsageError(f"data.{name} is {value}; it must be at least {least} and below {2**31:,}.")
+        for name, value in [("val_size", val_size), ("test_size", test_size)]:
+            if value > 1 and value != int(value):
+                raise UsageError(f"data.{name} is {value}; it must be a whole number, or a fraction below 1.")
         if translate >= image_size:
             raise UsageError(f"data.translate is {translate}; it must be smaller than the pictures ({image_size}).")
         if flip not in ("none", "random", "alternating"):
@@ -112,11 +129,15 @@ class ImageDataModule(LightningDataModule):
             raise UsageError(f"data.device_cache is {device_cache!r}; it must be auto, true or false.")
         if (mean is None) != (std is None) or len(mean or []) != len(std or []) or min(std or [1]) <= 0:
             raise UsageError(f"data.mean is {mean} and data.std {std}; give both, a number above 0 for each channel.")
-        self.source = open_source(dataset, root, url, image_size)
         self.sets: dict[str, ImageSet] = {}
         self.classes: tuple[str, ...] = ()
         self.normalisation: Normalisation | None = (tuple(mean), tuple(std)) if mean and std else None
         self.preprocess: Preprocess | None = None
+
+    @classmethod
+    def load_from_checkpoint(cls, *args: Any, url: str | None = None, **kwargs: Any) -> "ImageDataModule":
+        """Makes a module as LightningDataModule does, but takes no url from the checkpoint."""
+        return super().load_from_checkpoint(*args, url=url, **kwargs)
 
     @property
     def num_classes(self) -> int:
@@ -135,10 +156,18 @@ class ImageDataModule(LightningDataModule):
         return f"folder {self.hparams['root']}" if dataset == "folder" else dataset
 
     def _splits(self, stage: str) -> list[str]:
-        return [split for split in SPLITS[stage] if self.source.has(split) or split in ("train", "test")]
+        splits = SPLITS[stage]
+        if self.hparams["test_size"] and "test" in splits:
+            splits = ("train",)  # which they are held out of
+        return [split for split in splits if self.source.has(split) or split in ("train", "test")]
 
     def prepare_data(self) -> None:
         """Downloads, decodes or draws what the stage needs."""
+        if self.hparams["test_size"] and self.source.has("test"):
+            raise UsageError(
+                f"data.test_size is {self.hparams['test_size']}, but {self.description} has test images of its own. "
+                "Set it to 0."
+            )
         stage = self.trainer.state.fn.value if self.trainer and self.trainer.state.fn else "fit"
         if splits := [split for split in self._splits(stage) if split not in self.sets]:
             self.source.prepare(splits)
@@ -148,23 +177,34 @@ class ImageDataModule(LightningDataModule):
         for split in self._splits(stage):
             if split not in self.sets:
                 self.sets[split] = self.source.load(split)
+                if split == "train" and self.hparams["test_size"]:
+                    self._hold_out("test")
         if stage in ("fit", "validate"):
-            self._hold_out()
+            if self.hparams["val_size"] == 0:
+                self.sets.pop("val", None)
+            elif "val" not in self.sets:
+                self._hold_out("val")
             self._limit_training()
         for held in self.sets.values():
             self._check_classes(held.classes)
         self._cache_on_device()
 
-    def _hold_out(self) -> None:
-        """Takes the validation pictures out of the training pictures, where there are none yet."""
-        size, train = self.hparams["val_size"], self.sets["train"]
-        if size == 0:
-            self.sets.pop("val", None)
-        elif "val" not in self.sets:
-            if size >= len(train):
-                raise UsageError(f"data.val_size is {size:,}, but there are {len(train):,} training pictures.")
-            first, second = stratified_split(train.labels, size, self.hparams["split_seed"])
-            self.sets |= {"train": train.subset(first), "val": train.subset(second)}
+    def _hold_out(self, split: str) -> None:
+        """Takes images for validation or testing out of the training images, and leaves some of each class."""
+        name, train = f"{split}_size", self.sets["train"]
+        size, labels = self.hparams[name], train.labels[train.numbers]
+        count = int(size) if size >= 1 else max(1, round(size * len(train)))
+        classes = len(set(labels.tolist()))
+        if count > len(train) - classes:
+            way_out = "validation can be turned off: --data.val_size 0" if split == "val" else "put them into root/test"
+            raise UsageError(
+                f"data.{name} is {size:,}, but there are {len(train):,} training images of {classes} classes, and at "
+                f"least one of each must be left to train on. Name a fraction, such as --data.{name} 0.1, or fewer; or "
+                f"{way_out}."
+            )
+        first, second = hold_out(labels, count, self.hparams["split_seed"])
+        held = train.subset(train.numbers[second])
+        self.sets |= {"train": train.subset(train.numbers[first]), split: replace(held, digest=_identify(held))}
 
     def _limit_training(self) -> None:
         """Leaves out the training pictures beyond ``train_size``."""
@@ -172,8 +212,12 @@ class ImageDataModule(LightningDataModule):
         if size is None or size == len(train):
             return
         if size > len(train):
-            raise UsageError(f"data.train_size is {size:,}, but there are {len(train):,} training pictures.")
-        _, chosen = stratified_split(train.labels[train.numbers], size, self.hparams["split_seed"])
+            raise UsageError(f"data.train_size is {size:,}, but there are {len(train):,} training images.")
+        labels = train.labels[train.numbers]
+        _, chosen = stratified_split(labels, size, self.hparams["split_seed"])
+        if missing := sorted(set(labels.tolist()) - set(labels[chosen].tolist())):
+            names = ", ".join(train.classes[label] for label in missing[:10])
+            raise UsageError(f"data.train_size {size:,} leaves no image of {names} to train on. Name a larger one.")
         self.sets["train"] = train.subset(train.numbers[chosen])
 
     def _cache_on_device(self) -> None:
@@ -205,19 +249,55 @@ class ImageDataModule(LightningDataModule):
         """Returns what a checkpoint must hold to use the network without the data set."""
         mean, std = self.normalisation or self.source.normalisation or self._measure_normalisation()
         size = self.hparams["batch_size"] * self._place()[0]
-        return {"classes": list(self.classes), "mean": list(mean), "std": list(std), "pictures_a_step": size}
+        digests = {split: held.digest for split, held in self.sets.items() if held.digest}
+        return {
+            "classes": list(self.classes),
+            "mean": list(mean),
+            "std": list(std),
+            "pictures_a_step": size,
+            "digests": digests,
+        }
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Takes over the classes and the normalisation of a checkpoint.
 
         Raises:
-            UsageError: If the classes aren't those of the data.
+            UsageError: If the classes aren't those of the data, or images that the network was trained on would be
+                among those it is validated or tested on.
         """
         data, self.classes = self.classes, tuple(state_dict["classes"])
         if data:
             self._check_classes(data)
+        self._check_images(state_dict.get("digests"))
         self.normalisation = (tuple(state_dict["mean"]), tuple(state_dict["std"]))
         self.preprocess = None
+
+    def _check_images(self, known: dict[str, str] | None) -> None:
+        """Refuses held-out images that are others than when the checkpoint was written, as some were trained on then.
+
+        Args:
+            known: The digests in the checkpoint; None in those of earlier releases, which did not hold out test images.
+        """
+        stage = self.trainer.state.fn if self.trainer else None
+        if stage == TrainerFn.FITTING:
+            if any((known or {}).get(split, own.digest) != own.digest for split, own in self.sets.items()):
+                raise UsageError(
+                    f"the images ({self.description}) are not those that this run was trained on: some were added, "
+                    "removed or changed, or are held out otherwise. Resumed, it would be validated on images that it "
+                    "was trained on. Restore the images, or leave out --ckpt_path to begin a new run."
+                )
+            return
+        split = {TrainerFn.VALIDATING: "val", TrainerFn.TESTING: "test"}.get(stage) if stage else None
+        if split not in self.sets or self.source.has(split) or (known is None and split == "val"):
+            return
+        if (known or {}).get(split) != self.sets[split].digest:
+            name, option = ("validation", "") if split == "val" else ("test", " --data.test_size 0")
+            raise UsageError(
+                f"the {name} images are held out of all images ({self.description}), and they are not those that were "
+                "held out when this run was trained: images that it was trained on would be among them. Restore the "
+                f"images, data.{split}_size and data.split_seed; or measure images that it has not seen, in a folder "
+                f"FOLDER/test/<class>/*.jpg of their own: cifar-lightning test --data.root FOLDER{option}"
+            )
 
     def predict_on(self, images: Tensor) -> None:
         """Sets the pictures that ``Trainer.predict`` classifies: (N, H, W, C) uint8."""
@@ -351,6 +431,11 @@ class WholeBatches(DataLoader[Batch]):
         for start in range(0, len(numbers) - left, size):
             chosen = slice(start, start + size)
             yield held.look_up(numbers[chosen]), labels[chosen], numbers[chosen]
+
+
+def _identify(held: ImageSet) -> str:
+    """Computes a digest that tells some of a source's images from others of it."""
+    return hashlib.sha256(f"{held.digest} {held.numbers.tolist()}".encode()).hexdigest()
 
 
 def _identity(batch: Any) -> Any:

@@ -90,6 +90,7 @@ class Cifar:
     """
 
     val_size: int | float = 5000
+    _MAX_BYTES = 200_000_000  # the archives have 170,498,071 and 169,001,437
     _FACTS: dict[str, tuple[int, Normalisation]] = {  # noqa: RUF012
         "CIFAR10": (10, ((0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616))),
         "CIFAR100": (100, ((0.5071, 0.4865, 0.4409), (0.2673, 0.2564, 0.2762))),
@@ -145,7 +146,7 @@ class Cifar:
     def _fetch(self, archive: Path) -> None:
         url = self.url or self._torchvision.url
         try:
-            fetch(url, archive, self._torchvision.tgz_md5)
+            fetch(url, archive, self._torchvision.tgz_md5, max_bytes=self._MAX_BYTES)
         except DownloadError as error:
             raise UsageError(
                 f"{self.name} is not in {self.root.absolute()} and could not be had from {url}: {error}.\n"

@@ -3,7 +3,6 @@
 import hashlib
 import http.client
 import os
-import shutil
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
@@ -24,10 +23,16 @@ from cifar_lightning.text import printable
 
 _CHUNK = 1 << 20  # bytes
 _TIMEOUT = 10  # seconds without an answer or a byte
+MAX_BYTES = 8 << 30
+"""More than any official weights file has."""
 
 
 class DownloadError(Exception):
     """Why a file could not be had, in one sentence."""
+
+
+class TooLargeError(DownloadError):
+    """More came than the file can have."""
 
 
 def matches(path: Path, checksum: str, algorithm: str = "md5") -> bool:
@@ -41,16 +46,17 @@ def matches(path: Path, checksum: str, algorithm: str = "md5") -> bool:
     return digest.hexdigest().startswith(checksum)
 
 
-def fetch(url: str, path: Path, checksum: str, algorithm: str = "md5") -> None:
+def fetch(url: str, path: Path, checksum: str, algorithm: str = "md5", max_bytes: int = MAX_BYTES) -> None:
     """Fetches a file, with a progress bar, and puts it in its place only when its checksum is right.
 
     A download that breaks off stays beside the place as ``<name>.part`` and the next call goes on from there.
 
     Args:
-        url: An http(s) or file URL, or a path.
+        url: An http(s) or file URL, or a path of a regular file.
         path: Where the file is to be.
         checksum: Its checksum, or how that begins, in hexadecimal.
         algorithm: The checksum's kind, of those of ``hashlib``.
+        max_bytes: Where more come, nothing is kept.
 
     Raises:
         DownloadError: If it can't be had, or its checksum is wrong.
@@ -60,9 +66,12 @@ def fetch(url: str, path: Path, checksum: str, algorithm: str = "md5") -> None:
     begun = part.exists()
     try:
         if url.startswith(("http://", "https://")):
-            _download(url, part)
+            _download(url, part, max_bytes)
         else:
-            shutil.copyfile(url.removeprefix("file://"), part)
+            _copy(Path(url.removeprefix("file://")), part, max_bytes)
+    except TooLargeError:
+        part.unlink()
+        raise
     except urllib.error.HTTPError as error:
         raise DownloadError(f"the server answered {error.code} {error.reason}") from error
     except urllib.error.URLError as error:
@@ -72,14 +81,22 @@ def fetch(url: str, path: Path, checksum: str, algorithm: str = "md5") -> None:
     if not matches(part, checksum, algorithm):
         part.unlink()
         if begun and url.startswith("http"):  # what was there already may be what is wrong
-            return fetch(url, path, checksum, algorithm)
+            return fetch(url, path, checksum, algorithm, max_bytes)
         raise DownloadError(f"what came does not have the official checksum ({algorithm.upper()} {checksum})")
     with part.open("rb") as file:
         os.fsync(file.fileno())
     part.replace(path)
 
 
-def _download(url: str, part: Path) -> None:
+def _copy(source: Path, part: Path, max_bytes: int) -> None:
+    if source.exists() and not source.is_file():  # a device may never end, and a pipe never begin
+        raise DownloadError("it is not a regular file")
+    with source.open("rb") as file, part.open("wb") as copy:
+        for chunk in _chunks(file, max_bytes):
+            copy.write(chunk)
+
+
+def _download(url: str, part: Path, max_bytes: int) -> None:
     have = part.stat().st_size if part.exists() else 0
     request = urllib.request.Request(url, headers={"Range": f"bytes={have}-"} if have else {})
     try:
@@ -88,7 +105,7 @@ def _download(url: str, part: Path) -> None:
         if error.code != http.HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE:
             raise
         part.unlink()  # what is there is as long as the file or longer: begin again
-        return _download(url, part)
+        return _download(url, part, max_bytes)
     with response:
         if response.status != http.HTTPStatus.PARTIAL_CONTENT:  # the server does not resume
             have = 0
@@ -97,13 +114,17 @@ def _download(url: str, part: Path) -> None:
         with Progress(*columns, TimeRemainingColumn()) as bar, part.open("ab" if have else "wb") as file:
             name = escape(printable(f"Downloading {url.rsplit('/', 1)[-1]}"))
             task = bar.add_task(name, total=have + length or None, completed=have)
-            for chunk in _chunks(response):
+            for chunk in _chunks(response, max_bytes - have):
                 file.write(chunk)
                 bar.advance(task, len(chunk))
     if length and part.stat().st_size < have + length:
         raise DownloadError("the connection broke off; run the command again to go on from there")
 
 
-def _chunks(file: BinaryIO) -> Iterator[bytes]:
+def _chunks(file: BinaryIO, max_bytes: int | None = None) -> Iterator[bytes]:
+    count = 0
     while chunk := file.read(_CHUNK):
+        count += len(chunk)
+        if max_bytes is not None and count > max_bytes:
+            raise TooLargeError("more came than it can have; nothing is kept")
         yield chunk

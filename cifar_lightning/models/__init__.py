@@ -127,6 +127,8 @@ def _without_auxiliary_heads(builder: Callable[..., Any]) -> Callable[..., Any]:
 
 def _import_builder(arch: str) -> Callable[..., Any]:
     module_name, _, name = arch.partition(":")
+    if str(Path.cwd()) not in sys.path:  # the console script, unlike `python -m`, does not look there by itself
+        sys.path.append(str(Path.cwd()))
     try:
         builder = getattr(import_module(module_name), name)
     except (ImportError, AttributeError) as error:

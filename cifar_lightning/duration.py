@@ -1,0 +1,52 @@
+"""How long a training lasts: the default, and what is said of it at the start."""
+
+import math
+from datetime import timedelta
+from typing import Any
+
+from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch.callbacks import Callback, EarlyStopping, Timer
+
+DEFAULT_EPOCHS = 10
+"""Epochs of a training for which no other end is asked."""
+
+
+def set_default_epochs(trainer: Any) -> None:
+    """Completes the Trainer's settings: the default number of epochs holds only where no other limit is given.
+
+    Args:
+        trainer: The settings ``max_epochs``, ``max_steps`` and ``max_time``, as attributes.
+    """
+    if trainer.max_epochs is None:
+        trainer.max_epochs = DEFAULT_EPOCHS if trainer.max_steps in (None, -1) and trainer.max_time is None else -1
+
+
+class AnnounceDuration(Callback):
+    """Prints, when a training starts, what will end it."""
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Prints it."""
+        if trainer.is_global_zero:
+            begun = f", {trainer.global_step:,} steps of which are done" if trainer.global_step else ""
+            print(f"trains {describe_duration(trainer)}{begun}", flush=True)
+
+
+def describe_duration(trainer: Trainer) -> str:
+    """Says what ends a training that starts, such as "for 10 epochs (790 steps)"."""
+    callbacks: list[Callback] = trainer.callbacks  # type: ignore[attr-defined]
+    epochs, steps = trainer.max_epochs or -1, trainer.max_steps
+    epoch = math.ceil(trainer.num_training_batches / trainer.accumulate_grad_batches)
+    if epochs < 0 and steps < 0:
+        text = "without a limit of epochs or steps"
+    elif steps < 0 or 0 <= epochs * epoch <= steps:
+        total = epochs * epoch
+        text = f"for {epochs} epoch{'s' * (epochs != 1)} ({total:,} step{'s' * (total != 1)})"
+        text += f", fewer than the {steps:,} of trainer.max_steps" if total < steps else ""
+    else:
+        text = f"for {steps:,} step{'s' * (steps != 1)} ({steps / epoch:.3g} epochs)"
+        text += f", fewer than the {epochs} epochs of trainer.max_epochs" if epochs >= 0 else ""
+    for timer in callbacks:
+        if isinstance(timer, Timer) and (seconds := timer.time_remaining()) is not None:
+            text += f", at most {timedelta(seconds=round(seconds))} (trainer.max_time)"
+    stopping = [type(callback).__name__ for callback in callbacks if isinstance(callback, EarlyStopping)]
+    return text + (f", or until {' or '.join(stopping)} ends it" if stopping else "")

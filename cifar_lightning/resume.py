@@ -1,0 +1,193 @@
+"""The checkpoints of a run, and how a training is stopped such that it can be resumed exactly."""
+
+import os
+import signal
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.utilities.exceptions import SIGTERMException
+
+SIGNALS = tuple(getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP", "SIGUSR1") if hasattr(signal, name))
+"""What asks a training to end; Windows has fewer. SLURM can be told to send SIGUSR1 when a job's time is nearly up."""
+
+HANGUP = getattr(signal, "SIGHUP", None)
+"""What a terminal sends when it is closed."""
+
+
+def ends_epoch_early(trainer: Trainer) -> bool:
+    """Whether the epoch ends after this step with batches left: ``max_steps``, ``max_time`` or a callback ends it."""
+    if trainer.is_last_batch:
+        return False
+    if 0 <= trainer.max_steps <= trainer.global_step:
+        return True
+    enough = trainer.current_epoch >= (trainer.min_epochs or 0) and trainer.global_step >= (trainer.min_steps or 0)
+    return trainer.should_stop and enough
+
+
+def is_validation_due(trainer: Trainer) -> bool:
+    """Whether a validation follows this step by schedule. Lightning adds one when ``should_stop`` ends an epoch."""
+    steps = trainer.fit_loop.batch_idx + 1
+    if trainer.check_val_every_n_epoch is None:  # then validations are counted over all epochs
+        steps = trainer.fit_loop.total_batch_idx + 1
+    return trainer.is_last_batch or steps % (trainer.val_check_batch or steps + 1) == 0
+
+
+class RunCheckpoint(ModelCheckpoint):
+    """Writes ``<name>.ckpt`` to a run's folder, also when the folder was moved since the checkpoint that is resumed.
+
+    Args:
+        folder: The run's folder.
+        name: "best" or "last".
+        monitor: The metric whose highest value is the best; None keeps the newest checkpoint.
+        save_on_train_epoch_end: Whether it is written after each epoch instead of each validation; None asks Lightning.
+    """
+
+    def __init__(
+        self, folder: Path, name: str, monitor: str | None = None, *, save_on_train_epoch_end: bool | None = None
+    ) -> None:
+        super().__init__(
+            folder,
+            save_on_train_epoch_end=save_on_train_epoch_end,
+            filename=name,
+            monitor=monitor,
+            mode="max",
+            enable_version_counter=False,
+            auto_insert_metric_name=False,
+        )
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        # A resumed training does not have the validation that Lightning adds at a stop, so it chooses no best.ckpt.
+        if not (self.best_model_path and ends_epoch_early(trainer) and not is_validation_due(trainer)):
+            super().on_validation_end(trainer, pl_module)
+
+    def state_dict(self) -> dict[str, Any]:
+        # without the folder, so that the same training writes the same file anywhere
+        return {**_in_folder(super().state_dict(), Path()), "dirpath": ""}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        # with another folder's paths Lightning would forget the best score, and delete that folder's best.ckpt
+        super().load_state_dict({**_in_folder(state_dict, Path(str(self.dirpath))), "dirpath": self.dirpath})
+        self.current_score = state_dict["current_score"]  # Lightning forgets it
+
+
+def _in_folder(state: dict[str, Any], folder: Path) -> dict[str, Any]:
+    """Returns a ModelCheckpoint's state with its files in another folder."""
+    moved = {k: str(folder / Path(v).name) if v else v for k, v in state.items() if k.endswith("_model_path")}
+    best = {str(folder / Path(path).name): score for path, score in state["best_k_models"].items()}
+    return {**state, **moved, "best_k_models": best}
+
+
+class LastCheckpoint(RunCheckpoint):
+    """Keeps ``last.ckpt``, from which a training goes on exactly as if it had never been stopped.
+
+    It is written after each epoch, every few minutes within one, where the training ends inside one (``max_steps``,
+    ``max_time``, early stopping), and when a signal asks it to end: Ctrl+C, SIGTERM, SIGUSR1, or SIGHUP unless it is
+    ignored, as with nohup. The first signal waits for the end of the step, or of the validation; a second one ends the
+    process at once.
+
+    Args:
+        folder: The run's folder.
+        minutes: How often it is written, >= 0; 0 writes it after each step.
+
+    Attributes:
+        signal: The number of the signal that ended the training, or 0.
+    """
+
+    def __init__(self, folder: Path, minutes: float) -> None:
+        super().__init__(folder, "last", save_on_train_epoch_end=True)
+        self.minutes, self.signal = minutes, 0
+        self._saved, self._ending = 0.0, False
+        self._stopping = self._inside = False
+        self._handlers: dict[int, Any] = {}
+        self._terminals: list[int] = []
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        super().on_train_start(trainer, pl_module)
+        self._saved = time.monotonic()
+        self._stopping = self._inside = False
+        self._terminals = [descriptor for descriptor in (1, 2) if os.isatty(descriptor)]
+        if threading.current_thread() is threading.main_thread():
+            for number in SIGNALS:
+                if number != HANGUP or signal.getsignal(number) != signal.SIG_IGN:
+                    self._handlers[number] = signal.signal(number, self._note)
+
+    def _note(self, number: int, frame: Any) -> None:
+        self.signal = number
+        for each in self._handlers:  # A closed terminal sends SIGHUP twice: from the kernel and from the shell.
+            signal.signal(each, signal.SIG_IGN if each == HANGUP else signal.SIG_DFL)
+        if number == HANGUP:
+            nowhere = os.open(os.devnull, os.O_WRONLY)
+            for terminal in self._terminals:  # It is gone; writing to it would fail before the checkpoint is written.
+                os.dup2(nowhere, terminal)
+            os.close(nowhere)
+
+    def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._ending = self._agree(trainer, self.signal) > 0  # last.ckpt was written at the end of the epoch before
+
+    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
+        if self._ending:  # the step before is logged by now
+            raise SIGTERMException
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        now = time.monotonic()
+        due = now - self._saved >= self.minutes * 60
+        asked = self._agree(trainer, self.signal or -due)
+        accumulated = self._wait_for_step(trainer)
+        if not accumulated or is_validation_due(
+            trainer
+        ):  # the epoch, or the validation that comes now, is completed first
+            return
+        self._inside = ends_epoch_early(trainer)
+        if asked or self._inside:
+            self._save(trainer)
+            self._saved = now
+            self._ending = asked > 0
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if trainer.sanity_checking or self._inside:
+            return
+        self._wait_for_step(trainer)
+        self._inside = ends_epoch_early(trainer)  # as EarlyStopping may have decided just now
+        if self._inside:
+            self._save(trainer)
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if not self._inside:  # else it would be taken for a whole epoch, and resuming would skip the rest
+            super().on_train_epoch_end(trainer, pl_module)
+
+    def _wait_for_step(self, trainer: Trainer) -> bool:
+        """Tells whether the optimiser has just stepped, and lets a stop wait until it has.
+
+        Gradients that are being accumulated are in no checkpoint.
+        """
+        steps = trainer.fit_loop.batch_idx + 1
+        accumulated = trainer.is_last_batch or steps % trainer.accumulate_grad_batches == 0
+        self._stopping |= trainer.should_stop
+        trainer.should_stop = self._stopping and accumulated
+        return accumulated
+
+    def _save(self, trainer: Trainer) -> None:
+        if not trainer.fast_dev_run:  # type: ignore[attr-defined]
+            trainer.save_checkpoint(Path(str(self.dirpath)) / "last.ckpt")
+
+    def _agree(self, trainer: Trainer, wish: int) -> int:
+        """Returns a signal or, negative, the wish to save, that any of the processes has; or 0."""
+        if trainer.world_size == 1:
+            return wish
+        # Lightning's own loop waits for a message between the processes at this place, too
+        wishes = torch.tensor([wish, -wish], device=trainer.strategy.root_device)
+        signals, saves = map(int, trainer.strategy.reduce(wishes, reduce_op="max"))
+        self.signal = self.signal or max(signals, 0)
+        return max(signals, 0) or -max(saves, 0)
+
+    def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        for number, handler in self._handlers.items():
+            signal.signal(number, handler)
+        self._handlers.clear()

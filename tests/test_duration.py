@@ -1,0 +1,131 @@
+"""What ends a training is what was asked for, and is said when it begins; what callbacks set is recorded."""
+
+import io
+import json
+import logging
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+
+from cifar_lightning.cli import main
+from tests.conftest import FAST
+
+TINY = [*FAST[1:], "--data.dataset=synthetic", "--trainer.enable_progress_bar=false"]  # 4 steps an epoch
+RUN = Path("runs/cnn/version_0")
+
+
+@pytest.fixture
+def fit(data_root: Path) -> list[str]:
+    return ["fit", f"--data.root={data_root}", *TINY]
+
+
+@pytest.mark.filterwarnings("ignore:.*could not find the monitored key")
+def test_steps_alone_end_a_training(fit: list[str], here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert (
+        main(
+            [
+                *fit,
+                "--trainer.max_steps=11",
+                "--trainer.limit_train_batches=1",
+                "--data.val_size=0",
+                "--trainer.enable_checkpointing=false",
+            ]
+        )
+        == 0
+    )
+    assert "trains for 11 steps (11 epochs)\n" in capsys.readouterr().out
+    assert json.loads((RUN / "fit.json").read_text())["steps"] == 11
+    config = yaml.safe_load((RUN / "config.yaml").read_text())["trainer"]
+    assert (config["max_epochs"], config["max_steps"]) == (-1, 11)
+
+
+@pytest.mark.parametrize(
+    ("limits", "said", "steps"),
+    [
+        (
+            ["max_epochs=2", "max_steps=3"],
+            "for 3 steps (0.75 epochs), fewer than the 2 epochs of trainer.max_epochs",
+            3,
+        ),
+        (["max_epochs=1", "max_steps=9"], "for 1 epoch (4 steps), fewer than the 9 of trainer.max_steps", 4),
+        (["max_epochs=1", "max_time=00:01:00:00"], "for 1 epoch (4 steps), at most 1:00:00 (trainer.max_time)", 4),
+    ],
+)
+@pytest.mark.filterwarnings("ignore:.*could not find the monitored key")
+def test_the_first_limit_ends_it(
+    limits: list[str], said: str, steps: int, fit: list[str], here: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main([*fit, *(f"--trainer.{limit}" for limit in limits)]) == 0
+    assert f"trains {said}" in capsys.readouterr().out
+    assert json.loads((RUN / "fit.json").read_text())["steps"] == steps
+    assert main(["fit", "--ckpt_path=last.ckpt"]) == 2
+    assert "To go on, name a larger number: --trainer.max_" in capsys.readouterr().err
+
+
+def test_time_alone_needs_a_constant_rate(fit: list[str], here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([*fit, "--trainer.max_time=00:00:01:00"]) == 2
+    assert "needs a training of known length" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_a_learning_rate_that_was_found_is_used_and_recorded(
+    fit: list[str], here: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    finder = ["--trainer.callbacks=LearningRateFinder", "--trainer.callbacks.num_training_steps=20"]
+    finder += ["--trainer.callbacks.early_stop_threshold=null", "--trainer.callbacks.min_lr=1e-4"]
+    assert main([*fit, *finder, "--trainer.max_epochs=1", "--trainer.limit_train_batches=20"]) == 0
+    out = capsys.readouterr().out
+    config = yaml.safe_load((RUN / "config.yaml").read_text())
+    checkpoint = torch.load(RUN / "last.ckpt", weights_only=True)
+    found = config["model"]["lr"]
+    assert f"found: model.lr 0.001 → {found}" in out
+    assert checkpoint["hyper_parameters"]["lr"] == found != 0.001
+    assert set(checkpoint["lr_schedulers"][0]["base_lrs"]) == {found}
+    assert checkpoint["global_step"] == 20
+    resume = ["fit", f"--ckpt_path={RUN / 'last.ckpt'}", f"--config={RUN / 'config.yaml'}", "--trainer.max_epochs=2"]
+    assert main(resume) == 0
+    assert "LearningRateFinder is not run again" in capsys.readouterr().out
+    resumed = torch.load(RUN / "last.ckpt", weights_only=True)
+    assert resumed["hyper_parameters"]["lr"] == found
+    assert set(resumed["lr_schedulers"][0]["base_lrs"]) == {found}
+
+
+@pytest.mark.slow
+def test_a_batch_size_that_was_found_is_used_and_recorded(
+    fit: list[str], here: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    finder = ["--trainer.callbacks=BatchSizeFinder", "--trainer.callbacks.max_trials=2"]
+    words = [word for word in fit if "limit_train_batches" not in word]
+    sizes = ["--data.train_size=260", "--data.batch_size=16", "--trainer.max_epochs=1"]
+    finder += ["--trainer.callbacks.init_val=32", "--trainer.callbacks.steps_per_trial=1"]
+    assert main([*words, *finder, *sizes]) == 0
+    found = yaml.safe_load((RUN / "config.yaml").read_text())["data"]["batch_size"]
+    checkpoint = torch.load(RUN / "last.ckpt", weights_only=True)
+    assert f"found: data.batch_size 16 → {found}" in capsys.readouterr().out
+    assert checkpoint["datamodule_hyper_parameters"]["batch_size"] == found > 16
+    assert checkpoint["global_step"] == -(-260 // found)
+    assert checkpoint["optimizer_states"][0]["param_groups"][0]["lr"] < 1e-6, "the schedule ends with the training"
+
+
+def test_a_profiler_reports(fit: list[str], here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    said = logging.StreamHandler(io.StringIO())
+    logger = logging.getLogger("lightning.pytorch.profilers")
+    logger.addHandler(said)
+    try:
+        assert main([*fit, "--trainer.max_steps=1", "--trainer.profiler=simple", "--data.val_size=0"]) == 0
+    finally:
+        logger.removeHandler(said)
+    assert "Profiler Report" in said.stream.getvalue()
+
+
+@pytest.mark.parametrize("bar", ["TQDMProgressBar", "RichProgressBar"])
+def test_a_progress_bar_of_ones_own(bar: str, fit: list[str], here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    words = [word for word in fit if "enable_progress_bar" not in word]
+    assert main([*words, f"--trainer.callbacks={bar}", "--trainer.max_epochs=1", "--data.val_size=0"]) == 0
+    shown = capsys.readouterr()
+    assert "Epoch 0" in shown.out + shown.err
+    assert main(["fit", "--ckpt_path=last.ckpt", "--trainer.max_epochs=2", *TINY, "--data.val_size=0"]) == 0, (
+        "resuming needs none"
+    )
