@@ -12,6 +12,7 @@ import torch
 from cifar_lightning import Predictor, UsageError
 from cifar_lightning.checkpoint import read_checkpoint
 from cifar_lightning.cli import main
+from cifar_lightning.data.datasets import open_source
 from cifar_lightning.pipeline import load_pipeline
 from cifar_lightning.schema import TEXT, check, mapping, nullable, number, optional, several, whole
 from tests.serving import CARD, write_colours
@@ -177,6 +178,31 @@ def test_an_odd_record_is_no_accuracy(odd: Any, trained: Path, here: Path) -> No
         odd if odd == "[" else json.dumps(right | odd if isinstance(odd, dict) and odd else odd)
     )
     assert load_pipeline(Path("best.ckpt"))[1].test_accuracy is None
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("fingerprint", GONE), ("images", GONE), ("images", None), ("images", torch.zeros(60, 8, 8, 3)),
+        ("images", torch.zeros(60, 9, 9, 3, dtype=torch.uint8)), ("images", torch.zeros(60, 3, dtype=torch.uint8)),
+        ("labels", [0] * 60), ("labels", torch.zeros(7, dtype=torch.int64)), ("labels", torch.full((60,), 3)),
+        ("labels", torch.full((60,), -1)), ("digest", 7), ("broken", 7), ("broken", [7]), ("nothing", 7),
+    ],
+    ids=lambda value: str(value)[:12],
+)  # fmt: skip
+def test_an_odd_cache_is_made_anew(
+    name: str, value: Any, picture_folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    source = open_source("folder", str(picture_folder), None, 8)
+    expected = source.load("train")
+    (cache,) = picture_folder.with_name(f"{picture_folder.name}.cache").glob("train-8*.pt")
+    held = torch.load(cache, weights_only=True) | {name: value}
+    torch.save({key: kept for key, kept in held.items() if kept is not GONE}, cache)
+    again = source.load("train")
+    assert "is broken and is made anew" in capsys.readouterr().out
+    assert torch.equal(again.images, expected.images)
+    assert torch.equal(again.labels, expected.labels)
+    assert again.digest == expected.digest
 
 
 def test_null_for_an_option_that_needs_a_value(here: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -44,14 +44,26 @@ class Decoded:
         ):
             raise ValueError("it does not hold images and their labels")
 
+    def check(self, image_size: int, num_classes: int) -> None:
+        """Compares what a file held with what it should hold.
 
-def cached(path: Path, fingerprint: str, build: Callable[[], Decoded]) -> Decoded:
+        Raises:
+            ValueError: If images are of another size, or a label is none of the classes.
+        """
+        size, labels = self.images.shape[1:3], self.labels
+        if size != (image_size, image_size) or (len(labels) and not 0 <= labels.min() <= labels.max() < num_classes):
+            raise ValueError("its images are of another size, or its labels of other classes")
+
+
+def cached(path: Path, fingerprint: str, image_size: int, num_classes: int, build: Callable[[], Decoded]) -> Decoded:
     """Returns what a file holds if it was made for this fingerprint, or builds it and keeps it there."""
     if path.is_file():
         try:
             held = torch.load(path, weights_only=True)
             if held.pop("fingerprint") == fingerprint:
-                return Decoded(**held)
+                kept = Decoded(**held)
+                kept.check(image_size, num_classes)
+                return kept
         except Exception as error:  # torch.load raises whatever a broken file makes it trip on
             say(f"The cache {path} is broken and is made anew ({error}).")
     made = build()

@@ -214,6 +214,7 @@ class Synthetic:
 
         # the code is the fingerprint: when it changes, the pictures do
         fingerprint = hashlib.sha256(Path(synthetic.__file__).read_bytes()).hexdigest()
-        held = cached(self.root / "synthetic" / f"{split}-{self.image_size}.pt", fingerprint, draw)
+        path = self.root / "synthetic" / f"{split}-{self.image_size}.pt"
+        held = cached(path, fingerprint, self.image_size, len(synthetic.CLASSES), draw)
         digest = hashlib.sha256(f"{fingerprint} {split}".encode()).hexdigest()
         return ImageSet.whole(held.images, held.labels, synthetic.CLASSES, digest)

@@ -92,7 +92,9 @@ class Folder:
         fingerprint = hashlib.sha256(repr((self.image_size, classes, facts)).encode()).hexdigest()
         root = self.root.resolve()
         cache = root.with_name(f"{root.name}.cache") / f"{split}-{self.image_size}.pt"
-        held = cached(cache, fingerprint, lambda: self._decode(place, files, labels, classes))
+        held = cached(
+            cache, fingerprint, self.image_size, len(classes), lambda: self._decode(place, files, labels, classes)
+        )
         if held.broken:
             self._judge_broken(place, held.broken, len(files))
         self._check_filled(place, [name for k, name in enumerate(classes) if k not in held.labels])
