@@ -262,6 +262,26 @@ def test_mistakes(words: list[str], message: str, here: Path, capsys: pytest.Cap
     assert message in capsys.readouterr().err
 
 
+BROKEN = {
+    "fit.json": ["", '{"seconds": 1', "[1]", '{"seconds": "x"}', '{"changes": 3}', '{"versions": [1]}'],
+    "test.json": ["{", '{"accuracy": 0.5}', '{"accuracy": "0.5", "pictures": 50}'],
+    "config.yaml": ["", "seed_everything: 0", "seed_everything: [", "- 1"],
+}
+
+
+@pytest.mark.parametrize(("file", "content"), [(file, content) for file in BROKEN for content in BROKEN[file]])
+def test_a_broken_record_is_named_and_the_others_are_listed(
+    file: str, content: str, here: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    make_run(here / "runs" / "cnn" / "version_0", 0, 0.5)
+    broken = make_run(here / "runs" / "cnn" / "version_1", 1, 0.6)
+    (broken / file).write_text(content)
+    assert main(["leaderboard", "runs/cnn/version_0", "runs/cnn/version_1", "--format=csv"]) == 0
+    captured = capsys.readouterr()
+    assert [(row["runs"], row["n"]) for row in rows(captured.out)] == [("runs/cnn/version_0", "1")]
+    assert "note: runs/cnn/version_1 is left out: it is no run of fit, or its records are broken (" in captured.err
+
+
 def test_it_needs_no_torch(here: Path) -> None:
     make_run(here / "runs" / "cnn" / "version_0", 0, 0.5)
     words = [sys.executable, "-c", LIGHT, "leaderboard"]

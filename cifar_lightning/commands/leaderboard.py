@@ -34,6 +34,14 @@ ELSEWHERE = (
 MEASURING = ("model.tta", "data.image_size", "data.resize", "data.mean", "data.std")
 """Settings that can be given to test, too, and change what it measures."""
 
+RECORDED = dict.fromkeys(("accuracy", "val_accuracy", "seconds"), int | float) | {
+    **dict.fromkeys(("pictures", "of", "epochs", "parameters", "flops", "devices"), int),
+    **dict.fromkeys(("dataset", "dataset_sha256", "hardware", "precision", "checkpoint", "checkpoint_sha256"), str),
+    **dict.fromkeys(("versions", "model", "data"), dict),
+    "changes": list,
+}
+"""What is read of fit.json and test.json, where it is there."""
+
 MARKS = {
     "†": "no validation pictures were held out: no checkpoint was chosen, and the last one is measured",
     "‡": "another checkpoint than the one that was best in validation or, without validation, the last",
@@ -215,8 +223,10 @@ def find_runs(paths: Sequence[Path]) -> list[Run]:
     Args:
         paths: Run folders, files in them, or folders of runs or of recipes.
 
+    A run whose records are broken is left out, and named on standard error.
+
     Raises:
-        UsageError: If there is no such path, or no run in it, or a record can't be read.
+        UsageError: If there is no such path, or no run in it whose records can be read.
     """
     folders: dict[Path, None] = {}
     for path in paths:
@@ -230,7 +240,16 @@ def find_runs(paths: Sequence[Path]) -> list[Run]:
         if not outer:
             raise UsageError(f"there is no run in {path}: no config.yaml that fit wrote.")
         folders |= dict.fromkeys(sorted(outer, key=_natural))
-    return [_read_run(folder) for folder in folders]
+    runs = []
+    for folder in folders:
+        try:
+            runs.append(_read_run(folder))
+        except (OSError, yaml.YAMLError, ValueError, KeyError, TypeError, AttributeError) as error:
+            why = " ".join(str(error).split()) if isinstance(error, OSError | ValueError) else repr(error)
+            say(f"note: {folder} is left out: it is no run of fit, or its records are broken ({why})", file=sys.stderr)
+    if not runs:
+        raise UsageError("none of these folders is a run of fit whose records can be read.")
+    return runs
 
 
 def _is_of_fit(config: Path) -> bool:
@@ -243,17 +262,24 @@ def _natural(folder: Path) -> tuple[str, int]:
 
 
 def _read_run(folder: Path) -> Run:
-    try:
-        config = yaml.safe_load((folder / "config.yaml").read_text(encoding="utf-8"))
-        records = [
-            json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
-            for path in (folder / "fit.json", folder / "test.json")
-        ]
-        run = Run(folder, config, *records)
-        _ = (run.seed, run.dataset, run.pictures, run.marks)
-    except (yaml.YAMLError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise UsageError(f"{folder} is no run of fit, or its records are broken: {error!r}") from error
+    config = yaml.safe_load((folder / "config.yaml").read_text(encoding="utf-8"))
+    run = Run(folder, config, _read_record(folder / "fit.json"), _read_record(folder / "test.json"))
+    _ = (run.seed, run.dataset, run.pictures, run.settings, str(config["model"]["arch"]))
     return run if _is_tested(run) else Run(folder, config, run.fit, {})
+
+
+def _read_record(path: Path) -> dict[str, Any]:
+    """Reads a record; a run whose training or test has not been finished has none."""
+    if not path.is_file():
+        return {}
+    try:
+        record: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"), parse_constant=lambda _: None)
+    except ValueError as error:
+        raise ValueError(f"{path.name} is cut short, or no JSON: {error}") from error
+    for name, kind in RECORDED.items():
+        if not isinstance(record.get(name), kind | None):
+            raise ValueError(f"{path.name} has the {name} {record[name]!r}")
+    return record
 
 
 def _is_tested(run: Run) -> bool:
