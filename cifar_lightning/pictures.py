@@ -5,7 +5,7 @@ import mmap
 import os
 import re
 import warnings
-from collections.abc import Collection, Iterable
+from collections.abc import Callable, Collection, Iterable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -204,25 +204,33 @@ def search_folder(folder: Path, above: Iterable[Path] = ()) -> Found:
         place = waiting.pop()
         real = os.path.realpath(place)
         try:
-            names = sorted(os.listdir(place)) if real not in seen else None
+            entries = [] if real in seen else sorted(os.scandir(place), key=lambda entry: entry.name)
+            complete = real not in seen
         except OSError:
-            names = None
+            entries, complete = [], False
         seen.add(real)
-        if names is None:
+        if not complete:
             found.unread.append(place)
-            continue
-        inside = [place / name for name in names if not name.startswith(".")]
-        # os.path's functions, unlike Path's, answer False where there is no permission to look
-        waiting += reversed([path for path in inside if os.path.isdir(path)])
-        for path in inside:
-            suffix = path.suffix.lower()
-            if os.path.isdir(path):
+        inside: list[Path] = []
+        for entry in entries:
+            suffix = os.path.splitext(entry.name)[1].lower()
+            if entry.name.startswith("."):
                 continue
-            if suffix in UNREAD_SUFFIXES or not os.path.isfile(path):
-                found.unread.append(path)
+            if _is(entry.is_dir):
+                inside.append(Path(entry.path))
+            elif suffix in UNREAD_SUFFIXES or not _is(entry.is_file):
+                found.unread.append(Path(entry.path))
             else:
-                (found.images if suffix in SUFFIXES else found.others).append(path)
+                (found.images if suffix in SUFFIXES else found.others).append(Path(entry.path))
+        waiting += reversed(inside)
     return Found(*(sorted(paths) for paths in (found.images, found.unread, found.others)))
+
+
+def _is(kind: Callable[[], bool]) -> bool:
+    try:
+        return kind()
+    except OSError:  # a link in a ring, or no permission to look
+        return False
 
 
 def find_pictures(names: Iterable[str]) -> tuple[list[Path], list[Path]]:

@@ -87,9 +87,9 @@ class Folder:
         files, labels = self._find(place, classes)
         # Neither swapping files of one size nor setting their times back leaves all of these facts as they were.
         stats = [os.stat(path) for path in files]
-        facts = [(os.fsencode(path.relative_to(place)), s.st_size, s.st_mtime_ns, s.st_ctime_ns, s.st_ino)
+        facts = [(str(path)[len(str(place)) :], s.st_size, s.st_mtime_ns, s.st_ctime_ns, s.st_ino)
                  for path, s in zip(files, stats, strict=True)]  # fmt: skip
-        fingerprint = hashlib.sha256(repr((self.image_size, classes, facts)).encode()).hexdigest()
+        fingerprint = hashlib.sha256(ascii((self.image_size, classes, facts)).encode()).hexdigest()
         root = self.root.resolve()
         cache = root.with_name(f"{root.name}.cache") / f"{split}-{self.image_size}.pt"
         held = cached(
@@ -152,7 +152,7 @@ class Folder:
         if reasons and not self.skip_broken:
             self._judge_broken(place, reasons, len(files))
         whole = [position for position in range(len(files)) if position not in broken]
-        digest = hashlib.sha256(repr(tuple(classes)).encode())
+        digest = hashlib.sha256(ascii(tuple(classes)).encode())
         for position in whole:
             digest.update(labels[position].to_bytes(4, "big") + hashes[position])
         kept = torch.from_numpy(images[whole] if broken else images)
