@@ -32,6 +32,7 @@ from cifar_lightning.schema import (
     several,
     whole,
 )
+from cifar_lightning.strict_yaml import MAX_DEPTH, MAX_SIZE, StrictError, check_value
 
 
 def _is_version(value: object) -> bool:
@@ -65,6 +66,9 @@ KINDS = {
     "partial_epoch": optional(mapping(number(-1e30, 1e30))),
 }
 """What each checkpoint holds; a name after a slash is inside what is named before it."""
+
+SETTINGS = ("hyper_parameters", "datamodule_hyper_parameters", "ImageDataModule", "trainer_settings", "changes")
+"""What is copied and written as text, so that its size is limited."""
 
 _PROGRESS = ("epoch_loop.batch_progress", "epoch_progress")
 RESUMABLE = {
@@ -136,6 +140,8 @@ def read_checkpoint(path: Path, *, resume: bool = False) -> dict[str, Any]:
             "last.ckpt of the same run."
         ) from error
     checkpoint = checkpoint if isinstance(checkpoint, dict) else {}
+    for name in SETTINGS:
+        _check_size(path, name, checkpoint.get(name))
     missing, wrong = check(checkpoint, KINDS)
     if missing:
         raise UsageError(f"{path} is not a checkpoint of cifar-lightning: it has no {', '.join(missing)}.")
@@ -149,6 +155,28 @@ def read_checkpoint(path: Path, *, resume: bool = False) -> dict[str, Any]:
     if wrong:
         raise UsageError(f"{path} can't be used: {'; '.join(wrong[:5])}.")
     return checkpoint
+
+
+def _check_size(path: Path, name: str, value: object) -> None:
+    """Refuse values that hold one another so often that a copy or a text of them would fill the memory."""
+    size, left = 0, [(value, 0)]
+    while left:
+        part, depth = left.pop()
+        size += 1 + (len(part) if isinstance(part, str | bytes) else 0)
+        if isinstance(part, dict):
+            left += [(inner, depth + 1) for inner in (*part.keys(), *part.values())]
+        elif isinstance(part, list | tuple | set):
+            left += [(inner, depth + 1) for inner in part]
+        elif isinstance(part, str):
+            try:
+                check_value(part)  # jsonargparse reads it
+            except StrictError:
+                size = MAX_SIZE + 1
+        if size > MAX_SIZE or depth > MAX_DEPTH:
+            raise UsageError(
+                f"{path} is not loaded: its {name} is too large (more than {MAX_SIZE:,} values and characters, written "
+                f"out) or too deep (more than {MAX_DEPTH} levels) to be what fit wrote."
+            )
 
 
 @contextmanager

@@ -255,9 +255,9 @@ class ImageClassifier(LightningModule):
         super().__init__()
         self.save_hyperparameters()
         for name, value in [("lr", lr), ("sgd_lr", sgd_lr), ("backbone_lr", backbone_lr)]:
-            if value <= 0:
+            if not 0 < value < math.inf:
                 raise UsageError(f"model.{name} is {value}; it must be above 0.")
-        if weight_decay < 0:
+        if not 0 <= weight_decay < math.inf:
             raise UsageError(f"model.weight_decay is {weight_decay}; it must be at least 0.")
         for name, value in [
             ("momentum", momentum),

@@ -115,6 +115,8 @@ def _answer(args: list[str]) -> int:
         return 0
     module = _check_verb(args[0])
     args = [args[0], "--help"] if {"-h", "--help"} & set(args) else _check_files(args)
+    if (here := str(Path.cwd())) not in sys.path:  # people's own networks, callbacks and loggers, last of all
+        sys.path.append(here)  # `python -m` does it by itself, the console script does not
     return int(_import(f"cifar_lightning.commands.{module}").main(args))
 
 

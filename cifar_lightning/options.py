@@ -1,6 +1,7 @@
 """Options: what users write, what a checkpoint holds, what the machine decides; and plain words for what is wrong."""
 
 import ctypes
+import math
 import os
 import re
 from collections.abc import Mapping, Sequence
@@ -10,10 +11,13 @@ from typing import Any, NoReturn, get_args, get_type_hints
 
 import torch
 import yaml
+from jsonargparse import get_loader, set_loader
+from lightning.pytorch import callbacks, loggers
 from lightning.pytorch.cli import LightningArgumentParser
 
 from cifar_lightning import UsageError, did_you_mean
 from cifar_lightning.models import is_custom
+from cifar_lightning.strict_yaml import StrictError, check_value, load_yaml, read_text
 
 RESUMED = (
     "max_epochs", "min_epochs", "max_steps", "limit_train_batches", "limit_val_batches", "check_val_every_n_epoch",
@@ -25,6 +29,17 @@ RESUMED = (
 
 SYNONYMS = {"learning_rate": "lr", "epochs": "max_epochs", "seed": "seed_everything", "gpus": "devices"}
 """What other programs call options: their names here."""
+
+
+_load = get_loader("yaml")
+
+
+def _load_strictly(text: str) -> Any:
+    check_value(text)
+    return _load(text)
+
+
+set_loader("yaml", _load_strictly, (yaml.YAMLError,))
 
 
 class Parser(LightningArgumentParser):
@@ -49,6 +64,8 @@ class Parser(LightningArgumentParser):
                 hint = f"{asked} mean {names}"
             raise UsageError(f"there is no option {name}.{hint}") from ex
         if wrong := re.search(r'key "([\w.]+)":', message):
+            if explained := _explain_class(wrong[1], message):
+                raise UsageError(explained) from ex
             value = re.search(r"(?:Got|Given) value: (.*)", message)
             wanted = [
                 _plain_type(t) for t in re.findall(r"Expected an? (.+?)(?:\. Got value|$)", message, re.MULTILINE)
@@ -59,6 +76,16 @@ class Parser(LightningArgumentParser):
         if "predict.pictures" in message:
             message = "name at least one picture or folder: cifar-lightning predict --ckpt_path best.ckpt cat.jpg"
         raise UsageError(message.strip()) from ex
+
+    def parse_args(self, args: Sequence[str], *rest: Any, **options: Any) -> Any:  # type: ignore[override]
+        """Parses, after refusing values that hold a key twice or would grow when they are read."""
+        for word in args:
+            option, equals, value = word.partition("=")
+            try:
+                check_value(value if equals and option.startswith("-") else word)
+            except StrictError as error:
+                raise UsageError(f"{word[:60]}: {error}.") from error
+        return super().parse_args(args, *rest, **options)
 
     def check_names(self, config: dict[str, Any]) -> None:
         """Refuses what jsonargparse would drop: an unknown option with nothing in it, and a section that is no mapping.
@@ -72,12 +99,40 @@ class Parser(LightningArgumentParser):
         known = {option[2:] for option in self._option_string_actions}
         for section, content in config.items():
             inside = [name for name in known if name.startswith(f"{section}.")]
-            if inside and content is not None and not isinstance(content, dict):
-                raise UsageError(f"{section} is {content}; it must hold options by name, such as {section}: {{…}}.")
+            if inside and not isinstance(content, dict):
+                raise UsageError(
+                    f"{section} is {'empty' if content is None else content}; it must hold options by name, such as "
+                    f"{section}: {{…}}."
+                )
             names = [f"{section}.{name}" for name in content or ()] if inside else [str(section)]
             for name in names:
                 if ".".join(name.rstrip("+").split(".")[:2]) not in known:
                     self.error(f"Option '{name}' is not accepted")
+
+
+def _explain_class(option: str, message: str) -> str:
+    """Returns in plain words what is wrong with a class that an option names, or nothing."""
+    if inside := re.search(r"- (there is no option .*)", message):
+        return f"{option}: {inside[1]}"
+    if missing := re.search(r"the following arguments are required: (.*)", message):
+        named = re.findall(r"class_path='([\w.]+)'", message)
+        name, first = (named or ["it"])[-1].split(".")[-1], missing[1].split(",")[0]
+        return (
+            f"{option}: {name} needs {missing[1]}. In a config: "
+            f"{{class_path: {name}, init_args: {{{first}: …}}}}; on the command line: --{option}.{first} …"
+        )
+    if refused := re.search(r"Problem with given class_path '(.+?)':\s+(.*)", message):
+        return (
+            f"{option} names {refused[1]}, which can't be used: {refused[2]}. It must be a class of Lightning's or "
+            "one in a module that is installed or in the current folder, such as my_module.MyClass."
+        )
+    if unknown := re.search(r"Expected a dot import path string: (.*)", message):
+        known = {*callbacks.__all__, *loggers.__all__}
+        return (
+            f"{option}: Lightning has no class {unknown[1]}.{did_you_mean(unknown[1], known)} One of your own has its "
+            "module before it: my_module.MyClass."
+        )
+    return ""
 
 
 def _plain_type(hint: str) -> str:
@@ -116,9 +171,19 @@ def check_config(path: Path) -> dict[str, Any]:
     Raises:
         UsageError: If it does not.
     """
+    return read_config(path)[0]
+
+
+def read_config(path: Path) -> tuple[dict[str, Any], str]:
+    """Reads a config as ``check_config`` does; its text too, as jsonargparse would read it in the locale's encoding.
+
+    Raises:
+        UsageError: If it is not a YAML file that holds options.
+    """
     try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, ValueError, RecursionError) as error:  # values that are none, such as the date 2026-99-99
+        text = read_text(path)
+        content = load_yaml(text)
+    except (yaml.YAMLError, ValueError) as error:  # values that are none, such as the date 2026-99-99
         raise UsageError(f"the config {path} is not valid YAML: {error}") from error
     if not isinstance(content, dict):
         raise UsageError(
@@ -127,9 +192,27 @@ def check_config(path: Path) -> dict[str, Any]:
         )
     flags = {"ckpt_path": "--ckpt_path FILE", "config": "--config FILE", "allow_custom_arch": "--allow_custom_arch"}
     for name, flag in flags.items():
-        if content.get(name) is not None:
+        if content.get(name) not in (None, False):  # as --print_config writes what is not given
             raise UsageError(f"the config {path} holds {name}; name it on the command line: {flag}.")
-    return content
+    return content, f"{text}\n#"  # jsonargparse takes a lone section with nothing in it for a text
+
+
+def check_finite(settings: Mapping[str, Any], section: str = "") -> None:
+    """Refuses numbers that are NaN or infinite, in nested settings.
+
+    Raises:
+        UsageError: If there is one; what classes of the user's choice are given is theirs to check.
+    """
+    for name, value in settings.items():
+        if isinstance(value, Mapping):
+            if "class_path" not in value:
+                check_finite(value, f"{section}{name}.")
+        elif any(isinstance(one, float) and not math.isfinite(one) for one in (value, *_list(value))):
+            raise UsageError(f"{section}{name} is {value}; it must be a finite number.")
+
+
+def _list(value: object) -> list[Any]:
+    return value if isinstance(value, list) else []
 
 
 def checkpoint_settings(checkpoint: dict[str, Any], *, resume: bool, allow_custom_arch: bool) -> dict[str, Any]:

@@ -101,7 +101,7 @@ class Record(Callback):  # no Timer: beside one, the Trainer ignores max_time
         if trainer.is_global_zero and not is_trial(trainer):
             self.path.unlink(missing_ok=True)
         with suppress(OSError, ValueError):  # the first time there is none; a killed process may leave it empty
-            self.before = float(self.elapsed.read_text())
+            self.before = float(self.elapsed.read_text(encoding="utf-8"))
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Starts the clock."""

@@ -40,7 +40,7 @@ LAYERS = [  # each may import what stands below it
         "guard",
         "corruptions",
     },
-    {"schema", "streams", "text"},
+    {"schema", "streams", "strict_yaml", "text"},
 ]
 WITHOUT_LIGHTNING = set().union(*LAYERS[-4:])
 
@@ -93,3 +93,15 @@ def test_the_classifier_knows_no_data_and_the_data_no_model() -> None:
 
 def test_the_entry_is_standard_library_only() -> None:
     assert {i.split(".")[0] for i in imports(modules()["cli"])} <= {"cifar_lightning", *sys.stdlib_module_names}
+
+
+@pytest.mark.parametrize("name", sorted(modules()))
+def test_text_files_name_their_encoding(name: str) -> None:
+    """Else the locale's would be taken; ruff's rule for it (PLW1514) is a preview still."""
+    for call in ast.walk(ast.parse(modules()[name].read_text(encoding="utf-8"))):
+        if isinstance(call, ast.Call) and isinstance(call.func, ast.Attribute):
+            given = {keyword.arg for keyword in call.keywords}
+            modes = {argument.value for argument in call.args if isinstance(argument, ast.Constant)}
+            opens_text = call.func.attr == "open" and (modes & {"r", "w", "a", "x"} or "newline" in given)
+            if opens_text or call.func.attr in ("read_text", "write_text"):
+                assert "encoding" in given, f"line {call.lineno}"

@@ -1,6 +1,7 @@
 """What is answered before anything heavy is imported, and what users' mistakes are answered with."""
 
 import json
+import locale
 import os
 import subprocess
 import sys
@@ -208,3 +209,68 @@ def test_flags_win_over_configs_over_checkpoints_wherever_they_stand(
     assert checkpoint["hyper_parameters"]["momentum"] == 0.75
     assert json.dumps(checkpoint["hyper_parameters"])  # flat primitives
     assert json.dumps(checkpoint["datamodule_hyper_parameters"])
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--model.lr=.nan"], "model.lr is nan; it must be a finite number"),
+        (["--model.weight_decay=.inf"], "model.weight_decay is inf"),
+        (["--data.mixup=.nan"], "data.mixup is nan"),
+        (["--data.mean=[.nan, 0, 0]", "--data.std=[1, 1, 1]"], "data.mean is [nan, 0.0, 0.0]"),
+        (["--trainer.gradient_clip_val=.nan"], "trainer.gradient_clip_val is nan"),
+        (["--checkpoint_every_n_minutes=.inf"], "checkpoint_every_n_minutes is inf"),
+        (["--trainer.callbacks", "EarlyStopping"], "trainer.callbacks: EarlyStopping needs monitor"),
+        (["--trainer.callbacks=[EarlyStopping]"], "trainer.callbacks: EarlyStopping needs monitor"),
+        (["--trainer.callbacks=EarlyStoping"], "has no class EarlyStoping. Did you mean EarlyStopping?"),
+        (["--trainer.callbacks=nowhere.Mine"], "trainer.callbacks names nowhere.Mine, which can't be used: No module"),
+        (["--trainer.logger=nowhere.Mine"], "trainer.logger names nowhere.Mine, which can't be used: No module"),
+        (
+            ["--trainer.callbacks=[{class_path: EarlyStopping, init_args: {monitr: x}}]"],
+            "trainer.callbacks: there is no option monitr. Did you mean monitor?",
+        ),
+        (["--config=empty.yaml"], "model is empty; it must hold options by name"),
+    ],
+    ids=lambda value: value[0] if isinstance(value, list) else "",
+)
+def test_values_and_classes_that_can_not_be(
+    words: list[str], message: str, here: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (here / "empty.yaml").write_text("model:\n")
+    assert main(["fit", "--data.dataset=synthetic", *words]) == 2
+    assert message in capsys.readouterr().err
+
+
+def test_own_code_in_the_current_folder_and_a_config_that_is_printed(
+    here: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The rule is one for networks, callbacks and loggers; --print_config builds none of them."""
+    (here / "my_code.py").write_text(
+        "from lightning.pytorch import Callback\n"
+        "from lightning.pytorch.loggers import CSVLogger\n"
+        "class Mine(Callback): pass\n"
+        "class Log(CSVLogger): pass\n"
+    )
+    monkeypatch.setattr(sys, "path", [path for path in sys.path if path])
+    words = ["--trainer.callbacks=my_code.Mine", "--trainer.logger={class_path: my_code.Log, init_args: {save_dir: x}}"]
+    with pytest.raises(SystemExit, match="0"):
+        main(["fit", "--data.dataset=synthetic", *words, "--print_config"])
+    (here / "printed.yaml").write_text(capsys.readouterr().out, encoding="utf-8")
+    with pytest.raises(SystemExit, match="0"):
+        main(["fit", "--config=printed.yaml", "--print_config"])
+    assert capsys.readouterr().out == (here / "printed.yaml").read_text(encoding="utf-8")
+    (here / "printed.yaml").write_text("allow_custom_arch: true")
+    assert main(["fit", "--config=printed.yaml"]) == 2
+    assert "holds allow_custom_arch" in capsys.readouterr().err
+
+
+@pytest.mark.skipif(sys.flags.utf8_mode == 1, reason="all files are UTF-8 then")
+def test_configs_are_utf_8_whatever_the_locale(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (here / "ü.yaml").write_text("# 漢\ndata: {dataset: folder, root: dätä}", encoding="utf-8")
+    before = locale.setlocale(locale.LC_CTYPE)
+    locale.setlocale(locale.LC_CTYPE, "C")
+    try:
+        assert main(["fit", "--config", "ü.yaml"]) == 2
+    finally:
+        locale.setlocale(locale.LC_CTYPE, before)
+    assert "dätä" in capsys.readouterr().err

@@ -1,4 +1,3 @@
-import sys
 from pathlib import Path
 from typing import Any, cast
 
@@ -173,7 +172,7 @@ def test_ones_own_network_from_the_current_folder(tmp_path: Path, monkeypatch: p
         "number = 3\n"
     )
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(sys, "path", list(sys.path))
+    monkeypatch.syspath_prepend(str(tmp_path))
     network = create_model("own_package.nets:Wide", 5, {"width": 16})
     assert isinstance(network, nn.Sequential)
     assert network(torch.rand(1, 3, 32, 32)).shape == (1, 5)

@@ -32,7 +32,7 @@ def nets(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         "        return {'tuple': (logits, logits.sum()), 'dict': {'logits': logits}}.get(self.kind, logits)\n"
     )
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(sys, "path", list(sys.path))
+    monkeypatch.syspath_prepend(str(tmp_path))
     monkeypatch.delitem(sys.modules, "odd_nets", raising=False)
 
 

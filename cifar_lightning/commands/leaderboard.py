@@ -21,6 +21,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from cifar_lightning import UsageError
+from cifar_lightning.strict_yaml import load_yaml, read_text
 from cifar_lightning.text import csv_text, printable, say
 
 ELSEWHERE = (
@@ -262,7 +263,7 @@ def _natural(folder: Path) -> tuple[str, int]:
 
 
 def _read_run(folder: Path) -> Run:
-    config = yaml.safe_load((folder / "config.yaml").read_text(encoding="utf-8"))
+    config = load_yaml(read_text(folder / "config.yaml"))
     run = Run(folder, config, _read_record(folder / "fit.json"), _read_record(folder / "test.json"))
     _ = (run.seed, run.dataset, run.pictures, run.settings, str(config["model"]["arch"]))
     return run if _is_tested(run) else Run(folder, config, run.fit, {})

@@ -31,7 +31,7 @@ from cifar_lightning.classifier import ImageClassifier
 from cifar_lightning.commands import train
 from cifar_lightning.data.datamodule import ImageDataModule
 from cifar_lightning.launcher import refuse_processes
-from cifar_lightning.options import Parser, check_config, split_options
+from cifar_lightning.options import Parser, check_config, read_config, split_options
 from cifar_lightning.streams import protect_streams
 from cifar_lightning.text import csv_text
 
@@ -180,13 +180,13 @@ def _parse(argv: Sequence[str]) -> Sweep:
             fixed[option[2:]] = value if equals else next(words, "")
         else:
             own.append(word)
-    contents = [check_config(Path(config)) for config in configs]
+    read = [read_config(Path(config)) for config in configs]
     parser = Parser(prog="cifar-lightning sweep", description="Search for better hyperparameters.")
     parser.add_argument("-c", "--config", action="config", help="A YAML file with these options.")
     parser.add_class_arguments(Sweep)
-    for content in contents:
+    for content, _ in read:
         parser.check_names(content)
-    options = parser.parse_args([*(word for config in configs for word in ("--config", config)), *own]).as_dict()
+    options = parser.parse_args([*(word for _, text in read for word in ("--config", text)), *own]).as_dict()
     options.pop("config")
     sweep = Sweep(**options)
     for name, least in [("trials", 1), ("heartbeat", 1), ("workers", 1)]:
@@ -307,7 +307,7 @@ def _open_study(sweep: Sweep, folder: Path) -> tuple[optuna.Study, bool]:
         The study, and whether it was begun.
     """
     storage = _open_storage(sweep, folder)
-    base = yaml.safe_load(Path(sweep.base).read_text(encoding="utf-8"))
+    base = check_config(Path(sweep.base))
     fixed = {key: value for key, value in sweep.overrides.items() if key not in LOCAL}
     # what makes the trials of two workers comparable
     terms = {"base": base, "overrides": fixed, "space": sweep.space, "monitor": sweep.monitor}
@@ -692,7 +692,7 @@ def _write_table(study: optuna.Study, sweep: Sweep, path: Path) -> None:
 
 
 def _write_best(sweep: Sweep, best: FrozenTrial, trials: int, path: Path) -> None:
-    recipe = yaml.safe_load(Path(sweep.base).read_text(encoding="utf-8"))
+    recipe = check_config(Path(sweep.base))
     original = json.loads(json.dumps(recipe))
     searched = {
         key: next((c for c in sweep.space[key].get("choices", []) if _flags({key: c}) == _flags({key: value})), value)

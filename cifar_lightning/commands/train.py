@@ -51,12 +51,13 @@ from cifar_lightning.network_check import check_network
 from cifar_lightning.options import (
     RESUMED,
     Parser,
-    check_config,
     check_devices,
+    check_finite,
     checkpoint_settings,
     choose_precision,
     is_plain,
     keep_freed_memory,
+    read_config,
     refuse_null,
     split_options,
 )
@@ -255,8 +256,8 @@ class CLI(LightningCLI):
         self.changes: list[str] = []
         self.folder = Path(self.ckpt_path or ".").parent
         self._on_exit = ExitStack()
-        configs = list(self.config_files)
-        self._contents = [check_config(Path(config)) for config in configs]
+        read = [read_config(Path(config)) for config in self.config_files]
+        self._contents, configs = [content for content, _ in read], [text for _, text in read]
         if self.ckpt_path and self.checkpoint:
             settings = checkpoint_settings(
                 self.checkpoint, resume=self.verb == "fit", allow_custom_arch="--allow_custom_arch" in options
@@ -330,6 +331,7 @@ class CLI(LightningCLI):
         self.config = parser.parse_args(args)
         refuse_null("model", self.config[self.verb].model, ImageClassifier)
         refuse_null("data", self.config[self.verb].data, ImageDataModule)
+        check_finite(self.config[self.verb].as_dict())
         seed = self.config[self.verb].seed_everything
         self.runs = self.config[self.verb].get("runs", 1)
         if self.runs < 1:

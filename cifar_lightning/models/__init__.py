@@ -2,12 +2,10 @@
 
 import inspect
 import re
-import sys
 from collections.abc import Callable, Mapping
 from copy import deepcopy
 from functools import wraps
 from importlib import import_module
-from pathlib import Path
 from typing import Any, TypeAlias, cast
 
 import torch
@@ -127,8 +125,6 @@ def _without_auxiliary_heads(builder: Callable[..., Any]) -> Callable[..., Any]:
 
 def _import_builder(arch: str) -> Callable[..., Any]:
     module_name, _, name = arch.partition(":")
-    if str(Path.cwd()) not in sys.path:  # the console script, unlike `python -m`, does not look there by itself
-        sys.path.append(str(Path.cwd()))
     try:
         builder = getattr(import_module(module_name), name)
     except (ImportError, AttributeError) as error:
