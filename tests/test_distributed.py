@@ -96,14 +96,17 @@ def test_two_test_as_one_does(alone: Path, data_root: Path, here: Path) -> None:
         results.append(json.loads((run / "test.json").read_text()))
     one, two = results
     assert (one["pictures"], one["devices"], two["devices"]) == (2000, 1, 2)
-    assert (one["accuracy"], one["classes"]) == (two["accuracy"], two["classes"])
-    assert [two[name] for name in ("loss", "ece", "top2")] == pytest.approx(
-        [one[name] for name in ("loss", "ece", "top2")], abs=1e-5
-    )
+    # in batches of other sizes the last digits differ, and with them what is said of a picture between two classes
+    assert two["loss"] == pytest.approx(one["loss"], abs=1e-5)
+    for name in ("accuracy", "ece", "top2"):
+        assert two[name] == pytest.approx(one[name], abs=1e-3), name
+    for name, entry in one["classes"].items():
+        assert two["classes"][name]["pictures"] == entry["pictures"] == 200
+        assert two["classes"][name]["accuracy"] == pytest.approx(entry["accuracy"], abs=0.011)
     for figure in ("predictions", "mistakes"):
         pictures = [np.asarray(Image.open(here / n / "figures" / f"test_{figure}.png")) for n in ("1", "2")]
         # titles name the checkpoints' folders; the pictures below them are the same
-        assert np.array_equal(pictures[0][200:], pictures[1][200:])
+        assert (pictures[0][200:] != pictures[1][200:]).mean() < 0.01
 
 
 def test_two_machines_do_what_one_does(alone: Path, data_root: Path, here: Path) -> None:
