@@ -1,12 +1,9 @@
 """Several processes do together what one does; a signal to one, or its death, ends them all and loses nothing."""
 
 import json
-import os
 import shutil
 import signal
 import socket
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +13,7 @@ from PIL import Image
 
 from cifar_lightning.checkpoint import read_checkpoint
 from cifar_lightning.cli import main
+from tests.conftest import Start
 from tests.test_resume import curves
 
 FIT = [
@@ -39,11 +37,7 @@ def alone(data_root: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
         return RUN.absolute()
 
 
-def start(words: list[str], sent: str = "0") -> subprocess.Popen[str]:
-    return subprocess.Popen(
-        [sys.executable, "-m", *words], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
-        env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(__file__).parent.parent), "SIGNAL": sent},
-    )  # fmt: skip
+SETTINGS = {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(__file__).parent.parent)}
 
 
 def check_same(alone: Path) -> None:
@@ -58,9 +52,9 @@ def check_same(alone: Path) -> None:
         assert together[name] == pytest.approx(curve, abs=1e-5), name
 
 
-def test_a_signal_to_one_ends_both_and_one_can_go_on(alone: Path, data_root: Path, here: Path) -> None:
-    words = ["cifar_lightning", *FIT, f"--data.root={data_root}", *TWO, "--trainer.devices=2"]
-    process = start(words, f"{signal.SIGTERM:d} 1 11 train")
+def test_a_signal_to_one_ends_both_and_one_can_go_on(alone: Path, data_root: Path, here: Path, start: Start) -> None:
+    words = ["-m", "cifar_lightning", *FIT, f"--data.root={data_root}", *TWO, "--trainer.devices=2"]
+    process = start(*words, **SETTINGS, SIGNAL=f"{signal.SIGTERM:d} 1 11 train")
     said = process.communicate(timeout=100)[0]
     assert process.returncode == 128 + signal.SIGTERM, said
     assert "ended by SIGTERM" in said
@@ -70,10 +64,12 @@ def test_a_signal_to_one_ends_both_and_one_can_go_on(alone: Path, data_root: Pat
     check_same(alone)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("rank", "status"), [(0, -signal.SIGKILL), (1, 1)])
-def test_the_death_of_one_ends_both(rank: int, status: int, data_root: Path, here: Path) -> None:
-    words = ["cifar_lightning", *FIT, f"--data.root={data_root}", *TWO, "--trainer.devices=2"]
-    process = start([*words, "--checkpoint_every_n_minutes=0"], f"{signal.SIGKILL:d} {rank} 11 train")
+def test_the_death_of_one_ends_both(rank: int, status: int, data_root: Path, here: Path, start: Start) -> None:
+    words = ["-m", "cifar_lightning", *FIT, f"--data.root={data_root}", *TWO, "--trainer.devices=2"]
+    words += ["--checkpoint_every_n_minutes=0"]
+    process = start(*words, **SETTINGS, SIGNAL=f"{signal.SIGKILL:d} {rank} 11 train")
     said = process.communicate(timeout=100)[0]  # of both: it waits for the end of the other one, too
     assert process.returncode == status, said
     assert f"process {1 - rank} ends, since another one has ended" in said
@@ -82,15 +78,16 @@ def test_the_death_of_one_ends_both(rank: int, status: int, data_root: Path, her
     assert read_checkpoint(RUN / "last.ckpt")["global_step"] == 11
 
 
-def test_two_test_as_one_does(alone: Path, data_root: Path, here: Path) -> None:
+@pytest.mark.slow
+def test_two_test_as_one_does(alone: Path, data_root: Path, here: Path, start: Start) -> None:
     results = []
     for processes in (1, 2):
         run = here / str(processes)
         run.mkdir()
         shutil.copy(alone / "best.ckpt", run)
-        words = ["cifar_lightning", "test", f"--ckpt_path={run}/best.ckpt", f"--data.root={data_root}"]
+        words = ["-m", "cifar_lightning", "test", f"--ckpt_path={run}/best.ckpt", f"--data.root={data_root}"]
         words += ["--trainer.strategy=ddp", f"--trainer.devices={processes}", "--data.eval_batch_size=99"]
-        process = start(words)
+        process = start(*words, **SETTINGS)
         said = process.communicate(timeout=100)[0]
         assert process.returncode == 0, said
         results.append(json.loads((run / "test.json").read_text()))
@@ -109,21 +106,15 @@ def test_two_test_as_one_does(alone: Path, data_root: Path, here: Path) -> None:
         assert (pictures[0][200:] != pictures[1][200:]).mean() < 0.01
 
 
-def test_two_machines_do_what_one_does(alone: Path, data_root: Path, here: Path) -> None:
+@pytest.mark.slow
+def test_two_machines_do_what_one_does(alone: Path, data_root: Path, here: Path, start: Start) -> None:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     words = ["--nnodes=2", "--nproc-per-node=1", "--master-addr=127.0.0.1", f"--master-port={port}"]
     words += ["-m", "cifar_lightning", *FIT, f"--data.root={data_root}", "--data.batch_size=32"]
-    nodes = [start(["torch.distributed.run", f"--node-rank={rank}", *words]) for rank in range(2)]
-    try:
-        for node in reversed(nodes):
-            node.wait(timeout=100)
-    finally:
-        for node in nodes:
-            node.terminate()
-        said = [node.communicate(timeout=60)[0] for node in nodes]
-        print(*said, sep="\n")  # shown if one never ended
+    nodes = [start("-m", "torch.distributed.run", f"--node-rank={rank}", *words, **SETTINGS) for rank in range(2)]
+    said = [node.communicate(timeout=100)[0] for node in nodes]
     assert [node.returncode for node in nodes] == [0, 0], said
     assert "trained vit" in said[0]
     assert "trained vit" not in said[1]

@@ -3,9 +3,7 @@
 import csv
 import os
 import signal
-import subprocess
 import sys
-from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +12,7 @@ import pytest
 import yaml
 
 from cifar_lightning.cli import main
-from tests.conftest import FAST
+from tests.conftest import FAST, Start
 
 NETS = """
 import os, signal, threading
@@ -62,24 +60,7 @@ def table(study: str = "search") -> list[dict[str, str]]:
         return list(csv.DictReader(file))
 
 
-Start = Callable[[str], subprocess.Popen[str]]
-
-
-@pytest.fixture
-def start() -> Iterator[Start]:
-    """Starts the search in a process of its own, which does not outlive the test."""
-    started = []
-
-    def begin(word: str) -> subprocess.Popen[str]:
-        words = [sys.executable, "-m", "cifar_lightning", "sweep", "--config=search.yaml", word]
-        started.append(subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True))
-        return started[-1]
-
-    yield begin
-    for process in started:
-        if process.poll() is None:
-            process.kill()
-            process.communicate()
+SWEEP = ["-m", "cifar_lightning", "sweep", "--config=search.yaml"]
 
 
 def test_a_search(search: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -203,24 +184,39 @@ def test_mistakes_are_found_before_anything_is_trained(
     assert not Path("runs").exists()
 
 
-def test_without_optuna(here: Path) -> None:
-    code = "import sys; sys.modules['optuna'] = None; from cifar_lightning.cli import main; sys.exit(main(['sweep']))"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
-    assert done.returncode == 2
-    assert done.stderr == "cifar-lightning: sweep needs optuna: pip install 'cifar-lightning[sweep]'\n"
+def test_without_optuna(here: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setitem(sys.modules, "optuna", None)
+    monkeypatch.delitem(sys.modules, "cifar_lightning.commands.sweep", raising=False)
+    assert main(["sweep"]) == 2
+    assert capsys.readouterr().err == "cifar-lightning: sweep needs optuna: pip install 'cifar-lightning[sweep]'\n"
 
 
+def test_a_signal_queues_the_trial_again(
+    search: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["sweep", f"--config={search}", "--trials=2", "--trainer.callbacks+=tests.test_resume.Signal"]
+    with monkeypatch.context() as patch:
+        patch.setenv("SIGNAL", f"{signal.SIGINT:d} 0 1 train")
+        assert main(words) == 130
+    assert "To go on, give the same command again" in capsys.readouterr().out
+    study = optuna.load_study(study_name="search", storage="sqlite:///runs/search/study.db")
+    assert [trial.state.name for trial in study.trials] == ["FAIL", "WAITING"]
+    assert main(words) == 0
+    assert [row["state"] for row in table()].count("complete") == 2
+
+
+@pytest.mark.slow
 @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="needs named pipes")
 def test_the_trial_of_a_killed_worker_is_begun_again(search: Path, start: Start) -> None:
     os.mkfifo("begun")
-    killed = start("--workers=1")
+    killed = start(*SWEEP, "--workers=1")
     Path("begun").read_text()  # returns when the first trial is being trained
     killed.kill()
     killed.communicate()
     Path("begun").unlink()
     (running,) = optuna.load_study(study_name="search", storage="sqlite:///runs/search/study.db").trials
     assert running.state == optuna.trial.TrialState.RUNNING
-    others = start("--workers=2")
+    others = start(*SWEEP, "--workers=2")
     out = others.communicate(timeout=400)[0]
     assert others.returncode == 0, out
     rows = table()
@@ -232,11 +228,12 @@ def test_the_trial_of_a_killed_worker_is_begun_again(search: Path, start: Start)
     assert len({row["model.lr"] for row in rows} - {""}) == 3, "no two workers propose the same"
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="needs named pipes")
 @pytest.mark.parametrize("workers", [1, 2])
 def test_ctrl_c_queues_the_trial_again(workers: int, search: Path, start: Start) -> None:
     os.mkfifo("begun")
-    process = start(f"--workers={workers}")
+    process = start(*SWEEP, f"--workers={workers}")
     Path("begun").read_text()
     Path("begun").unlink()
     process.send_signal(signal.SIGINT)
