@@ -28,7 +28,7 @@ test: $(READY) ## run the quick tests, in some minutes
 	$(BIN)/python -m pytest -m "not slow"
 
 test-all: $(READY) ## run all tests, the slow ones too
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest --hypothesis-profile=more
 
 lint: $(READY) ## check style and types
 	$(BIN)/ruff check .

@@ -34,6 +34,7 @@ if workers := os.environ.get("PYTEST_XDIST_WORKER_COUNT"):
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
 settings.register_profile("short", derandomize=True, deadline=None, database=None, max_examples=16)
+settings.register_profile("more", derandomize=True, deadline=None, database=None, max_examples=100)
 settings.register_profile("long", deadline=None, max_examples=3000, suppress_health_check=list(HealthCheck))
 settings.load_profile("short")
 

@@ -97,8 +97,7 @@ def test_whatever_uses_a_checkpoint_uses_what_was_validated(
     assert main(["validate", "--ckpt_path=last.ckpt", exact]) == 0
     assert main(["test", "--ckpt_path=last.ckpt", "--trainer.limit_test_batches=1"]) == 0
     assert f"val/loss {loss:.4f}" in capsys.readouterr().out
-    assert main(["export", "--ckpt_path=last.ckpt"]) == 0  # compares the file with the checkpoint
-    pipeline, _ = load_pipeline(path)
+    pipeline, _ = load_pipeline(path)  # what predicts, and what export writes
     assert torch.equal(pipeline.classifier.state_dict()[name], checkpoint["state_dict"][name])
 
 

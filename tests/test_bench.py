@@ -8,8 +8,15 @@ from pathlib import Path
 import pytest
 
 from cifar_lightning.cli import main
+from cifar_lightning.commands import bench
 
 DEMO = str(Path(__file__).parent.parent / "configs" / "demo.yaml")
+
+
+@pytest.fixture(autouse=True)
+def _measures_briefly(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(bench, "SECONDS", 0.1)
+    monkeypatch.setattr(bench, "ROUNDS", 3)
 
 
 def test_bench_measures_and_leaves_nothing_but_its_output(

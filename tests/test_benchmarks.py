@@ -79,6 +79,7 @@ for run in range(200):
 """
 
 
+@pytest.mark.slow
 def test_airbench_runs_both_sides(here: Path, data_root: Path, capsys: pytest.CaptureFixture[str]) -> None:
     before = _results.RESULTS.exists() and _results.RESULTS.read_bytes()
     (here / "script.py").write_text(STAND_IN)

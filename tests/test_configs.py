@@ -43,10 +43,3 @@ def test_recipe_is_flat_and_names_nothing_twice(path: Path) -> None:
         for key, value in section.items()
         if isinstance(value, dict) and key != "arch_options"
     ]
-
-
-def test_the_search_begins(here: Path, data_root: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    (here / "configs").symlink_to(SWEEP.parent)
-    words = ["--data.dataset=synthetic", f"--data.root={data_root}", *FAST, "--trials=1", "--trainer.max_epochs=1"]
-    assert main(["sweep", "--config=configs/sweep.yaml", *words]) == 0
-    assert "best: runs/sweep/version_0" in capsys.readouterr().out

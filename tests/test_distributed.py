@@ -55,7 +55,7 @@ def check_same(alone: Path) -> None:
 def test_a_signal_to_one_ends_both_and_one_can_go_on(alone: Path, data_root: Path, here: Path, start: Start) -> None:
     words = ["-m", "cifar_lightning", *FIT, f"--data.root={data_root}", *TWO, "--trainer.devices=2"]
     process = start(*words, **SETTINGS, SIGNAL=f"{signal.SIGTERM:d} 1 11 train")
-    said = process.communicate(timeout=100)[0]
+    said = process.communicate(timeout=400)[0]
     assert process.returncode == 128 + signal.SIGTERM, said
     assert "ended by SIGTERM" in said
     assert read_checkpoint(RUN / "last.ckpt")["global_step"] == 12
@@ -70,7 +70,7 @@ def test_the_death_of_one_ends_both(rank: int, status: int, data_root: Path, her
     words = ["-m", "cifar_lightning", *FIT, f"--data.root={data_root}", *TWO, "--trainer.devices=2"]
     words += ["--checkpoint_every_n_minutes=0"]
     process = start(*words, **SETTINGS, SIGNAL=f"{signal.SIGKILL:d} {rank} 11 train")
-    said = process.communicate(timeout=100)[0]  # of both: it waits for the end of the other one, too
+    said = process.communicate(timeout=400)[0]  # of both: it waits for the end of the other one, too
     assert process.returncode == status, said
     assert f"process {1 - rank} ends, since another one has ended" in said
     assert "Traceback" not in said
@@ -88,7 +88,7 @@ def test_two_test_as_one_does(alone: Path, data_root: Path, here: Path, start: S
         words = ["-m", "cifar_lightning", "test", f"--ckpt_path={run}/best.ckpt", f"--data.root={data_root}"]
         words += ["--trainer.strategy=ddp", f"--trainer.devices={processes}", "--data.eval_batch_size=99"]
         process = start(*words, **SETTINGS)
-        said = process.communicate(timeout=100)[0]
+        said = process.communicate(timeout=400)[0]
         assert process.returncode == 0, said
         results.append(json.loads((run / "test.json").read_text()))
     one, two = results
@@ -114,7 +114,7 @@ def test_two_machines_do_what_one_does(alone: Path, data_root: Path, here: Path,
     words = ["--nnodes=2", "--nproc-per-node=1", "--master-addr=127.0.0.1", f"--master-port={port}"]
     words += ["-m", "cifar_lightning", *FIT, f"--data.root={data_root}", "--data.batch_size=32"]
     nodes = [start("-m", "torch.distributed.run", f"--node-rank={rank}", *words, **SETTINGS) for rank in range(2)]
-    said = [node.communicate(timeout=100)[0] for node in nodes]
+    said = [node.communicate(timeout=400)[0] for node in nodes]
     assert [node.returncode for node in nodes] == [0, 0], said
     assert "trained vit" in said[0]
     assert "trained vit" not in said[1]

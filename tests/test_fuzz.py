@@ -1,7 +1,7 @@
 """Whatever is written on the command line or in a config, and whatever a file holds: a message, never a traceback.
 
-In the suite the same few examples every time; ``pytest tests/test_fuzz.py --hypothesis-profile=long
---hypothesis-show-statistics`` tries thousands of new ones and counts them.
+In ``make test`` the same few examples every time, more in ``make test-all``; thousands of new ones, counted, with
+``pytest tests/test_fuzz.py --hypothesis-profile=long --hypothesis-show-statistics``.
 """
 
 import contextlib

@@ -3,15 +3,15 @@
 import csv
 import json
 import os
-import re
 import signal
 import sqlite3
 import subprocess
-import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+from lightning.pytorch import Callback, LightningModule, Trainer
 
 from cifar_lightning.cli import main
 from cifar_lightning.data.datasets import open_source
@@ -77,29 +77,17 @@ def test_a_resumed_run_goes_on_with_its_records(fit: list[str]) -> None:
     assert record["seconds"] > seconds
 
 
-def test_ctrl_c_ends_all_runs_and_keeps_the_finished_ones(fit: list[str]) -> None:
-    words = [
-        sys.executable,
-        "-m",
-        "cifar_lightning",
-        *fit,
-        "--trainer.max_epochs=3",
-        "--trainer.limit_train_batches=20",
-    ]
-    process = subprocess.Popen(
-        [*words, "--runs=3"], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
-        env={**os.environ, "PYTHONUNBUFFERED": "1"},
-    )  # fmt: skip
-    assert process.stdout
-    out = ""
-    for line in process.stdout:
-        out += line
-        if "run 2 of 3" in out and re.search(r"epoch +1/3", line):
-            process.send_signal(signal.SIGINT)
-            break
-    out += process.communicate(timeout=60)[0]
-    assert process.returncode == 130, out
-    assert "Traceback" not in out
+class InTheSecondRun(Callback):
+    """Sends its process the signal of Ctrl+C in the second run of several."""
+
+    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
+        if trainer.global_step == 2 and Path("runs/cnn/version_1").exists():
+            os.kill(os.getpid(), signal.SIGINT)
+
+
+def test_ctrl_c_ends_all_runs_and_keeps_the_finished_ones(fit: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([*fit, "--runs=3", "--trainer.callbacks+=tests.test_record.InTheSecondRun"]) == 130
+    out = capsys.readouterr().out
     assert "cifar-lightning fit --ckpt_path runs/cnn/version_1/last.ckpt" in out
     assert "1 of 3 runs are trained" in out
     assert [path.parent.name for path in Path("runs/cnn").glob("*/fit.json")] == ["version_0"]

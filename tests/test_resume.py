@@ -101,18 +101,19 @@ OPTIONS = {
         "--model.schedule=linear", "--model.warmup=0.2", "--data.flip=alternating",
     ],
 }  # fmt: skip
-STOPS = [("plain", 0, "train"), ("plain", 8, "train"), ("plain", 11, "train"), ("averaged", 6, "val")]
-STOPS += [("averaged", 5, "train"), ("validated twice an epoch", 8, "train"), ("speednet", 4, "train")]
-STOPS += [("validated every other epoch", 13, "train"), ("validated every 4 steps", 7, "train")]
-if os.environ.get("CIFAR_LIGHTNING_LONG"):
-    STOPS = [(name, step, "train") for name in OPTIONS for step in range(9 if name == "averaged" else 18)]
-    VALIDATED = {
-        "averaged": (3, 6, 9),
-        "validated twice an epoch": (3, 6, 9, 12, 15, 18),
-        "validated every other epoch": (12,),
-        "validated every 4 steps": (4, 8, 12, 16),
-    }  # after these steps
-    STOPS += [(name, step, "val") for name in OPTIONS for step in VALIDATED.get(name, (6, 12, 18))]
+QUICK = [("plain", 8, "train"), ("averaged", 6, "val"), ("averaged", 5, "train"), ("speednet", 4, "train")]
+QUICK += [("validated twice an epoch", 8, "train"), ("validated every 4 steps", 7, "train")]
+VALIDATED = {
+    "averaged": (3, 6, 9),
+    "validated twice an epoch": (3, 6, 9, 12, 15, 18),
+    "validated every other epoch": (12,),
+    "validated every 4 steps": (4, 8, 12, 16),
+}
+"""After which steps, where it is not at the end of each epoch."""
+
+STOPS = [(name, step, "train") for name in OPTIONS for step in range(9 if name == "averaged" else 18)]
+STOPS += [(name, step, "val") for name in OPTIONS for step in VALIDATED.get(name, (6, 12, 18))]
+SLOW = [pytest.param(*stop, marks=pytest.mark.slow) for stop in STOPS if stop not in QUICK]
 
 
 @pytest.fixture(scope="session")
@@ -129,7 +130,7 @@ def whole(data_root: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable
     return train
 
 
-@pytest.mark.parametrize(("name", "step", "stage"), STOPS)
+@pytest.mark.parametrize(("name", "step", "stage"), [*QUICK, *SLOW])
 def test_a_stopped_training_goes_on_as_if_it_had_not_been(
     name: str,
     step: int,
