@@ -91,10 +91,10 @@ def test_serve_starts_and_stops(command: str, start: Start) -> None:
     assert server.stdout
     while "open http://" not in (line := server.stdout.readline()):
         assert line, server.communicate()
-    with urllib.request.urlopen(f"{line.split()[1]}/readyz", timeout=100) as answer:
+    with urllib.request.urlopen(f"{line.split()[1]}/readyz", timeout=400) as answer:
         assert answer.status == 200
     server.send_signal(signal.SIGINT)
-    said = server.communicate(timeout=100)[0]
+    said = server.communicate(timeout=400)[0]
     assert server.returncode == 0, said
 
 
@@ -116,7 +116,7 @@ def test_python_example_runs(here: Path, data_root: Path) -> None:
 
 def test_tensorboard_reads_a_run(trained: Path) -> None:
     words = [sys.executable, "-m", "tensorboard.main", "--inspect", "--logdir", str(trained.parent.parent)]
-    done = subprocess.run(words, capture_output=True, text=True, check=False, timeout=100)
+    done = subprocess.run(words, capture_output=True, text=True, check=False, timeout=400)
     assert done.returncode == 0, done.stderr
     assert "val/acc" in done.stdout
 

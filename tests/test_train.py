@@ -211,7 +211,7 @@ def test_ones_own_network_through_the_installed_command(
     words = ["--data.dataset=synthetic", f"--data.root={data_root}", *FAST, "--trainer.max_epochs=1"]
     own = ["--model.arch", "my_package.nets:MyNet"]
     fit = [str(command), "fit", *words, *own, "--model.arch_options", "{width: 64}"]
-    done = subprocess.run(fit, capture_output=True, text=True, check=False, timeout=200)
+    done = subprocess.run(fit, capture_output=True, text=True, check=False, timeout=400)
     assert (done.returncode, done.stderr) == (0, "")
     (best,) = Path("runs").glob("*/version_0/best.ckpt")
     weights = torch.load(best, weights_only=True)["state_dict"]
@@ -653,7 +653,7 @@ def test_ctrl_c_saves_and_says_how_to_go_on(
         if re.search(r"epoch +2/100", line):
             process.send_signal(signal.SIGINT)
             break
-    out += process.communicate(timeout=60)[0]
+    out += process.communicate(timeout=400)[0]
     assert process.returncode == 130, out
     assert "cifar-lightning fit --ckpt_path runs/cnn/version_0/last.ckpt" in out
     assert "Traceback" not in out
