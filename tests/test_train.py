@@ -52,7 +52,7 @@ def test_a_run_is_one_folder(trained: Path) -> None:
     names = {p.name for p in trained.iterdir() if not p.name.startswith("events")}
     assert names == {
         "best.ckpt", "last.ckpt", "config.yaml", "figures", "fit.json", "hparams.yaml", "metrics.csv", "report.html",
-        ".seconds",
+        ".lock", ".seconds",
     }  # fmt: skip
     drawn = {f"val_{name}" for name in ("predictions", "mistakes", "confusion", "classes", "reliability")}
     assert {p.stem for p in (trained / "figures").iterdir()} == drawn | {"curves", "train_augmentation"}
