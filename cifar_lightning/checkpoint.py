@@ -56,6 +56,7 @@ KINDS = {
     "ImageDataModule/classes": CLASSES,
     "ImageDataModule/mean": CHANNELS,
     "ImageDataModule/std": SCALES,
+    "ImageDataModule/digests": optional(mapping(TEXT)),
     "epoch": optional(whole(0)),
     "global_step": optional(whole(0)),
     "pytorch-lightning_version": Kind("a version", _is_version),
