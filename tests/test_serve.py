@@ -421,13 +421,14 @@ def started(model: Path) -> Iterator[Callable[..., tuple[Server, subprocess.Pope
         process.communicate()
 
 
-def test_without_torch_and_every_request_answered_after_sigterm(started: Any) -> None:
+@pytest.mark.parametrize("number", [signal.SIGTERM, pytest.param(signal.SIGHUP, marks=pytest.mark.slow)])
+def test_without_torch_and_every_request_answered_after_sigterm(number: int, started: Any) -> None:
     server, process = started()
     sent = picture("green")
     assert server.ask("POST", "/v1/predict", sent).json["label"] == "green"
     held = [server.begin(sent) for _ in range(32)]
     server.has_active(32)
-    process.send_signal(signal.SIGTERM)
+    process.send_signal(number)
     with suppress(ConnectionRefusedError, ConnectionResetError):  # the latter while it closes its listener
         while True:  # until it takes no more
             server.connect().close()

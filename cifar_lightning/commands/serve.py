@@ -3,8 +3,10 @@
 import argparse
 import os
 import re
+import signal
 import socket
 import sys
+import threading
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from importlib.util import find_spec
@@ -26,7 +28,7 @@ NEEDED = ("fastapi", "fastapi_offline", "prometheus_client", "python_multipart",
 
 EXAMPLES = f"""\
 The page is at http://127.0.0.1:8000, the description of the API at /docs. Also: /livez, /readyz, /metrics.
-Ctrl+C or SIGTERM ends the server after it has answered what it was asked.
+Ctrl+C, SIGTERM or SIGHUP ends the server after it has answered what it was asked.
 
   cifar-lightning serve --model best.ckpt                    the newest run's best checkpoint
   {TOKEN}=… cifar-lightning serve --model model.onnx --host 0.0.0.0
@@ -80,6 +82,9 @@ def main(argv: Sequence[str]) -> int:
             "a proxy with TLS before it.",
             file=sys.stderr,
         )
+    hangup = getattr(signal, "SIGHUP", None)
+    if hangup and signal.getsignal(hangup) == signal.SIG_DFL and threading.current_thread() is threading.main_thread():
+        signal.signal(hangup, lambda number, frame: signal.raise_signal(signal.SIGTERM))
     with suppress(KeyboardInterrupt):  # the ordinary end
         server.run([listener])
     return 0
