@@ -1,11 +1,14 @@
 """How long a training lasts: the default, and what is said of it at the start."""
 
 import math
+from collections.abc import Mapping
 from datetime import timedelta
 from typing import Any
 
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import Callback, EarlyStopping, Timer
+
+from cifar_lightning import UsageError
 
 DEFAULT_EPOCHS = 10
 """Epochs of a training for which no other end is asked."""
@@ -19,6 +22,25 @@ def set_default_epochs(trainer: Any) -> None:
     """
     if trainer.max_epochs is None:
         trainer.max_epochs = DEFAULT_EPOCHS if trainer.max_steps in (None, -1) and trainer.max_time is None else -1
+
+
+def check_time_left(checkpoint: Mapping[str, Any], max_time: Any) -> None:
+    """Refuses to resume a training whose time is up: Lightning's Timer counts from the run's beginning.
+
+    Args:
+        checkpoint: Of the run, as Lightning wrote it.
+        max_time: The Trainer's setting.
+
+    Raises:
+        UsageError: If no time is left.
+    """
+    timer = Timer(max_time)
+    timer.load_state_dict(checkpoint.get("callbacks", {}).get("Timer", {}))
+    if (left := timer.time_remaining()) is not None and left <= 0:
+        raise UsageError(
+            f"this run has already been trained for {timer.time_elapsed():.0f} s. To go on, name a longer "
+            "--trainer.max_time, which counts from the beginning of the run, or leave it out."
+        )
 
 
 class AnnounceDuration(Callback):

@@ -61,9 +61,14 @@ class RunCheckpoint(ModelCheckpoint):
         )
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        # A resumed training does not have the validation that Lightning adds at a stop, so it chooses no best.ckpt.
-        if not (self.best_model_path and ends_epoch_early(trainer) and not is_validation_due(trainer)):
+        if not ends_epoch_early(trainer) or is_validation_due(trainer):
             super().on_validation_end(trainer, pl_module)
+        elif not self.best_model_path:  # A resumed training does not have this validation, so it replaces no best.ckpt.
+            super().on_train_epoch_end(trainer, pl_module)
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if not ends_epoch_early(trainer):  # else it would be taken for a whole epoch, and resuming would skip the rest
+            super().on_train_epoch_end(trainer, pl_module)
 
     def state_dict(self) -> dict[str, Any]:
         # without the folder, so that the same training writes the same file anywhere
@@ -157,10 +162,6 @@ class LastCheckpoint(RunCheckpoint):
         self._inside = ends_epoch_early(trainer)  # as EarlyStopping may have decided just now
         if self._inside:
             self._save(trainer)
-
-    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        if not self._inside:  # else it would be taken for a whole epoch, and resuming would skip the rest
-            super().on_train_epoch_end(trainer, pl_module)
 
     def _wait_for_step(self, trainer: Trainer) -> bool:
         """Tells whether the optimiser has just stepped, and lets a stop wait until it has.

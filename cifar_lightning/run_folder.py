@@ -61,8 +61,8 @@ class RunFolder:
             if self._lock.is_locked or error.errno not in (errno.ENOLCK, errno.ENOTSUP):
                 self._lock.release()
                 raise UsageError(
-                    f"the run's folder {path} can't be written to: {error.strerror}. Copy the checkpoint to a folder "
-                    "that can, and resume it there."
+                    f"the run's folder {path} can't be written to: {error.strerror}. Copy the checkpoint to another "
+                    "folder and resume it there."
                 ) from error
             say(f"note: {path} can't be locked ({error.strerror}): let no other process train in it", sys.stderr)
 

@@ -9,7 +9,9 @@ import pytest
 import torch
 import yaml
 
+from cifar_lightning import UsageError
 from cifar_lightning.cli import main
+from cifar_lightning.duration import check_time_left
 from tests.conftest import FAST
 
 TINY = [*FAST[1:], "--data.dataset=synthetic", "--trainer.enable_progress_bar=false"]  # 4 steps an epoch
@@ -129,3 +131,12 @@ def test_a_progress_bar_of_ones_own(bar: str, fit: list[str], here: Path, capsys
     assert main(["fit", "--ckpt_path=last.ckpt", "--trainer.max_epochs=2", *TINY, "--data.val_size=0"]) == 0, (
         "resuming needs none"
     )
+
+
+def test_a_run_whose_time_is_up_is_not_resumed() -> None:
+    checkpoint = {"callbacks": {"Timer": {"time_elapsed": {"train": 7.0}}}}
+    with pytest.raises(UsageError, match="trained for 7 s"):
+        check_time_left(checkpoint, "00:00:00:06")
+    check_time_left(checkpoint, "00:00:00:08")
+    check_time_left(checkpoint, None)
+    check_time_left({}, {"seconds": 6})

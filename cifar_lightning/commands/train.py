@@ -40,7 +40,7 @@ from cifar_lightning.checkpoint import WholeCheckpointIO, check_architecture, re
 from cifar_lightning.classifier import ImageClassifier
 from cifar_lightning.commands import leaderboard
 from cifar_lightning.data.datamodule import ImageDataModule
-from cifar_lightning.duration import AnnounceDuration, set_default_epochs
+from cifar_lightning.duration import AnnounceDuration, check_time_left, set_default_epochs
 from cifar_lightning.evaluation import class_table, corruption_table, measure_corruptions
 from cifar_lightning.files import write_atomically
 from cifar_lightning.launcher import join_processes, refuse_processes
@@ -769,6 +769,7 @@ def _check_resume(checkpoint: dict[str, Any], config: Any, folder: Path) -> None
                 f"this run has already been trained for its {done:,} {option}. To go on, name a larger number: "
                 f"--trainer.max_{option} {2 * done}"
             )
+    check_time_left(checkpoint, config.trainer.max_time)
 
 
 def _find_changes(checkpoint: dict[str, Any], config: Any) -> list[str]:
