@@ -362,7 +362,23 @@ class ImageClassifier(LightningModule):
             load_weights(self.net, path, options["num_classes"], options["arch"], options["arch_options"])
         self._fresh = False
 
+    def _check_classes(self) -> None:
+        """Refuse data of another number of classes; the command line takes the number from the data itself."""
+        outputs, classes = self.hparams["num_classes"], getattr(self.trainer.datamodule, "num_classes", None)  # type: ignore[attr-defined]
+        if isinstance(classes, int) and classes != outputs:
+            raise UsageError(
+                f"the network has {outputs} outputs, but the data have {classes} classes. Build it for them: "
+                f"ImageClassifier(…, num_classes={classes})."
+            )
+
+    def on_validation_start(self) -> None:
+        self._check_classes()
+
+    def on_test_start(self) -> None:
+        self._check_classes()
+
     def on_fit_start(self) -> None:
+        self._check_classes()
         self._tuning = False
         callbacks: list[Callback] = self.trainer.callbacks  # type: ignore[attr-defined]
         if any(isinstance(callback, LearningRateFinder | BatchSizeFinder) for callback in callbacks):

@@ -3,7 +3,7 @@
 import json
 import os
 import secrets
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -44,6 +44,28 @@ def write_atomically(path: Path, content: str | bytes | memoryview) -> None:
                 os.fsync(folder)
             finally:
                 os.close(folder)
+
+
+def find_named(root: Path, name: str) -> Iterator[Path]:
+    """Find the files of a name in a folder and in all below it, linked ones too; each folder once, by its own path.
+
+    Args:
+        root: The folder.
+        name: The files' name.
+    """
+    seen: set[str] = set()
+    starts = [str(root)]
+    for start in starts:  # links are followed last, so that no link hides the folder that it leads to
+        for folder, folders, files in os.walk(start):
+            real = os.path.realpath(folder)
+            if real in seen:
+                folders.clear()
+                continue
+            seen.add(real)
+            folders.sort()
+            starts += [path for inner in folders if os.path.islink(path := os.path.join(folder, inner))]
+            if name in files:
+                yield Path(folder, name)
 
 
 def write_json(path: Path, content: Mapping[str, Any]) -> None:

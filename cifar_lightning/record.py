@@ -133,6 +133,7 @@ class Record(Callback):  # no Timer: beside one, the Trainer ignores max_time
             "seconds": self.seconds(),
             "changes": self.changes,
             "val_accuracy": _val_accuracy(trainer),
+            "val_accuracy_of": _count_validated(model),
             "parameters": self.cost[0],
             "flops": self.cost[1],
             "hardware": hardware(model.device),
@@ -199,6 +200,12 @@ def _val_accuracy(trainer: Trainer) -> float | None:
     kept = [c for c in trainer.checkpoint_callbacks if isinstance(c, ModelCheckpoint) and c.monitor == "val/acc"]
     accuracy = kept[0].best_model_score if kept else trainer.callback_metrics.get("val/acc")
     return None if accuracy is None else float(accuracy)
+
+
+def _count_validated(model: ImageClassifier) -> int | None:
+    """Count the images of the newest validation, which trainer.limit_val_batches limits; None if there was none."""
+    evaluation = model.val_metrics.evaluation
+    return None if evaluation is None else int(evaluation.confusion.sum())
 
 
 def versions() -> dict[str, str]:

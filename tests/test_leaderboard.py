@@ -14,7 +14,7 @@ import pytest
 import yaml
 
 from cifar_lightning.checkpoint import hash_file
-from cifar_lightning.cli import main
+from cifar_lightning.cli import find_checkpoint, main
 from tests.conftest import FAST
 from tests.test_cli import LIGHT
 
@@ -332,3 +332,24 @@ def test_several_runs_that_cannot_be(
     assert main(["fit", "--data.dataset=synthetic", f"--data.root={data_root}", *FAST, *words]) == 2
     assert message in capsys.readouterr().err
     assert not Path("runs").exists() or not list(Path("runs").iterdir())
+
+
+def test_linked_folders_are_searched_and_no_ring_is_run_in(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    make_run(here / "elsewhere" / "version_0", 0, 0.5)
+    make_run(here / "runs" / "cnn" / "version_0", 0, 0.6, lr=0.2)
+    (here / "runs" / "linked").symlink_to(here / "elsewhere")
+    (here / "runs" / "again").symlink_to(here / "runs" / "cnn")
+    (here / "runs" / "cnn" / "ring").symlink_to(here / "runs")
+    assert [row["runs"] for row in table(capsys)] == ["runs/cnn/version_0", "runs/linked/version_0"]
+    assert [row["runs"] for row in table(capsys, "runs/linked")] == ["runs/linked/version_0"]
+    os.utime(here / "elsewhere" / "version_0" / "best.ckpt", (2**31, 2**31))
+    assert find_checkpoint("best.ckpt") == Path("runs/linked/version_0/best.ckpt")
+
+
+def test_names_of_others_are_no_formulas_and_no_escapes(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    make_run(here / "runs" / "=1+1\x1b[2J" / "version_0", 0, 0.5, hardware="@a CPU")
+    (row,) = table(capsys)
+    assert row["hardware"] == "'@a CPU"
+    assert row["recipe"].startswith("'=1+1")
+    assert main(["leaderboard"]) == 0
+    assert "\\x1b[2J" in capsys.readouterr().out

@@ -24,7 +24,7 @@ from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch.utils.data import DataLoader
 
-from cifar_lightning import ImageClassifier, ImageDataModule, Predictor, figures
+from cifar_lightning import ImageClassifier, ImageDataModule, Predictor, UsageError, figures
 from cifar_lightning.augment import tta_views
 from cifar_lightning.callbacks import draw_augmentation
 from cifar_lightning.classifier import EpochMetrics
@@ -680,3 +680,28 @@ def test_freed_memory_is_used_again() -> None:
     assert during.mapped == before.mapped
     del block
     assert count().arena == during.arena, "nothing is given back"
+
+
+def test_val_acc_says_how_many_images_were_measured(
+    here: Path, data_root: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["fit", "--data.dataset=synthetic", f"--data.root={data_root}", *FAST, "--data.eval_batch_size=40"]
+    assert main([*words, "--trainer.max_epochs=1", "--trainer.logger=false"]) == 0
+    assert "of 40 of the 100 pictures" in capsys.readouterr().out
+
+
+@pytest.mark.filterwarnings("ignore")  # of Lightning's, which the command line silences
+@pytest.mark.parametrize("verb", ["fit", "validate", "test"])
+def test_a_network_for_another_number_of_classes(verb: str, picture_folder: Path, tmp_path: Path) -> None:
+    data = ImageDataModule("folder", root=str(picture_folder), val_size=6, image_size=32)
+    trainer = Trainer(
+        accelerator="cpu",
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        max_epochs=1,
+        default_root_dir=tmp_path,
+    )
+    with pytest.raises(UsageError, match=r"10 outputs, but the data have 3 classes.*num_classes=3"):
+        getattr(trainer, verb)(ImageClassifier("cnn"), datamodule=data)

@@ -21,6 +21,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from cifar_lightning import UsageError
+from cifar_lightning.files import find_named
 from cifar_lightning.strict_yaml import load_yaml, read_text
 from cifar_lightning.text import csv_text, printable, say
 
@@ -235,7 +236,7 @@ def find_runs(paths: Sequence[Path]) -> list[Run]:
             raise UsageError(f"there is no {path} (in {Path.cwd()}). Train a run: cifar-lightning fit --config …")
         place = path.parent if path.is_file() else path
         # a logger's folders hold such files, too, and so do other projects
-        found = [p.parent for p in place.rglob("config.yaml") if p.parent == place or _is_of_fit(p)]
+        found = [p.parent for p in find_named(place, "config.yaml") if p.parent == place or _is_of_fit(p)]
         # a run's own folders may hold another tool's config.yaml
         outer = [p for p in found if not any(q in p.parents for q in found)]
         if not outer:

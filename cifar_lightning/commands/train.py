@@ -602,7 +602,9 @@ class CLI(LightningCLI):
         if best.exists():
             epoch = read_checkpoint(best)["epoch"] + 1
             if (accuracy := record.get("val_accuracy")) is not None:
-                _say(f"best: epoch {epoch}, val/acc {accuracy:.2%} of {record['validation_pictures']:,} pictures")
+                measured, held_out = record.get("val_accuracy_of"), record["validation_pictures"]
+                of = f"{measured:,} of the " if measured and measured < held_out else ""  # limit_val_batches
+                _say(f"best: epoch {epoch}, val/acc {accuracy:.2%} of {of}{held_out:,} pictures")
         elif last.exists():
             why = (
                 "the training ended before its first validation"
