@@ -2,6 +2,7 @@
 
 import io
 import json
+import math
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -248,6 +249,7 @@ class Report(Callback):
         means: Mapping[str, float],
     ) -> dict[str, Any]:
         """Returns what ``test.json`` holds: the same to the last bit for the same file on the same machine."""
+        known = math.isfinite(means["test/loss"])  # of an output that is not a number no class can be told
         right, total = evaluation.confusion.diagonal().cpu().numpy(), evaluation.confusion.sum(1).cpu().numpy()
         intervals = np.stack(figures.wilson_interval(right, total), 1).tolist()
         return {
@@ -256,11 +258,15 @@ class Report(Callback):
             "split": "test",
             "pictures": int(total.sum()),
             "of": len(data.sets["test"]),
-            "accuracy": right.sum() / max(total.sum(), 1),
+            "accuracy": right.sum() / max(total.sum(), 1) if known else None,
             "loss": means["test/loss"],  # the mean negative log-likelihood, in nats
             **{name: means[f"test/{name}"] for name in ("ece", "top2", "top3") if f"test/{name}" in means},
             "classes": {
-                name: {"pictures": n, "accuracy": r / n if n else None, "interval": interval if n else None}
+                name: {
+                    "pictures": n,
+                    "accuracy": r / n if n and known else None,
+                    "interval": interval if n and known else None,
+                }
                 for name, r, n, interval in zip(data.classes, right.tolist(), total.tolist(), intervals, strict=True)
             },
             "checkpoint": self.checkpoint.name if self.checkpoint else None,

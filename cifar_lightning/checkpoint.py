@@ -222,6 +222,11 @@ def check_architecture(path: Path, checkpoint: dict[str, Any], trusted: str | No
         )
 
 
+def is_finite(checkpoint: dict[str, Any]) -> bool:
+    """Tells whether all weights of a checkpoint are numbers: not after its training has diverged."""
+    return all(bool(value.isfinite().all()) for value in checkpoint["state_dict"].values())
+
+
 def hash_file(path: Path) -> str:
     """Computes a file's SHA-256, in hexadecimal."""
     digest = hashlib.sha256()

@@ -14,6 +14,7 @@ from lightning.pytorch.callbacks import (
 )
 from lightning.pytorch.callbacks.finetuning import BaseFinetuning
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
+from lightning_utilities.core.rank_zero import rank_zero_warn
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torchmetrics import Metric
@@ -180,6 +181,10 @@ class EpochMetrics(nn.Module):
             self.acc.update((torch.arange(len(labels), device=labels.device) >= sums["right"]).long(), labels)
 
 
+class DivergedError(UsageError):
+    """The loss is not finite: training has diverged, or the network's output is not a number."""
+
+
 def main_output(output: Any) -> Any:
     """Returns the logits of a network that in training mode returns those of auxiliary heads after its own."""
     return output[0] if isinstance(output, tuple) else output
@@ -223,6 +228,8 @@ class ImageClassifier(LightningModule):
         label_smoothing: Part of the target that is spread over all classes in training, in [0, 1).
         tta: Test-time augmentation, in validate, test and predict: "flip" averages the logits of a picture and its
             mirror image, "flip_translate" those of both moved by a pixel too; "none" is fastest.
+        stop_on_nan: Whether fit, validate and test end with an error after an epoch whose loss is not finite (NaN or
+            infinite); otherwise they warn, and what was measured of such an output is NaN.
         compile: Whether torch.compile makes the network faster in fit; it needs a C++ compiler, and some minutes.
 
     Raises:
@@ -250,6 +257,7 @@ class ImageClassifier(LightningModule):
         swa: float = 0.0,
         label_smoothing: float = 0.0,
         tta: Literal["none", "flip", "flip_translate"] = "none",
+        stop_on_nan: bool = True,
         compile: bool = False,
     ) -> None:
         super().__init__()
@@ -350,6 +358,27 @@ class ImageClassifier(LightningModule):
             on_gpu = self.trainer.strategy.root_device.type == "cuda"
             # tuning ends in CUDA graphs, which spare a GPU the launches of a small network's many kernels
             self.net.compile(mode="max-autotune" if on_gpu else "default", dynamic=False)
+
+    def _handle_divergence(self, stage: str, loss: float) -> None:
+        """Stops with an error, or warns, as ``stop_on_nan`` says.
+
+        Raises:
+            DivergedError: To stop.
+        """
+        scaler, options = getattr(self.trainer.precision_plugin, "scaler", None), self.hparams
+        if stage == "train" and scaler is not None and all(bool(p.isfinite().all()) for p in self.parameters()):
+            return  # float16 overflowed, and the scaler left these steps out
+        if self.trainer.state.fn == "fit" and not self.trainer.sanity_checking:
+            names = ("lr", "sgd_lr") if options["optimizer"] == "muon" else ("lr",)
+            rates = " and ".join(f"--model.{name} {options[name]:g}" for name in names)
+            what = f"training has diverged: {stage}/loss is {loss} in epoch {self.trainer.current_epoch + 1}"
+            way_out = f"Train again with a lower learning rate than {rates}, or with --trainer.gradient_clip_val 1"
+        else:
+            what = f"the network's output is not a number: {stage}/loss is {loss}"
+            way_out = "If its training has diverged, take an earlier checkpoint, or train with a lower --model.lr"
+        if options["stop_on_nan"]:
+            raise DivergedError(f"{what}. {way_out}; --model.stop_on_nan false goes on all the same.")
+        rank_zero_warn(f"{what}. {way_out}.")
 
     def _load_pretrained(self) -> None:
         """Loads the weights that training begins with, unless a checkpoint has been loaded."""
@@ -474,6 +503,10 @@ class ImageClassifier(LightningModule):
 
     def _log_epoch(self, stage: str, metrics: EpochMetrics) -> None:
         means = metrics.finish(probabilities=self.trainer.state.fn != "fit")
+        if not self._tuning and not means["loss"].isfinite():  # waits for the device, once an epoch
+            self._handle_divergence(stage, float(means["loss"]))
+            if stage != "train":  # the classes of an output that is not a number mean nothing
+                means = {name: mean if name == "loss" else mean.new_tensor(math.nan) for name, mean in means.items()}
         self.log_dict({f"{stage}/{name}": value for name, value in means.items()}, prog_bar=True)
 
     def configure_optimizers(self) -> OptimizerLRScheduler:

@@ -1,6 +1,7 @@
 """Files that are written whole or not at all."""
 
 import json
+import math
 import os
 import secrets
 from collections.abc import Iterator, Mapping
@@ -69,5 +70,13 @@ def find_named(root: Path, name: str) -> Iterator[Path]:
 
 
 def write_json(path: Path, content: Mapping[str, Any]) -> None:
-    """Write a JSON object to a file, as ``write_atomically`` does."""
-    write_atomically(path, json.dumps(content, indent=2) + "\n")
+    """Write a JSON object to a file, as ``write_atomically`` does; numbers that are not finite are null."""
+    write_atomically(path, json.dumps(_finite(content), indent=2, allow_nan=False) + "\n")
+
+
+def _finite(content: Any) -> Any:
+    if isinstance(content, Mapping):
+        return {key: _finite(value) for key, value in content.items()}
+    if isinstance(content, list | tuple):
+        return [_finite(value) for value in content]
+    return None if isinstance(content, float) and not math.isfinite(content) else content

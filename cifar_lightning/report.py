@@ -32,14 +32,18 @@ SHOWN = 50
 """The most pictures in a table on the screen."""
 
 
+NO_PREDICTION = "no prediction (the network's output is not a number)"
+"""The error of an image for which no class can be named."""
+
+
 @dataclass(frozen=True)
 class Row:
     """What is said of one file.
 
     Attributes:
         picture: The file.
-        probabilities: (K,), or None where the picture can't be read.
-        error: Why it can't be read.
+        probabilities: (K,), or None where the picture can't be read or has no prediction.
+        error: Why there are none.
     """
 
     picture: Path
@@ -47,7 +51,7 @@ class Row:
     error: str = ""
 
     def top(self, classes: Sequence[str], count: int) -> tuple[Guess, ...]:
-        """Returns the most probable classes, best first; none where the picture can't be read."""
+        """Returns the most probable classes, best first; none where there are no probabilities."""
         return () if self.probabilities is None else rank(self.probabilities, classes, count)
 
 
@@ -74,7 +78,7 @@ def classify_files(
         explain: Computes what speaks for the most probable class, for the contact sheet.
 
     Returns:
-        The exit status: 0 if all images were read, 3 if some were not, or were left out of a folder.
+        The exit status: 0 if all images have a prediction, 3 if some have none, or were left out of a folder.
 
     Raises:
         UsageError: If an option is out of its range, there are no pictures, one would be written over, or none can be
@@ -93,6 +97,10 @@ def classify_files(
             raise UsageError(f"{written} would be written over, but is one of the pictures. Name another --output.")
     images, errors = read_pictures(paths, image_size)
     probabilities = classify(images) if len(images) else np.empty((0, len(classes)), np.float32)
+    finite = np.isfinite(probabilities.sum(1))
+    readable = [path for path in paths if path not in errors]
+    errors |= {path: NO_PREDICTION for path, known in zip(readable, finite, strict=True) if not known}
+    images, probabilities = images[finite], probabilities[finite]
     each = iter(probabilities)
     rows = [Row(path, error=errors[path]) if path in errors else Row(path, next(each)) for path in paths]
     try:
@@ -143,7 +151,9 @@ def write_rows(rows: Sequence[Row], classes: Sequence[str], top_k: int, output: 
             for row in rows
         ]
         output.write_text(
-            json.dumps(entries, indent=2, ensure_ascii=False) + "\n", encoding="utf-8", errors="surrogateescape"
+            json.dumps(entries, indent=2, ensure_ascii=False, allow_nan=False) + "\n",
+            encoding="utf-8",
+            errors="surrogateescape",
         )
         return
     with output.open("w", newline="", encoding="utf-8", errors="surrogateescape") as file:
@@ -216,13 +226,18 @@ def report_rows(
         write_contact_sheet(rows, classes, f"{title}{more}{what}", sheet, heat)
     _print_rows(rows, classes, top_k, output)
     for row in unreadable[:SHOWN]:
-        say(f"unreadable: {row.picture}: {row.error}")
+        say(f"{'' if row.error == NO_PREDICTION else 'unreadable: '}{row.picture}: {row.error}")
+    if not readable and any(row.error == NO_PREDICTION for row in rows):
+        raise UsageError(
+            f"{NO_PREDICTION} for any of the {len(rows):,} images; nothing is written. Did its training diverge? Take "
+            "an earlier checkpoint, or train with a lower --model.lr."
+        )
     if not readable:
         raise UsageError(f"no picture could be read, of {len(rows):,}; nothing is written.")
     say(f"written: {output}, {sheet}")
     if not unreadable:
         return 0
-    print(f"{len(unreadable):,} of the {len(rows):,} pictures could not be read")
+    print(f"no prediction for {len(unreadable):,} of the {len(rows):,} pictures")
     return 3
 
 
@@ -234,7 +249,7 @@ def _print_rows(rows: Sequence[Row], classes: Sequence[str], top_k: int, output:
     table.columns[0].overflow = "fold"
     for name, row in list(zip(names, rows, strict=True))[:SHOWN]:
         cells = [escape(f"{printable(g.label)} {g.probability:.1%}") for g in row.top(classes, top_k)]
-        table.add_row(escape(name), *(cells or ["unreadable"]))
+        table.add_row(escape(name), *(cells or ["no prediction" if row.error == NO_PREDICTION else "unreadable"]))
     Console().print(table)
     if len(rows) > SHOWN:
         say(f"… and {len(rows) - SHOWN:,} more in {output}")

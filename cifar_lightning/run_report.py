@@ -2,6 +2,7 @@
 
 import base64
 import json
+import math
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -76,5 +77,5 @@ def _template() -> jinja2.Template:
     environment = jinja2.Environment(
         autoescape=True, loader=loader, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
-    environment.filters["percent"] = lambda share: "–" if share is None else f"{share:.2%}"
+    environment.filters["percent"] = lambda share: "–" if share is None or math.isnan(share) else f"{share:.2%}"
     return environment.get_template("report.html")

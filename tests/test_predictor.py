@@ -302,7 +302,7 @@ def test_the_verb_says_what_predictor_says(
         words = [f"--ckpt_path={path}", "own", "--output", output, "--top_k=10", "--allow_custom_arch"]
         assert main(["predict", *words]) == 3
         assert Path(output).with_suffix(".png").exists()
-    assert "1 of the 6 pictures could not be read" in capsys.readouterr().out
+    assert "no prediction for 1 of the 6 pictures" in capsys.readouterr().out
     rows, expected = (json.loads(Path(n).read_text()) for n in ("exported.json", "checkpoint.json"))
     predictor = Predictor(exported / name, device="cpu", allow_custom_arch=True)
     predictions = predictor([f"own/{n}.png" for n in range(5)], top_k=10)

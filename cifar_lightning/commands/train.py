@@ -4,6 +4,7 @@ import errno
 import gc
 import json
 import logging
+import math
 import os
 import re
 import shlex
@@ -36,8 +37,8 @@ from rich.table import Table
 
 from cifar_lightning import UsageError
 from cifar_lightning.callbacks import EpochLines, ProgressBar, Report, Throughput, TrainerSettings
-from cifar_lightning.checkpoint import WholeCheckpointIO, check_architecture, read_checkpoint, restoring
-from cifar_lightning.classifier import ImageClassifier
+from cifar_lightning.checkpoint import WholeCheckpointIO, check_architecture, is_finite, read_checkpoint, restoring
+from cifar_lightning.classifier import DivergedError, ImageClassifier
 from cifar_lightning.commands import leaderboard
 from cifar_lightning.data.datamodule import ImageDataModule
 from cifar_lightning.duration import AnnounceDuration, check_time_left, set_default_epochs
@@ -539,6 +540,8 @@ class CLI(LightningCLI):
                 raise
             self._say_interrupted(error)
             return
+        except DivergedError as error:
+            raise DivergedError(f"{error}{self._say_kept()}") from error
         except UsageError as error:
             # Not where a run could not even be resumed: the same advice would end here again.
             raise UsageError(f"{error}{self._how_to_go_on() if self.trainer.global_step else ''}") from error
@@ -588,6 +591,12 @@ class CLI(LightningCLI):
         step = read_checkpoint(last)["global_step"]
         return f" To go on from {last}, written after {step:,} steps:\n  {self._next('fit', last)}"
 
+    def _say_kept(self) -> str:
+        """Names the checkpoints that were written before training diverged."""
+        paths = [path for name in ("best", "last") if (path := self.folder / f"{name}.ckpt").exists()]
+        kept = [str(path) for path in paths if is_finite(read_checkpoint(path))]
+        return f" Kept from before: {', '.join(kept)}." if kept else " There is no checkpoint from before."
+
     def _say_trained(self, model: ImageClassifier, data: ImageDataModule, seconds: float) -> None:
         # The record comes first, since with ddp_spawn and its like this process has not trained itself.
         record = read_record(self.folder)
@@ -601,7 +610,9 @@ class CLI(LightningCLI):
         best, last = self.folder / "best.ckpt", self.folder / "last.ckpt"
         if best.exists():
             epoch = read_checkpoint(best)["epoch"] + 1
-            if (accuracy := record.get("val_accuracy")) is not None:
+            if (accuracy := record.get("val_accuracy")) is None:
+                _say("best: none; training has diverged, and val/loss was finite in no epoch")
+            else:
                 measured, held_out = record.get("val_accuracy_of"), record["validation_pictures"]
                 of = f"{measured:,} of the " if measured and measured < held_out else ""  # limit_val_batches
                 _say(f"best: epoch {epoch}, val/acc {accuracy:.2%} of {of}{held_out:,} pictures")
@@ -655,10 +666,10 @@ class CLI(LightningCLI):
 
     def test(self, model: ImageClassifier, datamodule: ImageDataModule, ckpt_path: str) -> None:
         """Measures the test pictures, prints the result, and says where the figures are."""
-        self._evaluate("test", model, datamodule, ckpt_path)
+        measured = self._evaluate("test", model, datamodule, ckpt_path)
         report = self._report
         assert report is not None
-        if self.config[self.verb].corruptions:
+        if self.config[self.verb].corruptions and measured:
             accuracy = measure_corruptions(self.trainer, model, datamodule)
             self._print(corruption_table(accuracy, f"{datamodule.description}, test: accuracy by severity"))
             if _is_rank_zero() and not report.error:
@@ -669,7 +680,8 @@ class CLI(LightningCLI):
             f"written: {self.folder / 'report.html'}, {self.folder / 'test.json'}, {self.folder / 'figures'}/test_*.png"
         )
 
-    def _evaluate(self, split: str, model: ImageClassifier, data: ImageDataModule, ckpt_path: str) -> None:
+    def _evaluate(self, split: str, model: ImageClassifier, data: ImageDataModule, ckpt_path: str) -> bool:
+        """Prints what was measured, and returns whether the output was a number."""
         check_network(model, data)
         run = self.trainer.test if split == "test" else self.trainer.validate
         run(model, datamodule=data, ckpt_path=ckpt_path, weights_only=True, verbose=False)
@@ -677,14 +689,18 @@ class CLI(LightningCLI):
         if evaluation is None:
             raise UsageError(f"no pictures were measured: trainer.limit_{split}_batches is 0.")
         counts, title = evaluation.confusion, f"{data.description}, {split}"
-        self._print(class_table(counts, data.classes, title))
         means = {name: float(value) for name, value in self.trainer.callback_metrics.items()}
+        if not math.isfinite(means[f"{split}/loss"]):
+            _say(f"{split}/acc unknown: the output is not a number ({data.description}, {ckpt_path})")
+            return False
+        self._print(class_table(counts, data.classes, title))
         further = [f"{split}/{name}" for name in ("ece", "top2", "top3") if f"{split}/{name}" in means]
         _say(
             f"{split}/acc {int(counts.trace()) / int(counts.sum()):.2%} of {int(counts.sum()):,} pictures, "
             f"{split}/loss {means[f'{split}/loss']:.4f} ({data.description}, {ckpt_path})\n"
             f"{', '.join(f'{name} {means[name]:.2%}' for name in further)}; the loss is the negative log-likelihood"
         )
+        return True
 
     def _print(self, table: Table) -> None:
         if _is_rank_zero():
