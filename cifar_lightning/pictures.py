@@ -104,7 +104,7 @@ def decode_picture(
                 picture.close()  # two copies of a large image would take hundreds of megabytes
             rgb = _to_rgb(upright)
     except UnidentifiedImageError:
-        raise UnknownFormatError("it is not a PNG, JPEG, WebP, AVIF, BMP or GIF image") from None
+        raise UnknownFormatError(f"it is not a PNG, JPEG, WebP, AVIF, BMP or GIF image{_name_format(source)}") from None
     except Image.DecompressionBombError:  # PIL's own limit, which it checks while opening
         raise TooManyPixelsError(f"it has too many pixels (over {max_pixels:,})") from None
     except FileNotFoundError:
@@ -122,6 +122,19 @@ def _open(source: str | Path | bytes | Image.Image) -> AbstractContextManager[Im
     if isinstance(source, Image.Image):
         return nullcontext(source)  # it is its owner's to close
     return Image.open(io.BytesIO(source) if isinstance(source, bytes) else source, formats=_FORMATS)
+
+
+def _name_format(source: str | Path | bytes | Image.Image) -> str:
+    """Names a common format that is not read, with a way out; nothing for others."""
+    if isinstance(source, bytes):
+        head = source[:12]
+    else:
+        assert isinstance(source, str | Path)
+        with open(source, "rb") as file:
+            head = file.read(12)
+    heic = head[4:8] == b"ftyp" and head[8:] in (b"heic", b"heix", b"heim", b"hevc", b"mif1", b"msf1")
+    name = "HEIC" if heic else "TIFF" if head[:4] in (b"II*\0", b"MM\0*") else ""
+    return f" but {name}: convert it to JPEG or PNG" if name else ""
 
 
 def _check_scans(source: str | Path | bytes | Image.Image) -> None:

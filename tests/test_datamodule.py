@@ -306,6 +306,13 @@ def test_images_that_were_trained_on_are_never_validated_or_tested_on(picture_fo
     with pytest.raises(UsageError, match="was trained on would be among them"):
         loaded(flat_data(picture_folder, test_size=0.2), TrainerFn.TESTING, state[0.2])
     loaded(data_of(picture_folder), TrainerFn.TESTING, state[0])  # its test images are apart
+    (picture_folder / "val").symlink_to(picture_folder / "test")  # and so can its validation images be
+    own = data_of(picture_folder)
+    own.setup("fit")
+    (red / "05 again.png").unlink()
+    loaded(data_of(picture_folder), TrainerFn.VALIDATING, own.state_dict())
+    with pytest.raises(UsageError, match="leave out --ckpt_path to begin a new run"):
+        loaded(data_of(picture_folder), TrainerFn.FITTING, own.state_dict())
 
 
 def data_of(root: Path, **options: object) -> ImageDataModule:

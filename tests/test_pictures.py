@@ -159,7 +159,8 @@ def test_what_is_no_picture(tmp_path: Path) -> None:
         (b"", "not a PNG"),
         (b"hello", "not a PNG"),
         (whole[: len(whole) // 2], "broken"),
-        (encoded(Image.new("RGB", (8, 8)), "TIFF"), "not a PNG"),
+        (encoded(Image.new("RGB", (8, 8)), "TIFF"), "not a PNG.* but TIFF: convert it"),
+        (b"\0\0\0\x18ftypheic\0\0\0\0mif1heic", "not a PNG.* but HEIC: convert it"),
     ]:
         with pytest.raises(PictureError, match=message):
             decode_picture(content, 32)

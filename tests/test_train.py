@@ -476,6 +476,7 @@ def test_images_added_after_the_training(picture_folder: Path, here: Path, capsy
     words = ["--data.dataset=folder", f"--data.root={picture_folder}", "--data.batch_size=30", "--trainer.max_epochs=1"]
     assert main(["fit", *words]) == 0
     assert "of 6 images" in capsys.readouterr().out.replace("pictures", "images")
+    assert "  val_size: 0.1\n" in Path("runs/cnn/version_0/config.yaml").read_text()
     red = picture_folder / "train" / "red"
     shutil.copy(red / "19.png", red / "05 again.png")
     assert main(["fit", "--ckpt_path=last.ckpt", "--trainer.max_epochs=2"]) == 2
