@@ -101,8 +101,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _describe(error: Exception) -> str:
-    if isinstance(error, OSError) and error.filename and error.strerror:
-        return f"{error.filename}: {error.strerror}"  # without Python's "[Errno 30]"
+    if isinstance(error, OSError) and error.strerror:  # without Python's "[Errno 30]"
+        return f"{error.filename}: {error.strerror}" if error.filename else error.strerror
     return str(error)
 
 

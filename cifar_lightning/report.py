@@ -219,14 +219,16 @@ def report_rows(
     """
     unreadable = [row for row in rows if row.probabilities is None]
     readable, sheet = len(rows) - len(unreadable), output.with_suffix(".png")
-    if readable:
-        write_rows(rows, classes, top_k, output)
-        more = f" (the first {SHEET} pictures)" if readable > SHEET else ""
-        what = "" if heat is None else "\nbeside each, what speaks for the class that is named: the brighter, the more"
-        write_contact_sheet(rows, classes, f"{title}{more}{what}", sheet, heat)
-    _print_rows(rows, classes, top_k, output)
-    for row in unreadable[:SHOWN]:
-        say(f"{'' if row.error == NO_PREDICTION else 'unreadable: '}{row.picture}: {row.error}")
+    try:
+        if readable:
+            write_rows(rows, classes, top_k, output)
+            more = f" (the first {SHEET} pictures)" if readable > SHEET else ""
+            what = "\nbeside each, what speaks for the class that is named: the brighter, the more"
+            write_contact_sheet(rows, classes, f"{title}{more}{what * (heat is not None)}", sheet, heat)
+    finally:  # shown even if they can't be written
+        _print_rows(rows, classes, top_k, output)
+        for row in unreadable[:SHOWN]:
+            say(f"{'' if row.error == NO_PREDICTION else 'unreadable: '}{row.picture}: {row.error}")
     if not readable and any(row.error == NO_PREDICTION for row in rows):
         raise UsageError(
             f"{NO_PREDICTION} for any of the {len(rows):,} images; nothing is written. Did its training diverge? Take "

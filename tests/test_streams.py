@@ -84,3 +84,15 @@ def test_epoch_lines_without_a_progress_bar(here: Path, data_root: Path, capsys:
     assert main([*words, "--trainer.enable_progress_bar=false"]) == 0
     lines = [line for line in capsys.readouterr().out.splitlines() if line.startswith("epoch")]
     assert [line.split(" loss")[0] for line in lines] == ["epoch 1/2  train", "epoch 2/2  train"]
+
+
+@pytest.mark.parametrize("command", ["predict", "leaderboard"])
+def test_a_file_that_can_not_be_written(
+    command: str, trained: Path, picture_folder: Path, here: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    Path("full.csv").symlink_to("/dev/full")
+    of = {"predict": [f"--ckpt_path={trained / 'best.ckpt'}", str(picture_folder)], "leaderboard": [str(trained)]}
+    assert main([command, *of[command], "--output=full.csv"]) == 2
+    captured = capsys.readouterr()
+    assert captured.err == "cifar-lightning: No space left on device\n"
+    assert ("00.png" in captured.out) == (command == "predict"), "what was computed is shown all the same"

@@ -15,7 +15,7 @@ from statistics import mean, stdev
 from typing import Any, NoReturn
 
 import yaml
-from rich.box import SIMPLE
+from rich.box import ASCII, SIMPLE
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
@@ -403,14 +403,16 @@ def _describe(entries: Sequence[Entry]) -> tuple[str, list[tuple[str, ...]], lis
 def format_table(entries: Sequence[Entry]) -> str:
     """Formats the leaderboard for a terminal."""
     title, rows, notes = _describe(entries)
-    table = Table(*rows[0], title=escape(title), title_justify="left", box=SIMPLE)
+    screen = Console()
+    box = SIMPLE if screen.encoding.startswith("utf") else ASCII
+    table = Table(*rows[0], title=escape(title), title_justify="left", box=box)
     for column in table.columns:
         column.overflow = "fold"
         if column.header in NUMBERS:
             column.justify, column.no_wrap = "right", True
     for row in rows[1:]:
         table.add_row(*map(escape, row))
-    console = Console(file=io.StringIO(), width=Console().width, highlight=False)
+    console = Console(file=io.StringIO(), width=screen.width, highlight=False)
     console.print(table, *map(escape, notes), sep="\n")
     return console.file.getvalue()  # type: ignore[attr-defined,no-any-return]
 
