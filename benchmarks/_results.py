@@ -4,7 +4,7 @@ import os
 import subprocess
 import time
 from argparse import ArgumentParser, Namespace, RawDescriptionHelpFormatter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -84,9 +84,10 @@ def pictures(options: Namespace, val_size: int) -> dict[str, tuple[Tensor, Tenso
     return loaded
 
 
-def run_process(folder: Path, *words: object) -> tuple[float, str]:
+def run_process(folder: Path, *words: object, environment: Mapping[str, str] | None = None) -> tuple[float, str]:
     """Runs a process in a folder and on all cores, and returns the seconds it took and what it printed."""
     all_cores = {name: value for name, value in os.environ.items() if name != "OMP_NUM_THREADS"}
+    all_cores |= environment or {}
     started = time.perf_counter()
     done = subprocess.run(
         [str(word) for word in words], cwd=folder, env=all_cores, stdout=subprocess.PIPE, text=True, check=True

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from benchmarks import _results, airbench, bare_loop, keras_tutorial, textbook_lightning
+from benchmarks import _results, airbench, bare_loop, busy_core, keras_tutorial, textbook_lightning
 
 
 def write(path: Path, benchmark: str, result: str, *, quick: bool = False) -> None:
@@ -45,6 +45,14 @@ def test_benchmark_runs(benchmark: object, here: Path, data_root: Path, capsys: 
     assert "n = 1" in capsys.readouterr().out
     assert not list(here.iterdir())
     assert before == (_results.RESULTS.exists() and _results.RESULTS.read_bytes())
+
+
+@pytest.mark.slow  # four processes that train
+def test_busy_core_measures_quiet_and_busy(data_root: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert busy_core.main(["--quick", f"--data.root={data_root}", "--data.batch_size=16"]) == 0
+    out = capsys.readouterr().out
+    assert "busy_core](busy_core.py) quiet" in out
+    assert "busy_core](busy_core.py) busy" in out
 
 
 def test_the_other_side_of_keras_has_the_same_pictures(here: Path, data_root: Path) -> None:

@@ -1,0 +1,74 @@
+"""``fit`` of configs/cnn.yaml with OpenMP's threads as ``cifar-lightning`` sets them, against libgomp's own default.
+
+    python -m benchmarks.busy_core
+
+Each round trains one epoch with both settings, in turn: on a quiet machine, and beside a process that keeps one core
+busy. A thread of libgomp that waits for the others spins before it sleeps, and so takes the core from the thread that
+it waits for when another process wants a core too. Speeds are those of the training steps alone, as the run records
+them.
+"""
+
+import csv
+import subprocess
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from statistics import median
+from tempfile import TemporaryDirectory
+
+import torch
+
+from benchmarks._results import CNN, parse, ratio, record, run_process
+from cifar_lightning.cli import GOMP_SPINCOUNT
+
+DEFAULT = "300000"
+"""libgomp's own number of spins where there are no more threads than cores (libgomp/env.c)."""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Measures, and writes two rows."""
+    options = parse(argv, __doc__, rounds=5)
+    speeds: dict[str, list[tuple[float, float]]] = {"quiet": [], "busy": []}
+    for _ in range(options.rounds):
+        for case, pairs in speeds.items():
+            with busy_core() if case == "busy" else TemporaryDirectory():
+                pair = [fit(options.flags, {"GOMP_SPINCOUNT": count}) for count in (GOMP_SPINCOUNT, DEFAULT)]
+            pairs.append((pair[0], pair[1]))
+    for case, pairs in speeds.items():
+        record(
+            options,
+            "busy_core",
+            case=case,
+            result=f"{ratio([a / b for a, b in pairs], '.2f')} times as fast",
+            ours=f"GOMP_SPINCOUNT {GOMP_SPINCOUNT}, {median(a for a, _ in pairs):,.0f} images/s",
+            theirs=f"libgomp's {DEFAULT}, {median(b for _, b in pairs):,.0f} images/s",
+            device=torch.device("cpu"),
+        )
+    return 0
+
+
+def fit(flags: Sequence[str], environment: Mapping[str, str]) -> float:
+    """Trains an epoch in a process, and returns the images per second of its steps."""
+    with TemporaryDirectory() as folder:
+        words = [sys.executable, "-m", "cifar_lightning", "fit", "--config", CNN, "--trainer.max_epochs", "1", *flags]
+        run_process(Path(folder), *words, "--trainer.accelerator", "cpu", environment=environment)
+        (table,) = Path(folder).glob("runs/*/version_0/metrics.csv")
+        with table.open(newline="", encoding="utf-8") as file:
+            return next(
+                float(speed) for row in csv.DictReader(file) if (speed := row["throughput/pictures_per_second"])
+            )
+
+
+@contextmanager
+def busy_core() -> Iterator[None]:
+    """Keeps one core busy meanwhile."""
+    with subprocess.Popen([sys.executable, "-c", "while True: pass"]) as process:
+        try:
+            yield
+        finally:
+            process.kill()
+
+
+if __name__ == "__main__":
+    sys.exit(main())
