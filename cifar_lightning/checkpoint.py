@@ -72,11 +72,19 @@ SETTINGS = ("hyper_parameters", "datamodule_hyper_parameters", "ImageDataModule"
 """What is copied and written as text, so that its size is limited."""
 
 _PROGRESS = ("epoch_loop.batch_progress", "epoch_progress")
+_STEPS = "epoch_loop.automatic_optimization.optim_progress/optimizer/step"
+_RATES = several(number(0, 1e30))
+_SCHEDULER = {"last_epoch": whole(0), "_step_count": whole(0), "base_lrs": _RATES, "_last_lr": _RATES}
 RESUMABLE = {
     "epoch": whole(0),
     "global_step": whole(0),
     "optimizer_states": several(mapping(ANY), (1,)),
-    "lr_schedulers": several(mapping(ANY)),
+    "lr_schedulers": several(Kind("a schedule's state", lambda state: not any(check(state, _SCHEDULER))), (0, 1)),
+    **{
+        f"loops/fit_loop/{_STEPS}/{when}/{name}": whole(0)
+        for when in ("total", "current")
+        for name in ("ready", "completed")
+    },
     **{
         f"loops/fit_loop/{progress}/{when}/{name}": whole(0)
         for progress in _PROGRESS

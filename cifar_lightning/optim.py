@@ -132,7 +132,49 @@ def build_optimizer(
         ),
         "muon": lambda: Muon(groups, fused=fused),
     }
-    return builders[name]()
+    optimizer = builders[name]()
+    optimizer.register_load_state_dict_pre_hook(_check_state)
+    return optimizer
+
+
+def _check_state(optimizer: Optimizer, loaded: dict[str, Any]) -> None:
+    """Refuse a state that is not of this optimizer: torch checks the numbers of groups and parameters alone.
+
+    Fused steps read whatever memory is behind a tensor that is smaller than its parameter.
+
+    Raises:
+        ValueError: If a value is of another type, or a tensor of another shape.
+    """
+    for own, group in zip(optimizer.param_groups, loaded["param_groups"], strict=False):
+        for name in own.keys() & group.keys() - {"params"}:
+            if not _alike(group[name], own[name]):
+                raise ValueError(f"{name} is {group[name]!r}, where it was {own[name]!r}")
+    params = [param for group in optimizer.param_groups for param in group["params"]]
+    kinds = {frozenset((name, value is None) for name, value in values.items()) for values in loaded["state"].values()}
+    if len(kinds) > 1:
+        raise ValueError("parameters have states of several kinds")
+    for number, values in loaded["state"].items():
+        for name, value in values.items():
+            if value is not None and not (
+                isinstance(value, Tensor)
+                and value.is_floating_point()
+                and value.layout is torch.strided
+                and not value.is_meta
+                and value.shape in (torch.Size(), params[number].shape)
+            ):
+                raise ValueError(f"{name} of parameter {number} is no tensor of its shape")
+
+
+def _alike(value: object, usual: object) -> bool:
+    if isinstance(usual, tuple):
+        return (
+            isinstance(value, tuple | list)
+            and len(value) == len(usual)
+            and all(_alike(one, other) for one, other in zip(value, usual, strict=True))
+        )
+    if usual is None or isinstance(usual, bool):
+        return value is None or isinstance(value, bool)
+    return type(value) in (int, float) and math.isfinite(cast(float, value))
 
 
 class Schedule(LambdaLR):

@@ -52,17 +52,20 @@ TRAINING: dict[str, tuple[Any, ...]] = {
     "epoch": (GONE, None, -1, "x"),
     "global_step": (GONE, None, -1, 10**30),
     "optimizer_states": (GONE, None, 7, [], [1], {"a": 1}, [{}, {}]),
-    "lr_schedulers": (GONE, None, "x", [None]),
+    "lr_schedulers": (GONE, None, "x", [None], [{}], [{"last_epoch": 1}]),
     "loops": (GONE, None, [], {}, {"fit_loop": None}),
     "loops/fit_loop/epoch_progress": (GONE, None, {}),
+    "loops/fit_loop/epoch_loop.automatic_optimization.optim_progress": (GONE, {"optimizer": None}),
     _CURRENT: (GONE, None, -1, "x", 1.5),
 }
 """The same, of what is needed to resume a training."""
 
 STATE: dict[str, tuple[Any, ...]] = {
     "optimizer_states": ([{}], [{"state": {}, "param_groups": []}]),
-    "lr_schedulers": ([{"last_epoch": 1}],),
-    "loops/fit_loop/epoch_loop.automatic_optimization.optim_progress": ({"optimizer": None},),
+    "optimizer_states/0/state/0/exp_avg": (GONE, None, "x", torch.ones(2), torch.ones(32, 3, 3, 3).long()),
+    "optimizer_states/0/param_groups/0/lr": (None, "x", torch.nan),
+    "optimizer_states/0/param_groups/0/betas": (None, (0.9,), ("x", "y")),
+    "loops/fit_loop/epoch_loop.val_loop.batch_progress": (7,),
 }
 """The same, which only shows when the optimizer and the loops are restored."""
 
@@ -86,9 +89,9 @@ def change(whole_checkpoint: dict[str, Any], here: Path) -> Callable[[str, Any],
     def write(path: str, value: Any) -> Path:
         *heads, last = path.split("/")
         changed = deepcopy(whole_checkpoint)
-        inside = changed
+        inside: Any = changed
         for name in heads:
-            inside = inside[name]
+            inside = inside[int(name) if name.isdigit() else name]
         if value is GONE:
             del inside[last]
         else:
