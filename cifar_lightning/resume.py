@@ -1,9 +1,11 @@
 """The checkpoints of a run, and how a training is stopped such that it can be resumed exactly."""
 
+import multiprocessing
 import os
 import signal
 import threading
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +19,15 @@ SIGNALS = tuple(getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP"
 
 HANGUP = getattr(signal, "SIGHUP", None)
 """What a terminal sends when it is closed."""
+
+
+def end_processes() -> None:
+    """Asks the processes that ``ddp_spawn`` and its like began to end, and waits: they write the checkpoint."""
+    for process in multiprocessing.active_children():
+        if process.pid and hasattr(signal, "SIGUSR1"):  # which they ignore if the terminal has told them, too
+            with suppress(ProcessLookupError):
+                os.kill(process.pid, signal.SIGUSR1)
+        process.join()
 
 
 def ends_epoch_early(trainer: Trainer) -> bool:
@@ -92,8 +103,8 @@ class LastCheckpoint(RunCheckpoint):
 
     It is written after each epoch, every few minutes within one, where the training ends inside one (``max_steps``,
     ``max_time``, early stopping), and when a signal asks it to end: Ctrl+C, SIGTERM, SIGUSR1, or SIGHUP unless it is
-    ignored, as with nohup. The first signal waits for the end of the step, or of the validation; a second one ends the
-    process at once.
+    ignored, as with nohup. The first signal waits for the end of the step, or of the validation; a second Ctrl+C or
+    SIGTERM ends the process at once.
 
     Args:
         folder: The run's folder.
@@ -123,8 +134,10 @@ class LastCheckpoint(RunCheckpoint):
 
     def _note(self, number: int, frame: Any) -> None:
         self.signal = number
-        for each in self._handlers:  # A closed terminal sends SIGHUP twice: from the kernel and from the shell.
-            signal.signal(each, signal.SIG_IGN if each == HANGUP else signal.SIG_DFL)
+        for each in self._handlers:
+            # A closed terminal sends SIGHUP twice, from the kernel and from the shell; ``end_processes`` sends SIGUSR1.
+            again = signal.SIG_DFL if each in (signal.SIGINT, signal.SIGTERM) else signal.SIG_IGN
+            signal.signal(each, again)
         if number == HANGUP:
             nowhere = os.open(os.devnull, os.O_WRONLY)
             for terminal in self._terminals:  # It is gone; writing to it would fail before the checkpoint is written.

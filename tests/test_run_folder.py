@@ -2,9 +2,11 @@
 
 import os
 import shutil
+import signal
 import socket
 import subprocess
 import sys
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -141,3 +143,23 @@ def test_a_run_of_processes_that_do_not_run_the_command_themselves(strategy: str
     best = f"best: epoch {read_checkpoint(run / 'best.ckpt')['epoch'] + 1}, val/acc {record['val_accuracy']:.2%} of 100"
     assert best in done.stdout
     assert f"cifar-lightning test --ckpt_path {run}/best.ckpt" in done.stdout
+
+
+@pytest.mark.slow
+def test_a_signal_to_the_process_that_began_the_others_ends_them_all(data_root: Path, here: Path) -> None:
+    words = [*FIT, f"--data.root={data_root}", "--trainer.accelerator=cpu", "--trainer.devices=2"]
+    with subprocess.Popen(
+        [sys.executable, "-m", "cifar_lightning", *words, "--trainer.strategy=ddp_fork", "--trainer.max_epochs=100000"],
+        stdout=subprocess.PIPE, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"}, start_new_session=True,
+    ) as process:  # fmt: skip
+        try:
+            assert process.stdout
+            next(line for line in process.stdout if line.startswith("epoch "))
+            process.terminate()
+            said = process.communicate(timeout=60)[0]
+        finally:
+            with suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
+    assert process.returncode == 128 + signal.SIGTERM
+    last = Path("runs/cnn/version_0/last.ckpt")
+    assert f"ended by SIGTERM. To go on from {last}, written after {read_checkpoint(last)['global_step']:,} " in said

@@ -64,7 +64,7 @@ from cifar_lightning.options import (
 )
 from cifar_lightning.record import MetricsLog, Record, read_record, read_throughput
 from cifar_lightning.report import classify_files
-from cifar_lightning.resume import HANGUP, SIGNALS, LastCheckpoint, RunCheckpoint
+from cifar_lightning.resume import HANGUP, SIGNALS, LastCheckpoint, RunCheckpoint, end_processes
 from cifar_lightning.run_folder import RunFolder, next_number
 from cifar_lightning.text import say
 
@@ -538,6 +538,7 @@ class CLI(LightningCLI):
         except SystemExit as error:
             if self.trainer.state.status != TrainerStatus.INTERRUPTED:
                 raise
+            end_processes()
             self._say_interrupted(error)
             return
         except DivergedError as error:
