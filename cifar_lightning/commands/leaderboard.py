@@ -26,7 +26,8 @@ from cifar_lightning.strict_yaml import load_yaml, read_text
 from cifar_lightning.text import csv_text, printable, say
 
 ELSEWHERE = (
-    "seed_everything", "ckpt_path", "runs", "checkpoint_every_n_minutes", "data.seed", "data.root", "data.url",
+    "seed_everything", "ckpt_path", "runs", "checkpoint_every_n_minutes", "model.stop_on_nan", "data.seed", "data.root",
+    "data.url",
     "data.device_cache", "data.eval_batch_size", "trainer.accelerator", "trainer.default_root_dir",
     "trainer.enable_model_summary", "trainer.enable_progress_bar", "trainer.log_every_n_steps", "trainer.logger",
     "trainer.precision", "trainer.profiler",
