@@ -6,8 +6,6 @@ from numpy.typing import NDArray
 
 from cifar_lightning import figures
 
-pytestmark = pytest.mark.rendered
-
 
 def texts(figure: Figure) -> list[str]:
     return [text.get_text() for axis in figure.axes for text in axis.texts]

@@ -49,8 +49,19 @@ def ready(here: Path, trained: Path, exported: Path) -> None:
     shutil.copy(exported / "model.onnx", "model.onnx")
 
 
+SLOW = ("--workers 2", "--corruptions")  # tests of sweep and test show the same
+RECIPE = r"cifar-lightning fit --config configs/\w+.yaml"  # test_configs.py trains every one of them
+
+
 @pytest.mark.usefixtures("ready", "official_weights")
-@pytest.mark.parametrize("command", [c for c in COMMANDS if re.match("cifar-lightning (?!serve)", c)])
+@pytest.mark.parametrize(
+    "command",
+    [
+        pytest.param(c, marks=pytest.mark.slow) if c.endswith(SLOW) or re.fullmatch(RECIPE, c) else c
+        for c in dict.fromkeys(COMMANDS)
+        if re.match("cifar-lightning (?!serve)", c)
+    ],
+)
 def test_command_does_what_it_says(command: str, data_root: Path) -> None:
     Path("my_nets.py").write_text("\n".join(re.findall(r"```python\n# my_nets.py\n(.*?)```", README, re.DOTALL)))
     for picture in ("cat.jpg", "holiday/1.png"):

@@ -488,6 +488,7 @@ def test_images_added_after_the_training(picture_folder: Path, here: Path, capsy
     assert main(["validate", "--ckpt_path=best.ckpt"]) == 0
 
 
+@pytest.mark.rendered
 def test_two_classes_and_odd_names(picture_folder: Path, here: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for split in ("train", "test"):
         shutil.rmtree(picture_folder / split / "blue")
