@@ -11,6 +11,7 @@ from rich.table import Table
 from cifar_lightning import UsageError
 from cifar_lightning.models import MODELS, count_cost, create_model, list_models
 from cifar_lightning.options import check_config
+from cifar_lightning.text import say
 
 HELP = """\
 usage: cifar-lightning models
@@ -73,7 +74,7 @@ def find_recipes(folder: Path) -> dict[str, list[str]]:
         try:
             content = check_config(path)
         except UsageError as error:
-            print(f"skipped: {error}")
+            say(f"skipped: {error}")
             continue
         model = content.get("model")
         if isinstance(model, dict):
