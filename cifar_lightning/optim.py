@@ -146,9 +146,12 @@ def _check_state(optimizer: Optimizer, loaded: dict[str, Any]) -> None:
         ValueError: If a value is of another type, or a tensor of another shape.
     """
     for own, group in zip(optimizer.param_groups, loaded["param_groups"], strict=False):
-        for name in own.keys() & group.keys() - {"params"}:
-            if not _alike(group[name], own[name]):
-                raise ValueError(f"{name} is {group[name]!r}, where it was {own[name]!r}")
+        for name in own.keys() - {"params"}:
+            usual = own[name]
+            # a switch that is missing comes from an earlier torch, which fills it in
+            value = group.get(name, usual if isinstance(usual, bool) else None)
+            if not _alike(value, None if name in ("fused", "foreach") else usual):
+                raise ValueError(f"{name} is {value!r}, where it was {usual!r}")
     params = [param for group in optimizer.param_groups for param in group["params"]]
     kinds = {frozenset((name, value is None) for name, value in values.items()) for values in loaded["state"].values()}
     if len(kinds) > 1:
@@ -173,7 +176,7 @@ def _alike(value: object, usual: object) -> bool:
             and all(_alike(one, other) for one, other in zip(value, usual, strict=True))
         )
     if usual is None or isinstance(usual, bool):
-        return value is None or isinstance(value, bool)
+        return isinstance(value, bool) or (value is None and usual is None)
     return type(value) in (int, float) and math.isfinite(cast(float, value))
 
 

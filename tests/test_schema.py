@@ -63,7 +63,8 @@ TRAINING: dict[str, tuple[Any, ...]] = {
 STATE: dict[str, tuple[Any, ...]] = {
     "optimizer_states": ([{}], [{"state": {}, "param_groups": []}]),
     "optimizer_states/0/state/0/exp_avg": (GONE, None, "x", torch.ones(2), torch.ones(32, 3, 3, 3).long()),
-    "optimizer_states/0/param_groups/0/lr": (None, "x", torch.nan),
+    "optimizer_states/0/param_groups/0/lr": (GONE, "x", torch.nan),
+    "optimizer_states/0/param_groups/0/amsgrad": (None,),
     "optimizer_states/0/param_groups/0/betas": (None, (0.9,), ("x", "y")),
     "loops/fit_loop/epoch_loop.val_loop.batch_progress": (7,),
 }
