@@ -43,6 +43,11 @@ def _is_version(value: object) -> bool:
 
 
 _TENSOR = Kind("tensors", torch.is_tensor)
+_SUMS = {
+    "loss": Kind("a number", lambda loss: isinstance(loss, float)),  # NaN if the training diverged
+    "pictures": whole(0, 2**31),
+    "right": whole(0, 2**31),
+}
 
 KINDS = {
     "state_dict": mapping(_TENSOR),
@@ -64,7 +69,7 @@ KINDS = {
     "trainer_settings": optional(mapping(ANY)),
     "trainer_settings/callbacks": optional(several(TEXT)),
     "changes": optional(several(TEXT)),
-    "partial_epoch": optional(mapping(number(-1e30, 1e30))),
+    "partial_epoch": optional(Kind("the sums of an epoch", lambda sums: sums == {} or not any(check(sums, _SUMS)))),
 }
 """What each checkpoint holds; a name after a slash is inside what is named before it."""
 

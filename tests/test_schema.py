@@ -43,7 +43,7 @@ MODEL: dict[str, tuple[Any, ...]] = {
     "callbacks": (None, [], 7),
     "trainer_settings": (None, [], 7, "x"),
     "trainer_settings/callbacks": (7, [7]),
-    "partial_epoch": ([], {"x": "y"}, {"x": torch.nan}),
+    "partial_epoch": ([], {"x": "y"}, {"loss": 1.0}, {"loss": 1.0, "pictures": 10**12, "right": 1}),
 }  # fmt: skip
 """What each value of a checkpoint may be instead, none of which is right."""
 
