@@ -43,6 +43,7 @@ def _is_version(value: object) -> bool:
 
 
 _TENSOR = Kind("tensors", torch.is_tensor)
+_LOOPS = {f"{name}_loop": mapping(mapping(ANY)) for name in ("fit", "validate", "test", "predict")}
 _SUMS = {
     "loss": Kind("a number", lambda loss: isinstance(loss, float)),  # NaN if the training diverged
     "pictures": whole(0, 2**31),
@@ -65,6 +66,7 @@ KINDS = {
     "epoch": optional(whole(0)),
     "global_step": optional(whole(0)),
     "pytorch-lightning_version": Kind("a version", _is_version),
+    "loops": optional(Kind("the states of Lightning's loops", lambda loops: not any(check(loops, _LOOPS)))),
     "callbacks": optional(mapping(ANY)),
     "trainer_settings": optional(mapping(ANY)),
     "trainer_settings/callbacks": optional(several(TEXT)),

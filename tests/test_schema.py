@@ -40,6 +40,8 @@ MODEL: dict[str, tuple[Any, ...]] = {
     "ImageDataModule/mean": (GONE, None, 7, [], [0, 0], ["0"] * 3, [torch.nan] * 3, [10**400] * 3, torch.zeros(3)),
     "ImageDataModule/std": (GONE, None, 7, [], [1, 1], [0, 0, 0], [-1] * 3, [torch.inf] * 3, [1e-320] * 3, [True] * 3),
     "pytorch-lightning_version": (GONE, None, 7, "x"),
+    "loops": (None, 7, {}, {"predict_loop": {}}),
+    "loops/predict_loop": (GONE, 7, {"state_dict": 7}),
     "callbacks": (None, [], 7),
     "trainer_settings": (None, [], 7, "x"),
     "trainer_settings/callbacks": (7, [7]),
