@@ -68,7 +68,7 @@ STATE: dict[str, tuple[Any, ...]] = {
     "optimizer_states/0/param_groups/0/lr": (GONE, "x", torch.nan),
     "optimizer_states/0/param_groups/0/amsgrad": (None,),
     "optimizer_states/0/param_groups/0/betas": (None, (0.9,), ("x", "y")),
-    "loops/fit_loop/epoch_loop.val_loop.batch_progress": (7,),
+    "loops/fit_loop/epoch_loop.val_loop.batch_progress": ({"total": 7},),
 }
 """The same, which only shows when the optimizer and the loops are restored."""
 
