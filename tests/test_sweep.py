@@ -12,6 +12,7 @@ import pytest
 import yaml
 
 from cifar_lightning.cli import main
+from cifar_lightning.commands import sweep
 from tests.conftest import FAST, Start
 
 NETS = """
@@ -38,8 +39,10 @@ class Net(nn.Sequential):
 
 
 @pytest.fixture
-def search(here: Path, data_root: Path) -> Path:
-    """A config of a search around a small recipe, in the current folder."""
+def search(here: Path, data_root: Path, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A config of a search around a small recipe, in the current folder; figures only in tests marked ``rendered``."""
+    if not request.node.get_closest_marker("rendered"):
+        monkeypatch.setattr(sweep, "_draw", lambda *_: [])
     words = dict(word.removeprefix("--").split("=") for word in FAST)
     base: dict[str, Any] = {"model": {}, "data": {"dataset": "synthetic", "root": str(data_root)}, "trainer": {}}
     for key, value in words.items():
@@ -63,6 +66,7 @@ def table(study: str = "search") -> list[dict[str, str]]:
 SWEEP = ["-m", "cifar_lightning", "sweep", "--config=search.yaml"]
 
 
+@pytest.mark.rendered
 def test_a_search(search: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["sweep", f"--config={search}"]) == 0
     out = capsys.readouterr().out
@@ -103,7 +107,8 @@ def test_a_finished_search_goes_on_where_more_is_asked(search: Path, capsys: pyt
 
 
 def test_the_same_seed_proposes_the_same(search: Path) -> None:
-    words = ["sweep", f"--config={search}", "--trials=1", "--trainer.max_epochs=1", "--trainer.limit_train_batches=1"]
+    search.write_text("base: base.yaml\ntrials: 1\nspace: {model.lr: {low: 1e-3, high: 0.1, log: true}}\n")
+    words = ["sweep", f"--config={search}", "--trainer.max_epochs=1", "--trainer.limit_train_batches=1"]
     for study, seed in [("one", 1), ("two", 1), ("three", 2)]:
         assert main([*words, f"--study={study}", f"--seed={seed}"]) == 0
     assert table("one")[0]["model.lr"] == table("two")[0]["model.lr"] != table("three")[0]["model.lr"]

@@ -283,6 +283,7 @@ def test_a_compiled_network_leaves_a_plain_checkpoint(here: Path, data_root: Pat
     assert main(["test", "--ckpt_path=best.ckpt", "--model.arch=small:Net"]) == 0
 
 
+@pytest.mark.slow
 def test_compiling_without_a_compiler(
     here: Path, data_root: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
