@@ -2,6 +2,7 @@
 
 import hashlib
 import io
+import reprlib
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -161,6 +162,10 @@ def read_checkpoint(path: Path, *, resume: bool = False) -> dict[str, Any]:
     missing, wrong = check(checkpoint, KINDS)
     if missing:
         raise UsageError(f"{path} is not a checkpoint of cifar-lightning: it has no {', '.join(missing)}.")
+    if not wrong:
+        classes, outputs = checkpoint["ImageDataModule"]["classes"], checkpoint["hyper_parameters"].get("num_classes")
+        if outputs not in (None, len(classes)):
+            wrong = [f"it names {len(classes)} classes, but model.num_classes is {reprlib.repr(outputs)}"]
     if not wrong and resume:
         missing, wrong = check(checkpoint, RESUMABLE)
     if missing:

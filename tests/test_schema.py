@@ -126,6 +126,13 @@ def test_a_state_that_does_not_fit_is_not_resumed(
     assert "odd.ckpt can't be resumed" in capsys.readouterr().err
 
 
+def test_every_output_has_a_class(change: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    odd = change("ImageDataModule/classes", ["a", "b"])
+    for words in (["predict", "x.png"], ["test"], ["fit"]):
+        assert main([*words, f"--ckpt_path={odd}"]) == 2
+        assert "it names 2 classes, but model.num_classes is 10" in capsys.readouterr().err
+
+
 def test_weights_alone_are_enough_to_predict(whole_checkpoint: dict[str, Any], here: Path) -> None:
     left_out = ("optimizer_states", "lr_schedulers", "loops", "callbacks", "trainer_settings", "changes")
     torch.save({k: v for k, v in whole_checkpoint.items() if k not in left_out}, "weights.ckpt")
