@@ -228,7 +228,7 @@ def test_weights_of_another_network(trained: Path, here: Path) -> None:
     checkpoint = torch.load(trained / "best.ckpt", weights_only=True)
     for change in ({"arch": "resnet9"}, {"from_a_later_version": 1}):
         torch.save({**checkpoint, "hyper_parameters": {**checkpoint["hyper_parameters"], **change}}, "changed.ckpt")
-        with pytest.raises(UsageError, match="are not those of its network, (resnet9|cnn)"):
+        with pytest.raises(UsageError, match=r"are not those of its network, (resnet9|cnn)"):
             Predictor("changed.ckpt")
 
 
