@@ -27,9 +27,10 @@ class Net(nn.Sequential):
         super().forward(torch.zeros(1, 3, 32, 32))
 
     def forward(self, images):
-        if self.training and self.width == 8 and torch.is_grad_enabled():  # it is tried before, without gradients
+        trained = self.training and torch.is_grad_enabled()  # before, it is tried without gradients
+        if trained and self.width == 8:
             raise ArithmeticError("eight is too wide")
-        if self.training and os.path.exists("begun"):
+        if trained and os.path.exists("begun"):
             open("begun", "w").close()  # returns when the test reads it
             while signal.getsignal(signal.SIGINT) != signal.SIG_DFL:  # as it is after the first signal
                 threading.Event().wait(0.01)
