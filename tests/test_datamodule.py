@@ -8,6 +8,7 @@ from lightning.pytorch import Trainer
 from lightning.pytorch.trainer.states import TrainerFn
 
 from cifar_lightning import ImageDataModule, UsageError
+from cifar_lightning.cli import main
 from cifar_lightning.options import checkpoint_settings
 from tests.conftest import Archive
 
@@ -313,6 +314,57 @@ def test_images_that_were_trained_on_are_never_validated_or_tested_on(picture_fo
     loaded(data_of(picture_folder), TrainerFn.VALIDATING, own.state_dict())
     with pytest.raises(UsageError, match="leave out --ckpt_path to begin a new run"):
         loaded(data_of(picture_folder), TrainerFn.FITTING, own.state_dict())
+
+
+def nest(picture_folder: Path) -> None:
+    """Gives each class as many images again, in a folder where earlier releases did not look."""
+    for folder in (picture_folder / "train").iterdir():
+        shutil.copytree(folder, folder / "more")
+
+
+def test_an_earlier_release_s_checkpoint_is_compared_by_its_record_or_cannot_be_verified(
+    picture_folder: Path, here: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["--data.dataset=folder", f"--data.root={picture_folder}", "--data.val_size=6", "--trainer.max_epochs=1"]
+    assert main(["fit", *words, "--trainer.logger=false"]) == 0
+    run = here / "runs" / "cnn" / "version_0"
+    checkpoint = torch.load(run / "last.ckpt", weights_only=True)
+    del checkpoint["ImageDataModule"]["digests"]
+    torch.save(checkpoint, run / "last.ckpt")
+    resumed = ["fit", f"--ckpt_path={run / 'last.ckpt'}", "--trainer.max_epochs=2"]
+    capsys.readouterr()
+    assert main(["validate", f"--ckpt_path={run / 'last.ckpt'}"]) == 0
+    assert "note:" not in capsys.readouterr().out
+    nest(picture_folder)
+    assert main(["validate", f"--ckpt_path={run / 'last.ckpt'}"]) == 2
+    assert "it was trained on would be among them" in capsys.readouterr().err
+    assert main(resumed) == 2
+    assert "leave out --ckpt_path to begin a new run" in capsys.readouterr().err
+    (run / "fit.json").unlink()
+    assert main(["validate", f"--ckpt_path={run / 'last.ckpt'}"]) == 0
+    assert "can't be verified" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("stage", [TrainerFn.FITTING, TrainerFn.VALIDATING])
+def test_an_earlier_release_s_checkpoint_is_compared_as_far_as_sizes_are_known(
+    picture_folder: Path, data_root: Path, stage: TrainerFn, capsys: pytest.CaptureFixture[str]
+) -> None:
+    state = {"classes": ["blue", "green", "red"], "mean": [0.5] * 3, "std": [0.5] * 3}
+    for sizes, noted in (({}, True), ({"train": 54, "val": 6}, False), ({"val": 6}, False)):
+        data = data_of(picture_folder)
+        data.sizes_before = sizes
+        loaded(data, stage, state)
+        assert ("can't be verified" in capsys.readouterr().out) == noted
+    for sizes in ({"train": 27, "val": 6}, {"train": 54, "val": 3}, {"val": 0}):
+        data = data_of(picture_folder)
+        data.sizes_before = sizes
+        with pytest.raises(UsageError, match=r"was\s?trained on"):
+            loaded(data, stage, state)
+    synthetic = ImageDataModule("synthetic", str(data_root), val_size=1000)
+    synthetic.setup("fit")
+    own = {name: value for name, value in synthetic.state_dict().items() if name != "digests"}
+    loaded(ImageDataModule("synthetic", str(data_root), val_size=1000), stage, own)
+    assert "can't be verified" not in capsys.readouterr().out
 
 
 def data_of(root: Path, **options: object) -> ImageDataModule:

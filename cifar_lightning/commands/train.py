@@ -380,6 +380,17 @@ class CLI(LightningCLI):
             if isinstance(error, UsageError) or not isinstance(cause, ModuleNotFoundError):
                 raise
             raise UsageError(f"what the trainer options name is not installed: {cause}") from error
+        self.datamodule.sizes_before = self._sizes_before()
+
+    def _sizes_before(self) -> dict[str, int]:
+        """Returns the splits' sizes in the checkpoint's run, if it is finished, as far as they should be the same."""
+        if self.checkpoint is None:
+            return {}
+        record, before = read_record(self.folder), self.checkpoint["datamodule_hyper_parameters"]
+        sizes = {"val": record.get("validation_pictures")}
+        if before.get("train_size") == self.datamodule.hparams["train_size"]:
+            sizes["train"] = record.get("training_pictures")
+        return {split: size for split, size in sizes.items() if isinstance(size, int)}
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         """Builds the Trainer with the run's folder, logger, checkpoints and reports."""

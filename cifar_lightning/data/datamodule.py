@@ -1,7 +1,7 @@
 """The LightningDataModule: prepares, splits, loads, augments and normalises pictures."""
 
 import hashlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from itertools import islice
 from typing import Any, Literal, cast
@@ -18,6 +18,7 @@ from cifar_lightning.augment import augment, auto_augment, cutout, mix
 from cifar_lightning.data.datasets import open_source
 from cifar_lightning.data.image_set import Batch, ImageSet, Normalisation, hold_out, stratified_split
 from cifar_lightning.preprocess import Preprocess
+from cifar_lightning.text import say
 
 SPLITS = {"fit": ("train", "val"), "validate": ("train", "val"), "test": ("test",), "predict": ()}
 """What each stage of the Trainer may read."""
@@ -96,10 +97,9 @@ class ImageDataModule(LightningDataModule):
         super().__init__()
         self.source = open_source(dataset, root, url, image_size, flat=bool(test_size), skip_broken=skip_broken)
         val_size = self.source.val_size if val_size is None else val_size
-        # url is left out: no checkpoint has a say in whom to ask, and it may hold a password
-        self.save_hyperparameters(
-            ignore=["url"]
-        )  # with the default of the data set, so that a checkpoint says what it was
+        # With the data set's default val_size, so that a checkpoint says what it was; without url: no checkpoint has a
+        # say in whom to ask, and it may hold a password.
+        self.save_hyperparameters(ignore=["url"])
         for name, value, least in [
             ("image_size", image_size, 1),
             ("resize", resize, 1),
@@ -133,6 +133,8 @@ class ImageDataModule(LightningDataModule):
         self.classes: tuple[str, ...] = ()
         self.normalisation: Normalisation | None = (tuple(mean), tuple(std)) if mean and std else None
         self.preprocess: Preprocess | None = None
+        self.sizes_before: dict[str, int] = {}
+        """How many images each split had when the checkpoint was written, where that is known."""
 
     @classmethod
     def load_from_checkpoint(cls, *args: Any, url: str | None = None, **kwargs: Any) -> "ImageDataModule":
@@ -277,26 +279,38 @@ class ImageDataModule(LightningDataModule):
 
         Args:
             known: The digests in the checkpoint; None in those of earlier releases, which did not hold out test images.
+                Then the splits' sizes are compared, as far as they are known.
         """
         stage = self.trainer.state.fn if self.trainer else None
-        if stage == TrainerFn.FITTING:
-            if any((known or {}).get(split, own.digest) != own.digest for split, own in self.sets.items()):
+        split = {TrainerFn.FITTING: "train", TrainerFn.VALIDATING: "val", TrainerFn.TESTING: "test"}.get(
+            cast(Any, stage)
+        )
+        if split not in self.sets or (split != "train" and self.source.has(split)):
+            return
+        before: Mapping[str, object] = self.sizes_before if known is None else known
+        now = {name: len(held) if known is None else held.digest for name, held in self.sets.items()}
+        differing = any(before.get(name, own) != own for name, own in now.items())
+        if split == "train":
+            if differing:
                 raise UsageError(
                     f"the images ({self.description}) are not those that this run was trained on: some were added, "
                     "removed or changed, or are held out otherwise. Resumed, it would be validated on images that it "
                     "was trained on. Restore the images, or leave out --ckpt_path to begin a new run."
                 )
-            return
-        split = {TrainerFn.VALIDATING: "val", TrainerFn.TESTING: "test"}.get(stage) if stage else None
-        if split not in self.sets or self.source.has(split) or (known is None and split == "val"):
-            return
-        if (known or {}).get(split) != self.sets[split].digest:
+        elif differing or (split not in before and (known is not None or split == "test")):
             name, option = ("validation", "") if split == "val" else ("test", " --data.test_size 0")
             raise UsageError(
                 f"the {name} images are held out of all images ({self.description}), and they are not those that were "
                 "held out when this run was trained: images that it was trained on would be among them. Restore the "
                 f"images, data.{split}_size and data.split_seed; or measure images that it has not seen, in a folder "
                 f"FOLDER/test/<class>/*.jpg of their own: cifar-lightning test --data.root FOLDER{option}"
+            )
+        folder = self.hparams["dataset"] == "folder" and "val" in self.sets and not self.source.has("val")
+        if folder and known is None and "val" not in before and self.trainer and self.trainer.is_global_zero:
+            say(
+                "note: the checkpoint is of an earlier version, which did not record the images of a training, so that "
+                f"those in {self.hparams['root']} can't be verified to be the same. If some were added, or are found "
+                "only now (those in nested folders were not, once), it was trained on some of the validation images"
             )
 
     def predict_on(self, images: Tensor) -> None:
