@@ -105,6 +105,15 @@ def main(argv: Sequence[str] | None = None) -> int:
             sys.stderr,
         )
         return 2
+    except UnicodeEncodeError as error:
+        if error.encoding == "utf-8":
+            raise
+        say(
+            f"cifar-lightning: {error.object} can't name a file in the encoding of this locale, {error.encoding}. Set "
+            "PYTHONUTF8=1 in the environment, or a locale with UTF-8, such as LC_ALL=C.UTF-8.",
+            sys.stderr,
+        )
+        return 2
     except KeyboardInterrupt:
         print("cifar-lightning: interrupted", file=sys.stderr)
         return 130

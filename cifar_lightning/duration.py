@@ -15,13 +15,15 @@ DEFAULT_EPOCHS = 10
 
 
 def set_default_epochs(trainer: Any) -> None:
-    """Completes the Trainer's settings: the default number of epochs holds only where no other limit is given.
+    """Completes the Trainer's settings: the default number of epochs holds where ``max_steps`` is not given either.
+
+    Beside ``max_time`` it holds too: a schedule needs a length, and the time is but a cap.
 
     Args:
-        trainer: The settings ``max_epochs``, ``max_steps`` and ``max_time``, as attributes.
+        trainer: The settings ``max_epochs`` and ``max_steps``, as attributes.
     """
     if trainer.max_epochs is None:
-        trainer.max_epochs = DEFAULT_EPOCHS if trainer.max_steps in (None, -1) and trainer.max_time is None else -1
+        trainer.max_epochs = DEFAULT_EPOCHS if trainer.max_steps in (None, -1) else -1
 
 
 def check_time_left(checkpoint: Mapping[str, Any], max_time: Any) -> None:

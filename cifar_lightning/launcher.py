@@ -1,4 +1,4 @@
-"""The processes that torchrun, srun or mpirun has started, each of which runs the same command."""
+"""The processes that torchrun or srun has started, each of which runs the same command."""
 
 import os
 from typing import Any
@@ -42,7 +42,7 @@ def count_processes() -> tuple[str, int, int]:
 
 
 def join_processes(trainer: Any) -> None:
-    """Sets ``devices`` and ``num_nodes`` to the processes that were started, where they have their defaults.
+    """Sets ``devices`` and ``num_nodes`` to the processes that were started, where no other number is asked for.
 
     Args:
         trainer: The Trainer's settings, as attributes.
@@ -54,17 +54,26 @@ def join_processes(trainer: Any) -> None:
     if not launcher:
         return
     devices = trainer.devices
-    asked = len(devices) if isinstance(devices, list) else int(devices) if str(devices).isdigit() else 1
-    if (asked, trainer.num_nodes) == (per_machine, machines):
-        return
-    if asked not in (1, per_machine) or trainer.num_nodes not in (1, machines):
+    asked = _count_devices(devices)
+    if asked not in (None, per_machine) or trainer.num_nodes not in (1, machines):
         raise UsageError(
             f"{launcher} has started {per_machine} process{'es' * (per_machine > 1)} on each of {machines} "
             f"machine{'s' * (machines > 1)}, but trainer.devices is {devices} and trainer.num_nodes "
             f"{trainer.num_nodes}. Leave both out, or name --trainer.devices {per_machine} --trainer.num_nodes "
             f"{machines}."
         )
-    trainer.devices, trainer.num_nodes = per_machine, machines
+    trainer.devices = devices if asked else per_machine
+    trainer.num_nodes = machines
+
+
+def _count_devices(devices: int | str | list[int]) -> int | None:
+    """Returns how many devices are asked for; None for the default and for all there are."""
+    if str(devices) in ("1", "auto", "-1"):
+        return None
+    if str(devices).isdigit():
+        return int(str(devices))
+    named = devices if isinstance(devices, list) else [name for name in str(devices).split(",") if name]
+    return len(named)
 
 
 def refuse_processes(command: str) -> None:

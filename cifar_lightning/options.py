@@ -175,7 +175,9 @@ def check_config(path: Path) -> dict[str, Any]:
 
 
 def read_config(path: Path) -> tuple[dict[str, Any], str]:
-    """Reads a config as ``check_config`` does; its text too, as jsonargparse would read it in the locale's encoding.
+    """Reads a config as ``check_config`` does; also as text for jsonargparse, which tries whether it names a file.
+
+    The text is the same YAML in ASCII, since a locale's encoding may have no other characters for a file's name.
 
     Raises:
         UsageError: If it is not a YAML file that holds options.
@@ -194,7 +196,7 @@ def read_config(path: Path) -> tuple[dict[str, Any], str]:
     for name, flag in flags.items():
         if content.get(name) not in (None, False):  # as --print_config writes what is not given
             raise UsageError(f"the config {path} holds {name}; name it on the command line: {flag}.")
-    return content, f"{text}\n#"  # jsonargparse takes a lone section with nothing in it for a text
+    return content, f"{yaml.emit(yaml.parse(text))}#"  # jsonargparse takes a lone section with nothing in it for a text
 
 
 def check_finite(settings: Mapping[str, Any], section: str = "") -> None:

@@ -4,6 +4,8 @@ import io
 import json
 import logging
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
@@ -11,7 +13,7 @@ import yaml
 
 from cifar_lightning import UsageError
 from cifar_lightning.cli import main
-from cifar_lightning.duration import check_time_left
+from cifar_lightning.duration import check_time_left, set_default_epochs
 from tests.conftest import FAST
 
 TINY = [*FAST[1:], "--data.dataset=synthetic", "--trainer.enable_progress_bar=false"]  # 4 steps an epoch
@@ -66,9 +68,20 @@ def test_the_first_limit_ends_it(
     assert "To go on, name a larger number: --trainer.max_" in capsys.readouterr().err
 
 
-def test_time_alone_needs_a_constant_rate(fit: list[str], here: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main([*fit, "--trainer.max_time=00:00:01:00"]) == 2
-    assert "needs a training of known length" in capsys.readouterr().err
+@pytest.mark.parametrize(
+    ("limits", "epochs"),
+    [
+        ({}, 10),
+        ({"max_time": "00:01:00:00"}, 10),
+        ({"max_steps": 5}, -1),
+        ({"max_epochs": -1, "max_time": "00:01:00:00"}, -1),
+    ],
+)
+def test_the_default_holds_unless_there_is_a_length(limits: dict[str, Any], epochs: int) -> None:
+    """The time is a cap and no length: the default schedule needs one."""
+    trainer = SimpleNamespace(**{"max_epochs": None, "max_steps": -1, "max_time": None, **limits})
+    set_default_epochs(trainer)
+    assert trainer.max_epochs == epochs
 
 
 @pytest.mark.slow

@@ -20,7 +20,7 @@ def launched(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) ->
 
 
 @pytest.mark.parametrize("launched", [TORCHRUN, SRUN], indirect=True, ids=["torchrun", "srun"])
-@pytest.mark.parametrize(("devices", "num_nodes"), [(1, 1), ("auto", 1), (2, 2), ("2", 1), (1, 2)])
+@pytest.mark.parametrize(("devices", "num_nodes"), [(1, 1), ("auto", 1), (-1, 1), (2, 2), ("2", 1), (1, 2)])
 def test_processes_are_joined(launched: None, devices: int | str, num_nodes: int) -> None:
     trainer = SimpleNamespace(devices=devices, num_nodes=num_nodes)
     join_processes(trainer)
@@ -28,9 +28,17 @@ def test_processes_are_joined(launched: None, devices: int | str, num_nodes: int
 
 
 @pytest.mark.parametrize("launched", [TORCHRUN], indirect=True)
-@pytest.mark.parametrize(("devices", "num_nodes"), [(4, 1), (2, 4), ([0, 1, 2], 2)])
+@pytest.mark.parametrize("devices", ["2,3", [2, 3]])
+def test_devices_that_are_named_stay(launched: None, devices: str | list[int]) -> None:
+    trainer = SimpleNamespace(devices=devices, num_nodes=1)
+    join_processes(trainer)
+    assert (trainer.devices, trainer.num_nodes) == (devices, 2)
+
+
+@pytest.mark.parametrize("launched", [TORCHRUN], indirect=True)
+@pytest.mark.parametrize(("devices", "num_nodes"), [(4, 1), (2, 4), ([0, 1, 2], 2), ("1,2,3", 2), ([3], 1), ("3,", 1)])
 def test_other_numbers_are_refused_with_the_right_ones(
-    launched: None, devices: int | list[int], num_nodes: int
+    launched: None, devices: int | str | list[int], num_nodes: int
 ) -> None:
     with pytest.raises(
         UsageError, match=r"torchrun has started 2 processes .*--trainer.devices 2 --trainer.num_nodes 2"
