@@ -1,7 +1,6 @@
 """When figures, reports, hyperparameters and throughput are written; what they show is computed elsewhere."""
 
 import io
-import json
 import math
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -21,11 +20,10 @@ from PIL import Image
 from torch.utils.tensorboard import SummaryWriter
 
 from cifar_lightning import figures
-from cifar_lightning.checkpoint import hash_file
 from cifar_lightning.classifier import Evaluation, ImageClassifier
 from cifar_lightning.corruptions import SEVERITIES, corrupt
 from cifar_lightning.data.datamodule import ImageDataModule
-from cifar_lightning.files import write_atomically, write_json
+from cifar_lightning.files import hash_file, write_atomically, write_json
 from cifar_lightning.record import Record, commit, hardware, is_trial, ours, read_history, versions
 from cifar_lightning.run_report import write_report
 
@@ -154,6 +152,7 @@ class Report(Callback):
         self.error: OSError | None = None
         self._trained, self._validated = False, 0
         self._sha256: str | None = None
+        self._result: dict[str, Any] = {}
 
     # -- when it is written ------------------------------------------------------------------------------------------
 
@@ -185,10 +184,12 @@ class Report(Callback):
             self._validated = trainer.current_epoch
         if trainer.is_global_zero and self.record:
             fit = self.record.result(trainer, model)
-            with self._writing():
-                self._write_fit(trainer, model, data, evaluation)
-                write_report(self.folder, fit)
-            write_json(self.record.path, fit)  # comes last: a run without it is not complete
+            try:
+                with self._writing():
+                    self._write_fit(trainer, model, data, evaluation)
+                    write_report(self.folder, fit)
+            finally:
+                write_json(self.record.path, fit)  # comes last: a run without it is not complete
 
     def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if self.checkpoint and trainer.is_global_zero:
@@ -231,7 +232,8 @@ class Report(Callback):
         self, trainer: Trainer, model: ImageClassifier, data: ImageDataModule, evaluation: Evaluation
     ) -> None:
         means = {name: float(value) for name, value in trainer.callback_metrics.items() if name.startswith("test/")}
-        write_json(self.folder / "test.json", self._result(trainer, model, data, evaluation, means))
+        self._result = self._describe(trainer, model, data, evaluation, means)
+        write_json(self.folder / "test.json", self._result)
         drawn = _draw(data, "test", evaluation, str(self.checkpoint or ""))
         # not the Trainer's logger, which would put the results of a test at step 0 of the curves
         with SummaryWriter(str(self.folder)) as writer:
@@ -240,7 +242,7 @@ class Report(Callback):
                 writer.add_scalar(name, value, self.step)
         write_report(self.folder)
 
-    def _result(
+    def _describe(
         self,
         trainer: Trainer,
         model: ImageClassifier,
@@ -284,10 +286,9 @@ class Report(Callback):
             accuracy: By corruption, the accuracy at severities 1 to 5.
         """
         with self._writing():
-            path = self.folder / "test.json"
-            result = json.loads(path.read_text(encoding="utf-8"))
-            mean = float(np.mean(list(accuracy.values())))
-            write_json(path, {**result, "corruptions": dict(accuracy), "corrupted_accuracy": mean})
+            result, mean = self._result, float(np.mean(list(accuracy.values())))
+            further = {"corruptions": dict(accuracy), "corrupted_accuracy": mean}
+            write_json(self.folder / "test.json", {**result, **further})
             picture = data.sets["test"].images[:1].cpu().numpy()
             examples = [[corrupt(picture, name, severity)[0] for severity in SEVERITIES] for name in accuracy]
             title = f"{data.description}, test: {result['accuracy']:.2%} right; {mean:.2%} of corrupted ones"

@@ -1,6 +1,5 @@
 """Checkpoints: written whole or not at all, and read without trusting them."""
 
-import hashlib
 import io
 import reprlib
 import warnings
@@ -245,15 +244,6 @@ def check_architecture(path: Path, checkpoint: dict[str, Any], trusted: str | No
 def is_finite(checkpoint: dict[str, Any]) -> bool:
     """Tells whether all weights of a checkpoint are numbers: not after its training has diverged."""
     return all(bool(value.isfinite().all()) for value in checkpoint["state_dict"].values())
-
-
-def hash_file(path: Path) -> str:
-    """Computes a file's SHA-256, in hexadecimal."""
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while chunk := file.read(1 << 20):
-            digest.update(chunk)
-    return digest.hexdigest()
 
 
 def _size(path: Path) -> str:

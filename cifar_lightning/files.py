@@ -1,5 +1,6 @@
 """Files that are written whole or not at all."""
 
+import hashlib
 import json
 import math
 import os
@@ -47,6 +48,35 @@ def write_atomically(path: Path, content: str | bytes | memoryview) -> None:
                 os.close(folder)
 
 
+def write_output(path: Path, text: str) -> None:
+    """Write a file that a user named: atomically, through links; a device or a pipe is written to and stays.
+
+    Args:
+        path: The file; its folder must exist.
+        text: What it holds; names of files that aren't valid UTF-8 get their own bytes.
+
+    Raises:
+        OSError: If it can't be written.
+    """
+    data = text.encode("utf-8", "surrogateescape")
+    # where standard output is a file, /dev/stdout is a regular one that is still written to
+    if path.exists() and (not path.is_file() or str(path.absolute()).startswith(("/dev/", "/proc/"))):
+        path.write_bytes(data)
+    else:
+        write_atomically(path.resolve(), data)
+
+
+def hash_file(path: Path, algorithm: str = "sha256") -> str:
+    """Compute a file's checksum, in hexadecimal.
+
+    Args:
+        path: The file.
+        algorithm: The checksum's kind, of those of ``hashlib``.
+    """
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, lambda: hashlib.new(algorithm, usedforsecurity=False)).hexdigest()
+
+
 def find_named(root: Path, name: str) -> Iterator[Path]:
     """Find the files of a name in a folder and in all below it, linked ones too; each folder once, by its own path.
 
@@ -71,7 +101,12 @@ def find_named(root: Path, name: str) -> Iterator[Path]:
 
 def write_json(path: Path, content: Mapping[str, Any]) -> None:
     """Write a JSON object to a file, as ``write_atomically`` does; numbers that are not finite are null."""
-    write_atomically(path, json.dumps(_finite(content), indent=2, allow_nan=False) + "\n")
+    write_atomically(path, to_json(content))
+
+
+def to_json(content: Mapping[str, Any]) -> str:
+    """Return a JSON object, as ``write_json`` writes it."""
+    return json.dumps(_finite(content), indent=2, allow_nan=False) + "\n"
 
 
 def _finite(content: Any) -> Any:

@@ -1,6 +1,5 @@
 """A trained network with all that stands before and after it."""
 
-import json
 from pathlib import Path
 
 import lightning
@@ -9,18 +8,11 @@ from torch import Tensor, nn
 
 from cifar_lightning import UsageError, __version__
 from cifar_lightning.card import Card
-from cifar_lightning.checkpoint import check_architecture, hash_file, read_checkpoint
+from cifar_lightning.checkpoint import check_architecture, read_checkpoint
 from cifar_lightning.classifier import ImageClassifier
+from cifar_lightning.files import hash_file
 from cifar_lightning.preprocess import Preprocess
-from cifar_lightning.schema import TEXT, check, number, optional, whole
-
-_RESULT = {
-    "checkpoint_sha256": TEXT,
-    "model/tta": TEXT,
-    "accuracy": number(0, 1),
-    "pictures": whole(1),
-    "of": optional(whole(0)),
-}
+from cifar_lightning.schema import TEST, read_record
 
 
 class Pipeline(nn.Module):
@@ -103,11 +95,8 @@ def load_pipeline(
 
 def _find_accuracy(path: Path, digest: str, tta: str) -> float | None:
     """Reads a test's result, if it is one of the checkpoint with this SHA-256, so used, on all test pictures."""
-    try:
-        result = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError):
+    result, _ = read_record(path, TEST, ("checkpoint_sha256", "model", "accuracy", "pictures"))
+    if not result or result["checkpoint_sha256"] != digest or result["model"].get("tta") != tta:
         return None
-    missing, wrong = check(result, _RESULT)
-    if missing or wrong or result["checkpoint_sha256"] != digest or result["model"]["tta"] != tta:
-        return None
-    return float(result["accuracy"]) if result["pictures"] >= result.get("of", 0) else None
+    whole = result["pictures"] >= result.get("of", 0)
+    return float(result["accuracy"]) if whole and result["accuracy"] is not None else None

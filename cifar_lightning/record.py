@@ -1,7 +1,6 @@
 """What a run says of itself: metrics.csv while it is trained, fit.json when it has been."""
 
 import csv
-import json
 import os
 import platform
 import re
@@ -153,23 +152,14 @@ def read_history(folder: Path) -> list[dict[str, Any]]:
     history: dict[int, dict[str, Any]] = {}
     if not (folder / "metrics.csv").is_file():
         return []
-    with (folder / "metrics.csv").open(newline="", encoding="utf-8") as file:
+    with (folder / "metrics.csv").open(newline="", encoding="utf-8", errors="replace") as file:
         for row in csv.DictReader(file):
-            with suppress(TypeError, ValueError):  # A killed process leaves an incomplete last row.
+            with suppress(KeyError, TypeError, ValueError):  # A killed process leaves an incomplete last row.
                 means = {name: float(row[name]) for name in MEANS if row.get(name)}
                 if means:
                     number = int(row["epoch"]) + 1
                     history.setdefault(number, {"epoch": number}).update(means)
     return [means for _, means in sorted(history.items())]
-
-
-def read_record(folder: Path) -> dict[str, Any]:
-    """Reads ``fit.json``; nothing while the training is not finished."""
-    try:
-        record = json.loads((folder / "fit.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return {}
-    return record if isinstance(record, dict) else {}
 
 
 def read_throughput(folder: Path) -> float:

@@ -4,6 +4,7 @@ n pictures, K classes.
 """
 
 import csv
+import io
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -18,6 +19,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from cifar_lightning import UsageError, figures
+from cifar_lightning.files import write_output
 from cifar_lightning.pictures import PictureError, decode_picture, describe_unread, find_pictures
 from cifar_lightning.predictor import Guess, rank
 from cifar_lightning.text import csv_text, printable, say
@@ -150,19 +152,16 @@ def write_rows(rows: Sequence[Row], classes: Sequence[str], top_k: int, output: 
             }
             for row in rows
         ]
-        output.write_text(
-            json.dumps(entries, indent=2, ensure_ascii=False, allow_nan=False) + "\n",
-            encoding="utf-8",
-            errors="surrogateescape",
-        )
+        write_output(output, json.dumps(entries, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
         return
-    with output.open("w", newline="", encoding="utf-8", errors="surrogateescape") as file:
-        writer = csv.writer(file)
-        pairs = [(f"class_{n}", f"probability_{n}") for n in range(1, top_k + 1)]
-        writer.writerow(["picture", *(column for pair in pairs for column in pair), "error"])
-        for row in rows:
-            cells = [cell for g in row.top(classes, top_k) for cell in (csv_text(g.label), f"{g.probability:.6f}")]
-            writer.writerow([csv_text(row.picture), *(cells or [""] * 2 * top_k), csv_text(row.error)])
+    table = io.StringIO(newline="")
+    writer = csv.writer(table)
+    pairs = [(f"class_{n}", f"probability_{n}") for n in range(1, top_k + 1)]
+    writer.writerow(["picture", *(column for pair in pairs for column in pair), "error"])
+    for row in rows:
+        cells = [cell for g in row.top(classes, top_k) for cell in (csv_text(g.label), f"{g.probability:.6f}")]
+        writer.writerow([csv_text(row.picture), *(cells or [""] * 2 * top_k), csv_text(row.error)])
+    write_output(output, table.getvalue())
 
 
 def write_contact_sheet(

@@ -1,7 +1,6 @@
 """``report.html`` of a run: one page that needs no other file and no network, made of what lies in the run's folder."""
 
 import base64
-import json
 import math
 from functools import cache
 from pathlib import Path
@@ -10,9 +9,9 @@ from typing import Any
 import jinja2
 from PIL import Image
 
-from cifar_lightning.checkpoint import hash_file
-from cifar_lightning.files import write_atomically
+from cifar_lightning.files import hash_file, write_atomically
 from cifar_lightning.record import read_history
+from cifar_lightning.schema import FIT, TEST, read_record
 
 FIGURES = {
     "predictions": "Pictures drawn at random, with what was predicted and how surely.",
@@ -34,27 +33,21 @@ def write_report(folder: Path, fit: dict[str, Any] | None = None) -> None:
     Raises:
         OSError: If it can't be written.
     """
-    fit, test = fit or _read_json(folder / "fit.json"), _read_json(folder / "test.json")
+    fit, odd = (fit, "") if fit else read_record(folder / "fit.json", FIT)
+    test, odd_too = read_record(folder / "test.json", TEST)
     config = folder / "config.yaml"
     page = _template().render(
         name=folder.absolute().relative_to(folder.absolute().parent.parent).as_posix(),
         fit=fit,
         test=test,
+        odd=[reason for reason in (odd, odd_too) if reason],
         history=read_history(folder),
         outdated=test and _is_outdated(folder, test),
-        config=config.read_text(encoding="utf-8") if config.exists() else "",
+        config=config.read_text(encoding="utf-8", errors="replace") if config.exists() else "",
         figures={path.stem: _inline(path) for path in sorted(folder.glob("figures/*.png"))},
         captions=FIGURES,
     )
     write_atomically(folder / "report.html", page)
-
-
-def _read_json(path: Path) -> dict[str, Any] | None:
-    try:
-        content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    except (FileNotFoundError, ValueError):  # not written, or not to its end
-        return None
-    return content
 
 
 def _is_outdated(folder: Path, test: dict[str, Any]) -> bool:

@@ -25,8 +25,8 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 from cifar_lightning import callbacks, figures
-from cifar_lightning.checkpoint import hash_file
 from cifar_lightning.cli import main
+from cifar_lightning.files import hash_file
 
 # each of the processes that run the tests gets its share of the cores, and so do those that it starts
 if workers := os.environ.get("PYTEST_XDIST_WORKER_COUNT"):

@@ -36,11 +36,10 @@ LAYERS = [  # each may import what stands below it
         "data.download",
         "pictures",
         "card",
-        "files",
         "guard",
         "corruptions",
     },
-    {"schema", "streams", "strict_yaml", "text"},
+    {"files", "schema", "streams", "strict_yaml", "text"},
 ]
 WITHOUT_LIGHTNING = set().union(*LAYERS[-4:])
 

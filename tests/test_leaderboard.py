@@ -13,8 +13,8 @@ from typing import Any
 import pytest
 import yaml
 
-from cifar_lightning.checkpoint import hash_file
 from cifar_lightning.cli import find_checkpoint, main
+from cifar_lightning.files import hash_file
 from tests.conftest import FAST
 from tests.test_cli import LIGHT
 
@@ -154,6 +154,7 @@ def test_data_sets_are_not_mixed(here: Path, capsys: pytest.CaptureFixture[str])
     assert "synthetic, 50 test pictures: runs/cnn/version_0" in error
     assert "folder my/pictures, 7 test pictures: runs/mine/version_0" in error
     assert "--dataset pictures or --dataset synthetic" in error
+    assert "test them again" not in error
     assert [row["recipe"] for row in table(capsys, "--dataset=pictures")] == ["mine"]
     assert [row["recipe"] for row in table(capsys, "--dataset=synthetic")] == ["cnn"]
     assert [row["recipe"] for row in table(capsys, "runs/mine")] == ["mine"]
@@ -178,6 +179,7 @@ def test_other_test_pictures_are_another_data_set(here: Path, capsys: pytest.Cap
     error = capsys.readouterr().err
     assert "synthetic, 10 test pictures: runs/cnn/version_1" in error
     assert "--dataset" not in error, "which would not tell them apart"
+    assert "the images have changed, or an earlier version tested some of the runs: test them again" in error
 
 
 def test_runs_are_found_however_deep(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -263,10 +265,13 @@ def test_mistakes(words: list[str], message: str, here: Path, capsys: pytest.Cap
 
 
 BROKEN = {
-    "fit.json": ["", '{"seconds": 1', "[1]", '{"seconds": "x"}', '{"changes": 3}', '{"versions": [1]}'],
-    "test.json": ["{", '{"accuracy": 0.5}', '{"accuracy": "0.5", "pictures": 50}'],
+    "fit.json": [
+        "", '{"seconds": 1', "[1]", '{"seconds": "x"}', '{"changes": 3}', '{"versions": [1]}', '{"seconds": 1e999}',
+        '{"epochs": true}',
+    ],
+    "test.json": ["{", '{"accuracy": 0.5}', '{"accuracy": "0.5", "pictures": 50}', '{"accuracy": -1, "pictures": 50, "checkpoint": "best.ckpt"}'],
     "config.yaml": ["", "seed_everything: 0", "seed_everything: [", "- 1"],
-}
+}  # fmt: skip
 
 
 @pytest.mark.parametrize(("file", "content"), [(file, content) for file in BROKEN for content in BROKEN[file]])
@@ -353,3 +358,34 @@ def test_names_of_others_are_no_formulas_and_no_escapes(here: Path, capsys: pyte
     assert row["recipe"].startswith("'=1+1")
     assert main(["leaderboard"]) == 0
     assert "\\x1b[2J" in capsys.readouterr().out
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="needs a limit to the size of files, and /dev/full")
+def test_the_file_is_written_whole_through_links_or_not_at_all(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    import resource
+
+    make_run(here / "runs" / "cnn" / "version_0", 0, 0.5)
+    Path("real.csv").write_text("the old table")
+    Path("out.csv").symlink_to("real.csv")
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (20, hard))
+    try:
+        assert main(["leaderboard", "--output=out.csv"]) != 0
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert Path("real.csv").read_text() == "the old table"
+    assert main(["leaderboard", "--output=out.csv"]) == 0
+    assert Path("real.csv").read_text().startswith("recipe,")
+    assert Path("out.csv").is_symlink()
+    Path("full.csv").symlink_to("/dev/full")
+    assert main(["leaderboard", "--output=full.csv"]) != 0
+    assert Path("/dev/full").is_char_device()
+    os.mkfifo("pipe.csv")
+    reader = os.open("pipe.csv", os.O_RDONLY | os.O_NONBLOCK)
+    try:
+        assert main(["leaderboard", "--output=pipe.csv"]) == 0
+        assert os.read(reader, 7) == b"recipe,"
+    finally:
+        os.close(reader)
+    assert Path("pipe.csv").is_fifo()
+    assert list(Path().glob(".*.unfinished")) == []

@@ -1,5 +1,6 @@
 """A run's folder is locked while it is trained in, and removed only if nothing came of it."""
 
+import json
 import os
 import shutil
 import signal
@@ -8,7 +9,6 @@ import subprocess
 import sys
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
 
 import pytest
 from lightning.pytorch import Callback, LightningModule, Trainer
@@ -17,7 +17,6 @@ from cifar_lightning import UsageError
 from cifar_lightning.checkpoint import read_checkpoint
 from cifar_lightning.cli import main
 from cifar_lightning.files import write_atomically
-from cifar_lightning.record import read_record
 from cifar_lightning.run_folder import RunFolder, next_number
 from tests.conftest import FAST
 
@@ -136,7 +135,7 @@ def test_a_run_of_processes_that_do_not_run_the_command_themselves(strategy: str
     assert done.returncode == 0, done.stderr
     assert (run / "config.yaml").exists()
     assert (run / "report.html").exists()
-    record: dict[str, Any] = read_record(run)
+    record = json.loads((run / "fit.json").read_text())
     assert (record["epochs"], record["steps"], record["devices"]) == (2, 8, 2)
     assert "trained cnn on synthetic: 2 epochs in" in done.stdout
     assert ", 0 pictures/s" not in done.stdout

@@ -1,5 +1,6 @@
 """report.html: complete, escaped, and without a request to anywhere."""
 
+import json
 import re
 import shutil
 from html.parser import HTMLParser
@@ -9,6 +10,7 @@ import pytest
 
 from cifar_lightning.cli import main
 from cifar_lightning.run_report import write_report
+from cifar_lightning.schema import FIT, TEST, read_record
 from tests import chromium
 
 
@@ -114,3 +116,57 @@ def test_a_test_without_a_training_beside_it(trained: Path, here: Path) -> None:
     page = Collector((here / "elsewhere" / "report.html").read_text(encoding="utf-8"))
     assert '"arch": "cnn"' in page.text
     assert page.tags.count("img") == 5
+
+
+ODD = {
+    "fit.json": ['{"seconds": "x"}', "[1]", "{", "1" * 5000, '{"seconds": 1}'],
+    "test.json": ['{"accuracy": "x"}', "null", '{"accuracy": Infinity}'],
+}
+
+
+@pytest.mark.parametrize(("name", "content"), [(name, content) for name in ODD for content in ODD[name]])
+def test_an_odd_record_counts_as_none_and_the_page_names_it(
+    name: str, content: str, trained: Path, tmp_path: Path
+) -> None:
+    folder = tmp_path / "runs" / "demo" / "version_0"
+    folder.mkdir(parents=True)
+    for file in ("fit.json", "metrics.csv"):
+        shutil.copy(trained / file, folder)
+    (folder / "config.yaml").write_bytes(b"\xff")
+    (folder / name).write_text(content)
+    write_report(folder)
+    text = Collector((folder / "report.html").read_text(encoding="utf-8")).text
+    assert re.search(rf"Left out: (in )?{name}", text)
+    assert ("time of fit" in text) == (name != "fit.json")
+
+
+@pytest.mark.parametrize(("field", "value"), [("seconds", 1e999), ("seconds", -1), ("epochs", True), ("seed", "x")])
+def test_each_value_of_a_record_is_checked(field: str, value: object, trained: Path, tmp_path: Path) -> None:
+    record = json.loads((trained / "fit.json").read_text())
+    assert read_record(trained / "fit.json", FIT) == (record, "")
+    (tmp_path / "fit.json").write_text(json.dumps(record | {field: value}).replace("Infinity", "1e999"))
+    record, odd = read_record(tmp_path / "fit.json", FIT)
+    assert record == {}
+    assert f"in fit.json {field} is " in odd
+
+
+def test_a_test_beside_an_odd_record_of_the_training_prints_the_accuracy(
+    trained: Path, here: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = Path("runs") / "demo" / "version_0"
+    folder.mkdir(parents=True)
+    shutil.copy(trained / "best.ckpt", folder)
+    (folder / "fit.json").write_text('{"seconds": "x"}')
+    assert main(["test", "--ckpt_path=best.ckpt"]) == 0
+    assert "test/acc " in capsys.readouterr().out
+    assert read_record(folder / "test.json", TEST)[0]["pictures"] == 2000
+
+
+def test_a_training_is_recorded_beside_an_odd_record_of_a_test(trained: Path, here: Path) -> None:
+    folder = Path("runs") / "demo" / "version_0"
+    shutil.copytree(trained, folder)
+    (folder / "test.json").write_text('{"accuracy": "x"}')
+    (folder / "fit.json").unlink()
+    assert main(["fit", "--ckpt_path=last.ckpt"]) == 0
+    assert (folder / "fit.json").exists()
+    assert "Left out: test.json lacks" in (folder / "report.html").read_text(encoding="utf-8")

@@ -26,7 +26,7 @@ from cifar_lightning.classifier import ImageClassifier
 from cifar_lightning.commands import train
 from cifar_lightning.data.datamodule import ImageDataModule, WholeBatches
 from cifar_lightning.duration import AnnounceDuration
-from cifar_lightning.files import write_json
+from cifar_lightning.files import to_json, write_output
 from cifar_lightning.launcher import refuse_processes
 from cifar_lightning.options import split_options
 from cifar_lightning.record import hardware, versions
@@ -264,7 +264,7 @@ class Bench(TemporaryFit):
             table = profiler.key_averages().table(f"self_{place}_time_total", row_limit=20, max_name_column_width=40)
             print(table)
         if options.output:
-            write_json(Path(options.output), result)
+            write_output(Path(options.output), to_json(result))
             print(f"written: {options.output}")
 
     def _train(self, batches: int, epochs: int, callback: Callback) -> None:

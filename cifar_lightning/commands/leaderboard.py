@@ -2,7 +2,6 @@
 
 import argparse
 import csv
-import hashlib
 import io
 import json
 import shlex
@@ -21,7 +20,8 @@ from rich.markup import escape
 from rich.table import Table
 
 from cifar_lightning import UsageError
-from cifar_lightning.files import find_named
+from cifar_lightning.files import find_named, hash_file, write_output
+from cifar_lightning.schema import FIT, TEST, read_record
 from cifar_lightning.strict_yaml import load_yaml, read_text
 from cifar_lightning.text import csv_text, printable, say
 
@@ -36,14 +36,6 @@ ELSEWHERE = (
 
 MEASURING = ("model.tta", "data.image_size", "data.resize", "data.mean", "data.std")
 """Settings that can be given to test, too, and change what it measures."""
-
-RECORDED = dict.fromkeys(("accuracy", "val_accuracy", "seconds"), int | float) | {
-    **dict.fromkeys(("pictures", "of", "epochs", "parameters", "flops", "devices"), int),
-    **dict.fromkeys(("dataset", "dataset_sha256", "hardware", "precision", "checkpoint", "checkpoint_sha256"), str),
-    **dict.fromkeys(("versions", "model", "data"), dict),
-    "changes": list,
-}
-"""What is read of fit.json and test.json, where it is there."""
 
 MARKS = {
     "†": "no validation pictures were held out: no checkpoint was chosen, and the last one is measured",
@@ -97,7 +89,7 @@ def main(argv: Sequence[str]) -> int:
     text = {"table": format_table, "markdown": format_markdown, "csv": format_csv}[form](entries)
     if options.output:
         options.output.parent.mkdir(parents=True, exist_ok=True)
-        options.output.write_text(text, encoding="utf-8")
+        write_output(options.output, text)
         say(f"written: {options.output}")
     else:
         say(text.removesuffix("\n"))
@@ -266,23 +258,13 @@ def _natural(folder: Path) -> tuple[str, int]:
 
 def _read_run(folder: Path) -> Run:
     config = load_yaml(read_text(folder / "config.yaml"))
-    run = Run(folder, config, _read_record(folder / "fit.json"), _read_record(folder / "test.json"))
+    fit, odd = read_record(folder / "fit.json", FIT, ())
+    test, odd_too = read_record(folder / "test.json", TEST, ("accuracy", "pictures", "checkpoint"))
+    if odd or odd_too:
+        raise ValueError(odd or odd_too)
+    run = Run(folder, config, fit, test)
     _ = (run.seed, run.dataset, run.pictures, run.settings, str(config["model"]["arch"]))
     return run if _is_tested(run) else Run(folder, config, run.fit, {})
-
-
-def _read_record(path: Path) -> dict[str, Any]:
-    """Reads a record; a run whose training or test has not been finished has none."""
-    if not path.is_file():
-        return {}
-    try:
-        record: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"), parse_constant=lambda _: None)
-    except ValueError as error:
-        raise ValueError(f"{path.name} is cut short, or no JSON: {error}") from error
-    for name, kind in RECORDED.items():
-        if not isinstance(record.get(name), kind | None):
-            raise ValueError(f"{path.name} has the {name} {record[name]!r}")
-    return record
 
 
 def _is_tested(run: Run) -> bool:
@@ -292,11 +274,7 @@ def _is_tested(run: Run) -> bool:
     checkpoint = run.folder / (run.test.get("checkpoint") or "")
     if not checkpoint.is_file():
         return True
-    with checkpoint.open("rb") as file:
-        digest = hashlib.sha256()
-        while chunk := file.read(1 << 20):
-            digest.update(chunk)
-    return bool(digest.hexdigest() == run.test.get("checkpoint_sha256"))
+    return bool(hash_file(checkpoint) == run.test.get("checkpoint_sha256"))
 
 
 def _check_one_dataset(runs: Sequence[Run]) -> None:
@@ -316,9 +294,13 @@ def _check_one_dataset(runs: Sequence[Run]) -> None:
     names = sorted({Path(dataset.removeprefix("folder ")).name for dataset in datasets})
     options = " or ".join(f"--dataset {shlex.quote(name)}" for name in names)
     way_out = f", or the data set: {options}" if len(names) == len(datasets) == len(sets) else " of them."
+    again = (
+        "Where the name is the same, the images have changed, or an earlier version tested some of the runs: test them "
+        "again (cifar-lightning test --ckpt_path …)."
+    )
     raise UsageError(
         "these runs are of different data sets and can't be compared:\n" + "\n".join(lines) + "\n"
-        f"Name the runs of one{way_out}"
+        f"Name the runs of one{way_out}" + f"\n{again}" * (len(datasets) < len(sets))
     )
 
 

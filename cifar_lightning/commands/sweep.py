@@ -2,6 +2,7 @@
 
 import contextlib
 import csv
+import io
 import json
 import multiprocessing
 import os
@@ -30,6 +31,7 @@ from cifar_lightning.callbacks import EpochLines
 from cifar_lightning.classifier import ImageClassifier
 from cifar_lightning.commands import train
 from cifar_lightning.data.datamodule import ImageDataModule
+from cifar_lightning.files import write_atomically
 from cifar_lightning.launcher import refuse_processes
 from cifar_lightning.options import Parser, check_config, read_config, split_options
 from cifar_lightning.streams import protect_streams
@@ -671,24 +673,25 @@ def _report(study: optuna.Study, sweep: Sweep, folder: Path) -> int:
 
 
 def _write_table(study: optuna.Study, sweep: Sweep, path: Path) -> None:
-    with path.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.writer(file)
-        writer.writerow(["trial", "state", sweep.monitor, "epochs", "seconds", "again", "run", "error", *sweep.space])
-        for trial in study.get_trials(deepcopy=False):
-            values = list(trial.intermediate_values.values())
-            history = RetryHeartbeatStaleTrialCallback.retry_history(trial)
-            params = [trial.params.get(key, "") for key in sweep.space]
-            writer.writerow([
-                trial.number,
-                "surplus" if "surplus" in trial.user_attrs else trial.state.name.lower(),
-                (max if sweep.maximize else min)(values) if values else "",
-                len(values),
-                f"{trial.duration.total_seconds():.1f}" if trial.duration else "",
-                history[-1] if history else "",
-                csv_text(trial.user_attrs.get("run", "")),
-                csv_text(trial.user_attrs.get("error", "")),
-                *(csv_text(value) if isinstance(value, str) else value for value in params),
-            ])  # fmt: skip
+    table = io.StringIO(newline="")
+    writer = csv.writer(table)
+    writer.writerow(["trial", "state", sweep.monitor, "epochs", "seconds", "again", "run", "error", *sweep.space])
+    for trial in study.get_trials(deepcopy=False):
+        values = list(trial.intermediate_values.values())
+        history = RetryHeartbeatStaleTrialCallback.retry_history(trial)
+        params = [trial.params.get(key, "") for key in sweep.space]
+        writer.writerow([
+            trial.number,
+            "surplus" if "surplus" in trial.user_attrs else trial.state.name.lower(),
+            (max if sweep.maximize else min)(values) if values else "",
+            len(values),
+            f"{trial.duration.total_seconds():.1f}" if trial.duration else "",
+            history[-1] if history else "",
+            csv_text(trial.user_attrs.get("run", "")),
+            csv_text(trial.user_attrs.get("error", "")),
+            *(csv_text(value) if isinstance(value, str) else value for value in params),
+        ])  # fmt: skip
+    write_atomically(path, table.getvalue())
 
 
 def _write_best(sweep: Sweep, best: FrozenTrial, trials: int, path: Path) -> None:
@@ -718,7 +721,7 @@ def _write_best(sweep: Sweep, best: FrozenTrial, trials: int, path: Path) -> Non
         f"#   cifar-lightning fit --config {path}",
         *(["# Fixed in all trials:", *notes] if notes else []),
     ]
-    path.write_text("\n".join(header) + "\n" + yaml.safe_dump(recipe, sort_keys=False), encoding="utf-8")
+    write_atomically(path, "\n".join(header) + "\n" + yaml.safe_dump(recipe, sort_keys=False))
 
 
 def _draw(study: optuna.Study, monitor: str, folder: Path) -> list[str]:

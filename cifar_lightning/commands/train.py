@@ -62,10 +62,11 @@ from cifar_lightning.options import (
     refuse_null,
     split_options,
 )
-from cifar_lightning.record import MetricsLog, Record, read_record, read_throughput
+from cifar_lightning.record import MetricsLog, Record, read_throughput
 from cifar_lightning.report import classify_files
 from cifar_lightning.resume import HANGUP, SIGNALS, LastCheckpoint, RunCheckpoint, end_processes
 from cifar_lightning.run_folder import RunFolder, next_number
+from cifar_lightning.schema import FIT, read_record
 from cifar_lightning.text import say
 
 TUNERS = (BatchSizeFinder, LearningRateFinder)
@@ -611,7 +612,7 @@ class CLI(LightningCLI):
 
     def _say_trained(self, model: ImageClassifier, data: ImageDataModule, seconds: float) -> None:
         # The record comes first, since with ddp_spawn and its like this process has not trained itself.
-        record = read_record(self.folder)
+        record, _ = read_record(self.folder / "fit.json", FIT)
         throughput = next(c for c in self._callbacks if isinstance(c, Throughput))
         rate = read_throughput(self.folder) or throughput.pictures / max(throughput.seconds, 1e-9)
         epochs = record.get("epochs", self.trainer.current_epoch)

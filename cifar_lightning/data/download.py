@@ -1,6 +1,5 @@
 """Fetching a file whole or not at all, with the standard library."""
 
-import hashlib
 import http.client
 import os
 import urllib.error
@@ -19,6 +18,7 @@ from rich.progress import (
     TransferSpeedColumn,
 )
 
+from cifar_lightning.files import hash_file
 from cifar_lightning.text import printable
 
 _CHUNK = 1 << 20  # bytes
@@ -37,13 +37,7 @@ class TooLargeError(DownloadError):
 
 def matches(path: Path, checksum: str, algorithm: str = "md5") -> bool:
     """Tells whether a file exists and its checksum, in hexadecimal, is or begins with this one."""
-    if not path.is_file():
-        return False
-    with path.open("rb") as file:
-        digest = hashlib.new(algorithm, usedforsecurity=False)
-        for chunk in _chunks(file):
-            digest.update(chunk)
-    return digest.hexdigest().startswith(checksum)
+    return path.is_file() and hash_file(path, algorithm).startswith(checksum)
 
 
 def fetch(url: str, path: Path, checksum: str, algorithm: str = "md5", max_bytes: int = MAX_BYTES) -> None:
@@ -121,10 +115,10 @@ def _download(url: str, part: Path, max_bytes: int) -> None:
         raise DownloadError("the connection broke off; run the command again to go on from there")
 
 
-def _chunks(file: BinaryIO, max_bytes: int | None = None) -> Iterator[bytes]:
+def _chunks(file: BinaryIO, max_bytes: int) -> Iterator[bytes]:
     count = 0
     while chunk := file.read(_CHUNK):
         count += len(chunk)
-        if max_bytes is not None and count > max_bytes:
+        if count > max_bytes:
             raise TooLargeError("more came than it can have; nothing is kept")
         yield chunk

@@ -14,6 +14,7 @@ from rich.progress import track
 from cifar_lightning import UsageError
 from cifar_lightning.data.cache import Decoded, cached
 from cifar_lightning.data.image_set import ImageSet, Normalisation
+from cifar_lightning.files import hash_file
 from cifar_lightning.pictures import PictureError, decode_picture, describe_unread, search_folder
 from cifar_lightning.text import printable, say
 
@@ -139,8 +140,7 @@ class Folder:
         def decode(position: int) -> None:
             try:
                 images[position] = decode_picture(files[position], self.image_size)
-                with files[position].open("rb") as file:
-                    hashes[position] = hashlib.file_digest(file, "sha256").digest()
+                hashes[position] = bytes.fromhex(hash_file(files[position]))
             except (PictureError, OSError) as error:
                 broken[position] = f"{files[position]}: {error}"
 
