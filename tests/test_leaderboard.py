@@ -269,7 +269,10 @@ BROKEN = {
         "", '{"seconds": 1', "[1]", '{"seconds": "x"}', '{"changes": 3}', '{"versions": [1]}', '{"seconds": 1e999}',
         '{"epochs": true}',
     ],
-    "test.json": ["{", '{"accuracy": 0.5}', '{"accuracy": "0.5", "pictures": 50}', '{"accuracy": -1, "pictures": 50, "checkpoint": "best.ckpt"}'],
+    "test.json": [
+        "{", '{"accuracy": 0.5}', '{"accuracy": "0.5", "pictures": 50}',
+        '{"accuracy": -1, "pictures": 50, "checkpoint": "best.ckpt"}',
+    ],
     "config.yaml": ["", "seed_everything: 0", "seed_everything: [", "- 1"],
 }  # fmt: skip
 
