@@ -387,11 +387,12 @@ class CLI(LightningCLI):
         """Returns the splits' sizes in the checkpoint's run, if it is finished, as far as they should be the same."""
         if self.checkpoint is None:
             return {}
-        record, before = read_record(self.folder), self.checkpoint["datamodule_hyper_parameters"]
+        record, _ = read_record(self.folder / "fit.json", FIT, ())
+        before = self.checkpoint["datamodule_hyper_parameters"]
         sizes = {"val": record.get("validation_pictures")}
         if before.get("train_size") == self.datamodule.hparams["train_size"]:
             sizes["train"] = record.get("training_pictures")
-        return {split: size for split, size in sizes.items() if isinstance(size, int)}
+        return {split: size for split, size in sizes.items() if size is not None}
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         """Builds the Trainer with the run's folder, logger, checkpoints and reports."""
