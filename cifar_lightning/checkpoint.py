@@ -33,6 +33,7 @@ from cifar_lightning.schema import (
     whole,
 )
 from cifar_lightning.strict_yaml import MAX_DEPTH, MAX_SIZE, StrictError, check_value
+from cifar_lightning.text import printable
 
 
 def _is_version(value: object) -> bool:
@@ -234,10 +235,11 @@ def check_architecture(path: Path, checkpoint: dict[str, Any], trusted: str | No
     """
     arch = str(checkpoint["hyper_parameters"].get("arch"))
     if is_custom(arch) and arch != trusted:
+        shown = printable(arch)
         raise UsageError(
-            f"the network of {path} is {arch}: loading it would import the module {arch.partition(':')[0]} and run its "
-            f"code. If you trust that code, name the network, --model.arch {arch}, or allow whatever the checkpoint "
-            f"names, --allow_custom_arch (in Python: arch={arch!r} or allow_custom_arch=True)."
+            f"the network of {path} is {shown}: loading it would import the module {shown.partition(':')[0]} and run "
+            f"its code. If you trust that code, name the network, --model.arch {shown}, or allow whatever the "
+            f"checkpoint names, --allow_custom_arch (in Python: arch={arch!r} or allow_custom_arch=True)."
         )
 
 

@@ -13,7 +13,7 @@ from typing import NoReturn
 
 from cifar_lightning import UsageError, __version__, did_you_mean
 from cifar_lightning.streams import protect_streams, report_lost_output
-from cifar_lightning.text import say
+from cifar_lightning.text import first_ten, say
 
 COMMANDS = {
     "fit": ("train", "train a classifier; resume with --ckpt_path last.ckpt"),
@@ -204,7 +204,7 @@ def _check_config(value: str) -> None:
         hint = [p for p, stem in stems.items() if near and stem == near[0]][:1] or known
         raise UsageError(
             f"there is no config {value} (in {Path.cwd()})."
-            + (f" Did you mean {', '.join(dict.fromkeys(hint))}?" if hint else "")
+            + (f" Did you mean {first_ten(dict.fromkeys(hint))}?" if hint else "")
         )
 
 
@@ -243,5 +243,5 @@ def find_checkpoint(value: str) -> Path:
     suffix = path.suffix if kind == "file" else ".ckpt"
     near = sorted(str(p) for p in path.parent.glob(f"*{suffix}")) if path.parent.is_dir() else []
     raise UsageError(
-        f"there is no {kind} {value} (in {Path.cwd()})." + (f" There is {', '.join(near[:5])}." if near else "")
+        f"there is no {kind} {value} (in {Path.cwd()})." + (f" There is {first_ten(near)}." if near else "")
     )

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 
 from cifar_lightning import UsageError
+from cifar_lightning.text import first_ten
 
 SUFFIXES = frozenset({".png", ".apng", ".jpg", ".jpeg", ".jpe", ".jfif", ".webp", ".avif", ".bmp", ".gif"})
 """File names of images that are read."""
@@ -277,9 +278,7 @@ def describe_unread(paths: Collection[Path]) -> str:
     """Names images that are left out, with a way out; nothing where there are none."""
     if not paths:
         return ""
-    names = [os.fsencode(path).decode(errors="backslashreplace") for path in paths]
-    more = f", … ({len(names)} in all)" if len(names) > 10 else ""
     hint = ""
     if any(path.suffix.lower() in UNREAD_SUFFIXES for path in paths):
         hint = " Convert them to JPEG or PNG, for instance with ImageMagick: magick mogrify -format jpg *.heic"
-    return f"Left out, as they can't be read: {', '.join(names[:10])}{more}.{hint}"
+    return f"Left out, as they can't be read: {first_ten(paths)}.{hint}"

@@ -227,7 +227,8 @@ def report_rows(
     finally:  # shown even if they can't be written
         _print_rows(rows, classes, top_k, output)
         for row in unreadable[:SHOWN]:
-            say(f"{'' if row.error == NO_PREDICTION else 'unreadable: '}{row.picture}: {row.error}")
+            shown = printable(f"{row.picture}: {row.error}")
+            say(f"{'' if row.error == NO_PREDICTION else 'unreadable: '}{shown}")
     if not readable and any(row.error == NO_PREDICTION for row in rows):
         raise UsageError(
             f"{NO_PREDICTION} for any of the {len(rows):,} images; nothing is written. Did its training diverge? Take "

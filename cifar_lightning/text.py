@@ -3,6 +3,7 @@
 import re
 import sys
 import unicodedata
+from collections.abc import Collection
 from pathlib import Path
 from typing import TextIO
 
@@ -30,16 +31,28 @@ def _escape(character: str) -> str:
     return repr(character)[1:-1] if hidden or unicodedata.bidirectional(character) in _DIRECTIONS else character
 
 
+def first_ten(names: Collection[str | Path], separator: str = ", ") -> str:
+    """Joins names for a message, each made printable: the first ten, and how many there are where they are more."""
+    more = [f"… ({len(names)} in all)"] if len(names) > 10 else []
+    return separator.join([printable(name) for name in list(names)[:10]] + more)
+
+
 def say(text: str, file: TextIO | None = None) -> None:
-    """Prints text that may hold such names, on standard output by default."""
+    """Prints a message, on standard output by default.
+
+    Its line breaks are kept, so a name of anybody's choice must be made printable where it is put into it.
+    """
     print(printable(text, keep="\n"), file=file or sys.stdout, flush=True)
 
 
 def csv_text(text: str | Path) -> str:
-    """Keeps a spreadsheet from taking a name in a CSV file for a formula (https://owasp.org/www-community/attacks/CSV_Injection).
+    """Makes a name in a CSV file printable, and keeps a spreadsheet from taking it for a formula.
+
+    See https://owasp.org/www-community/attacks/CSV_Injection.
 
     Returns:
-        The text, with an apostrophe before it where it begins as formulas do and is no number.
+        The printable text, with an apostrophe before it where it begins as formulas do and is no number.
     """
-    formula = re.match(r"[=+\-@\t\r]", str(text)) and not re.fullmatch(r"[+-]?\d+(\.\d+)?", str(text))
-    return f"'{text}" if formula else str(text)
+    shown = printable(text)
+    formula = re.match(r"[=+\-@]", shown) and not re.fullmatch(r"[+-]?\d+(\.\d+)?", shown)
+    return f"'{shown}" if formula else shown

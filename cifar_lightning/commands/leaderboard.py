@@ -241,7 +241,10 @@ def find_runs(paths: Sequence[Path]) -> list[Run]:
             runs.append(_read_run(folder))
         except (OSError, yaml.YAMLError, ValueError, KeyError, TypeError, AttributeError) as error:
             why = " ".join(str(error).split()) if isinstance(error, OSError | ValueError) else repr(error)
-            say(f"note: {folder} is left out: it is no run of fit, or its records are broken ({why})", file=sys.stderr)
+            say(
+                f"note: {printable(folder)} is left out: it is no run of fit, or its records are broken ({why})",
+                file=sys.stderr,
+            )
     if not runs:
         raise UsageError("none of these folders is a run of fit whose records can be read.")
     return runs
@@ -450,11 +453,11 @@ def _say_untested(runs: Sequence[Run]) -> None:
             from cifar_lightning.models import is_custom
 
             words += ["--model.arch", arch] if is_custom(arch) else []
-        commands.append(f"  {shlex.join(words)}")
+        commands.append(f"  {printable(shlex.join(words))}")
     if commands:
         _note("untested, tested in part, or trained on since:\n" + "\n".join(commands))
     if without:
-        _note(f"untested and without a checkpoint: {', '.join(without)}")
+        _note(f"untested and without a checkpoint: {', '.join(map(printable, without))}")
 
 
 def _note(text: str) -> None:

@@ -7,7 +7,7 @@ from typing import NoReturn
 
 from cifar_lightning import UsageError
 from cifar_lightning.predictor import EXPORTED, Predictor
-from cifar_lightning.text import say
+from cifar_lightning.text import printable, say
 
 
 class _Parser(argparse.ArgumentParser):
@@ -54,7 +54,7 @@ def main(argv: Sequence[str]) -> int:
             "--ckpt_path best.ckpt"
         )
     predictor = Predictor(options.ckpt_path, device=options.device, allow_custom_arch=options.allow_custom_arch)
-    say(f"{predictor.card.arch}, trained on {predictor.card.dataset}")
+    say(printable(f"{predictor.card.arch}, trained on {predictor.card.dataset}"))
     return classify_files(
         options.pictures,
         predictor.probabilities,

@@ -15,7 +15,7 @@ from typing import NoReturn
 
 from cifar_lightning import UsageError, did_you_mean
 from cifar_lightning.predictor import Predictor
-from cifar_lightning.text import say
+from cifar_lightning.text import printable, say
 
 TOKEN = "CIFAR_LIGHTNING_TOKEN"
 """The environment variable that stands for ``--token``."""
@@ -74,7 +74,7 @@ def main(argv: Sequence[str]) -> int:
     listener = _listen(options.host, options.port)
     card = predictor.card
     host, port = listener.getsockname()[:2]
-    say(f"{card.arch}, trained on {card.dataset}: {len(card.classes)} classes")
+    say(printable(f"{card.arch}, trained on {card.dataset}: {len(card.classes)} classes"))
     print(f"open http://{f'[{host}]' if ':' in host else host}:{port} (Ctrl+C ends)", flush=True)
     if not options.token and not ip_address(host).is_loopback:
         print(

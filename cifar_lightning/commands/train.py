@@ -67,7 +67,7 @@ from cifar_lightning.report import classify_files
 from cifar_lightning.resume import HANGUP, SIGNALS, LastCheckpoint, RunCheckpoint, end_processes
 from cifar_lightning.run_folder import RunFolder, next_number
 from cifar_lightning.schema import FIT, read_record
-from cifar_lightning.text import say
+from cifar_lightning.text import printable, say
 
 TUNERS = (BatchSizeFinder, LearningRateFinder)
 """Callbacks that change settings when a training begins."""
@@ -770,16 +770,16 @@ def _check_resume(checkpoint: dict[str, Any], config: Any, folder: Path) -> None
     for name in ("arch", "arch_options", "num_classes", "stem", "freeze", "optimizer", "ema", "swa"):
         if config.model[name] != before.get(name, config.model[name]):
             raise UsageError(
-                f"model.{name} can't change from {before.get(name)} to {config.model[name]} when a run is resumed. "
-                "Leave out --ckpt_path to begin a new run."
+                f"model.{name} can't change from {printable(before.get(name))} to {config.model[name]} when a run is "
+                "resumed. Leave out --ckpt_path to begin a new run."
             )
     data = checkpoint["datamodule_hyper_parameters"]
     for name in ("dataset", "val_size", "test_size", "split_seed"):
         if config.data[name] != data.get(name, 0):  # earlier releases had no test_size
             raise UsageError(
-                f"data.{name} can't change from {data.get(name, 0)} to {config.data[name]} when a run is resumed: "
-                "pictures it was trained on would be among the validation pictures. Leave out --ckpt_path to begin "
-                "a new run."
+                f"data.{name} can't change from {printable(data.get(name, 0))} to {config.data[name]} when a run is "
+                "resumed: pictures it was trained on would be among the validation pictures. Leave out --ckpt_path to "
+                "begin a new run."
             )
     for name in ("lr", "weight_decay", "momentum", "sgd_lr", "sgd_momentum", "backbone_lr"):
         if config.model[name] != before.get(name, config.model[name]):

@@ -18,7 +18,7 @@ from cifar_lightning.augment import augment, auto_augment, cutout, mix
 from cifar_lightning.data.datasets import open_source
 from cifar_lightning.data.image_set import Batch, ImageSet, Normalisation, hold_out, stratified_split
 from cifar_lightning.preprocess import Preprocess
-from cifar_lightning.text import say
+from cifar_lightning.text import first_ten, printable, say
 
 SPLITS = {"fit": ("train", "val"), "validate": ("train", "val"), "test": ("test",), "predict": ()}
 """What each stage of the Trainer may read."""
@@ -155,7 +155,7 @@ class ImageDataModule(LightningDataModule):
     def description(self) -> str:
         """The data set's name as it stands beside a result."""
         dataset = str(self.hparams["dataset"])
-        return f"folder {self.hparams['root']}" if dataset == "folder" else dataset
+        return f"folder {printable(self.hparams['root'])}" if dataset == "folder" else dataset
 
     def _splits(self, stage: str) -> list[str]:
         splits = SPLITS[stage]
@@ -218,7 +218,7 @@ class ImageDataModule(LightningDataModule):
         labels = train.labels[train.numbers]
         _, chosen = stratified_split(labels, size, self.hparams["split_seed"])
         if missing := sorted(set(labels.tolist()) - set(labels[chosen].tolist())):
-            names = ", ".join(train.classes[label] for label in missing[:10])
+            names = first_ten([train.classes[label] for label in missing])
             raise UsageError(f"data.train_size {size:,} leaves no image of {names} to train on. Name a larger one.")
         self.sets["train"] = train.subset(train.numbers[chosen])
 
@@ -241,8 +241,8 @@ class ImageDataModule(LightningDataModule):
     def _check_classes(self, classes: tuple[str, ...]) -> None:
         if self.classes and classes != self.classes:
             raise UsageError(
-                f"the data ({self.description}) have {len(classes)} classes, {', '.join(classes[:10])}; the checkpoint "
-                f"was trained on {len(self.classes)}, {', '.join(self.classes[:10])}. Name the data it was trained "
+                f"the data ({self.description}) have {len(classes)} classes, {first_ten(classes)}; the checkpoint "
+                f"was trained on {len(self.classes)}, {first_ten(self.classes)}. Name the data it was trained "
                 "for with --data.dataset and --data.root."
             )
         self.classes = classes

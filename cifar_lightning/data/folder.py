@@ -16,7 +16,7 @@ from cifar_lightning.data.cache import Decoded, cached
 from cifar_lightning.data.image_set import ImageSet, Normalisation
 from cifar_lightning.files import hash_file
 from cifar_lightning.pictures import PictureError, decode_picture, describe_unread, search_folder
-from cifar_lightning.text import printable, say
+from cifar_lightning.text import first_ten, printable, say
 
 
 class Folder:
@@ -61,11 +61,11 @@ class Folder:
         if not names:
             raise UsageError(f"{folder} holds no folders; it wants one for each class: {folder}/<class>/*.jpg.")
         if odd := [name for name in names if any("\ud800" <= letter <= "\udfff" for letter in name)]:
-            raise UsageError(f"in {folder}, the names of these folders are not UTF-8: {_first_ten(odd)}. Rename them.")
+            raise UsageError(f"in {folder}, the names of these folders are not UTF-8: {first_ten(odd)}. Rename them.")
         if len(names) == 1 and split == "train":
             raise UsageError(
-                f"{folder} holds one class only, {names[0]}; a classifier needs at least two. Put the images of each "
-                f"class into a folder of its own: {folder}/<class>/*.jpg."
+                f"{folder} holds one class only, {printable(names[0])}; a classifier needs at least two. Put the "
+                f"images of each class into a folder of its own: {folder}/<class>/*.jpg."
             )
         return names
 
@@ -75,7 +75,7 @@ class Folder:
             if self.has(split) and (differing := set(self._classes(split)) ^ set(classes)):
                 raise UsageError(
                     f"{self.root / split} and {self.root / 'train'} don't have the same classes: "
-                    f"{_first_ten(sorted(differing))} in only one of them."
+                    f"{first_ten(sorted(differing))} in only one of them."
                 )
         for split in splits:
             self._sets[split] = self._read(split)
@@ -117,7 +117,7 @@ class Folder:
             empty += [] if found.images else [name]
         self._check_filled(place, empty, describe_unread(unread))
         if others:
-            say(f"{place}: ignoring what is not an image: {_first_ten([str(path) for path in others])}")
+            say(f"{place}: ignoring what is not an image: {first_ten(others)}")
         if unread:
             say(f"{place}: {describe_unread(unread)}")
         return files, labels
@@ -125,7 +125,7 @@ class Folder:
     @staticmethod
     def _check_filled(place: Path, empty: Sequence[str], why: str = "") -> None:
         if empty:
-            raise UsageError(f"these class folders in {place} hold no images: {_first_ten(empty)}. {why}".rstrip())
+            raise UsageError(f"these class folders in {place} hold no images: {first_ten(empty)}. {why}".rstrip())
 
     def _decode(self, place: Path, files: Sequence[Path], labels: Sequence[int], classes: Sequence[str]) -> Decoded:
         """Decodes the files, and hashes what they hold together with their labels.
@@ -161,12 +161,7 @@ class Folder:
     def _judge_broken(self, place: Path, broken: Sequence[str], count: int) -> None:
         """Names the images that can't be read, and refuses the folder unless they are to be left out."""
         of = f"{len(broken)} of the {count} images in {place} can't be read"
-        reasons = _first_ten(broken, "\n  ")
+        reasons = first_ten(broken, "\n  ")
         if not self.skip_broken:
             raise UsageError(f"{of}; mend or remove them, or leave them out: --data.skip_broken true\n  {reasons}")
         say(f"{of} and are left out:\n  {reasons}")
-
-
-def _first_ten(names: Sequence[str], separator: str = ", ") -> str:
-    more = f"{separator}… ({len(names)} in all)" if len(names) > 10 else ""
-    return (separator.join(names[:10]) + more).encode(errors="backslashreplace").decode()  # names can be of any bytes
