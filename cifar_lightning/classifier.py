@@ -14,7 +14,6 @@ from lightning.pytorch.callbacks import (
 )
 from lightning.pytorch.callbacks.finetuning import BaseFinetuning
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
-from lightning_utilities.core.rank_zero import rank_zero_warn
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torchmetrics import Metric
@@ -34,6 +33,7 @@ from cifar_lightning.models.pretrained import (
     use_small_stem,
 )
 from cifar_lightning.optim import build_optimizer, build_schedule
+from cifar_lightning.text import say
 
 _EXACT = torch.float32 if torch.backends.mps.is_available() else torch.float64  # which mps has not
 
@@ -229,7 +229,8 @@ class ImageClassifier(LightningModule):
         tta: Test-time augmentation, in validate, test and predict: "flip" averages the logits of a picture and its
             mirror image, "flip_translate" those of both moved by a pixel too; "none" is fastest.
         stop_on_nan: Whether fit, validate and test end with an error after an epoch whose loss is not finite (NaN or
-            infinite); otherwise they warn, and what was measured of such an output is NaN.
+            infinite), and fit before it writes a checkpoint of such a training; otherwise they warn, and what was
+            measured of such an output is NaN.
         compile: Whether torch.compile makes the network faster in fit; it needs a C++ compiler, and some minutes.
 
     Raises:
@@ -345,7 +346,13 @@ class ImageClassifier(LightningModule):
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         checkpoint["seed"] = self._seed
-        checkpoint["partial_epoch"] = self.train_metrics.partial()
+        checkpoint["partial_epoch"] = partial = self.train_metrics.partial()
+        if self.hparams["stop_on_nan"] and self.trainer.state.fn == "fit" and not self._tuning:
+            # before it is written over the last checkpoint that is worth something
+            if not math.isfinite(loss := partial.get("loss", 0.0)):
+                self._handle_divergence("train", loss)
+            if not self._has_finite_weights():
+                self._stop_or_warn("a weight is not a finite number")
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         self._fresh = False
@@ -359,26 +366,42 @@ class ImageClassifier(LightningModule):
             # tuning ends in CUDA graphs, which spare a GPU the launches of a small network's many kernels
             self.net.compile(mode="max-autotune" if on_gpu else "default", dynamic=False)
 
+    def _has_finite_weights(self) -> bool:
+        return all(bool(p.isfinite().all()) for p in self.parameters())
+
     def _handle_divergence(self, stage: str, loss: float) -> None:
-        """Stops with an error, or warns, as ``stop_on_nan`` says.
+        """Handle a loss that is not finite, unless steps that were left out explain it.
 
         Raises:
             DivergedError: To stop.
         """
-        scaler, options = getattr(self.trainer.precision_plugin, "scaler", None), self.hparams
-        if stage == "train" and scaler is not None and all(bool(p.isfinite().all()) for p in self.parameters()):
+        scaler = getattr(self.trainer.precision_plugin, "scaler", None)
+        if stage == "train" and scaler is not None and self._has_finite_weights():
             return  # float16 overflowed, and the scaler left these steps out
+        self._stop_or_warn(f"{stage}/loss is {loss}")
+
+    def _stop_or_warn(self, sign: str) -> None:
+        """Stop with an error, or warn, as ``stop_on_nan`` says.
+
+        Args:
+            sign: What tells that training has diverged, or that the network's output is not a number.
+
+        Raises:
+            DivergedError: To stop.
+        """
+        options = self.hparams
         if self.trainer.state.fn == "fit" and not self.trainer.sanity_checking:
             names = ("lr", "sgd_lr") if options["optimizer"] == "muon" else ("lr",)
             rates = " and ".join(f"--model.{name} {options[name]:g}" for name in names)
-            what = f"training has diverged: {stage}/loss is {loss} in epoch {self.trainer.current_epoch + 1}"
+            what = f"training has diverged: {sign} in epoch {self.trainer.current_epoch + 1}"
             way_out = f"Train again with a lower learning rate than {rates}, or with --trainer.gradient_clip_val 1"
         else:
-            what = f"the network's output is not a number: {stage}/loss is {loss}"
+            what = f"the network's output is not a number: {sign}"
             way_out = "If its training has diverged, take an earlier checkpoint, or train with a lower --model.lr"
         if options["stop_on_nan"]:
             raise DivergedError(f"{what}. {way_out}; --model.stop_on_nan false goes on all the same.")
-        rank_zero_warn(f"{what}. {way_out}.")
+        if self.trainer.is_global_zero:
+            say(f"note: {what}. {way_out}.")
 
     def _load_pretrained(self) -> None:
         """Loads the weights that training begins with, unless a checkpoint has been loaded."""

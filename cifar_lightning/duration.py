@@ -26,8 +26,27 @@ def set_default_epochs(trainer: Any) -> None:
         trainer.max_epochs = DEFAULT_EPOCHS if trainer.max_steps in (None, -1) else -1
 
 
+def find_longer_time(checkpoint: Mapping[str, Any], max_time: Any) -> str | None:
+    """Return twice the time of a training whose time is up: Lightning's Timer counts from the run's beginning.
+
+    Args:
+        checkpoint: Of the run, as Lightning wrote it.
+        max_time: The Trainer's setting.
+
+    Returns:
+        A value for ``max_time``, or None if there is time left.
+    """
+    timer = Timer(max_time)
+    timer.load_state_dict(checkpoint.get("callbacks", {}).get("Timer", {}))
+    if (left := timer.time_remaining()) is None or left > 0:
+        return None
+    minutes, seconds = divmod(max(1, math.ceil(2 * timer.time_elapsed())), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours // 24:02}:{hours % 24:02}:{minutes:02}:{seconds:02}"
+
+
 def check_time_left(checkpoint: Mapping[str, Any], max_time: Any) -> None:
-    """Refuses to resume a training whose time is up: Lightning's Timer counts from the run's beginning.
+    """Refuse to resume a training whose time is up.
 
     Args:
         checkpoint: Of the run, as Lightning wrote it.
@@ -36,12 +55,10 @@ def check_time_left(checkpoint: Mapping[str, Any], max_time: Any) -> None:
     Raises:
         UsageError: If no time is left.
     """
-    timer = Timer(max_time)
-    timer.load_state_dict(checkpoint.get("callbacks", {}).get("Timer", {}))
-    if (left := timer.time_remaining()) is not None and left <= 0:
+    if longer := find_longer_time(checkpoint, max_time):
         raise UsageError(
-            f"this run has already been trained for {timer.time_elapsed():.0f} s. To go on, name a longer "
-            "--trainer.max_time, which counts from the beginning of the run, or leave it out."
+            "this run has already been trained for its trainer.max_time, which counts from the beginning of the run. "
+            f"To go on, name a longer one, such as --trainer.max_time {longer}, or leave it out."
         )
 
 

@@ -162,14 +162,24 @@ def read_history(folder: Path) -> list[dict[str, Any]]:
     return [means for _, means in sorted(history.items())]
 
 
-def read_throughput(folder: Path) -> float:
-    """Reads the mean training throughput over the epochs of a run, in images/s, from its ``metrics.csv``; 0 if none."""
+def read_throughput(folder: Path, step: int = 0) -> float:
+    """Read the mean training throughput over the epochs that ended after a step, from a run's ``metrics.csv``.
+
+    Args:
+        folder: The run's folder.
+        step: The training step that the run was resumed from.
+
+    Returns:
+        In images/s; 0 if there is no such epoch.
+    """
     rates = []
     with suppress(OSError), (folder / "metrics.csv").open(newline="", encoding="utf-8") as file:
         for row in csv.DictReader(file):
             with suppress(KeyError, TypeError, ValueError):
-                rates.append(float(row["throughput/pictures_per_second"]))
-    return harmonic_mean(rates) if rates else 0.0  # Each epoch has as many images.
+                if int(row["step"]) >= step:
+                    rates.append(float(row["throughput/pictures_per_second"]))
+    # Exact where each epoch has as many images: not where the first or the last one was trained in part.
+    return harmonic_mean(rates) if rates else 0.0
 
 
 def ours(trainer: Trainer, pl_module: LightningModule) -> tuple[ImageClassifier, ImageDataModule]:

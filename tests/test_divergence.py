@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 import torch
+from lightning.pytorch import Callback, LightningModule, Trainer
 from PIL import Image
 
 from cifar_lightning.cli import main
@@ -65,11 +66,59 @@ def test_without_validation_the_training_loss_tells(fit: list[str], capsys: pyte
     assert "no checkpoint from before" in said
 
 
+@pytest.mark.parametrize("val_size", [0, 100])
+def test_no_checkpoint_inside_an_epoch_that_diverges(
+    val_size: int, fit: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    each_step = ["--checkpoint_every_n_minutes=0", f"--data.val_size={val_size}"]
+    assert main([*fit, "--model.arch_options={steps: 5}", *each_step]) == 2
+    said = capsys.readouterr().err
+    assert "training has diverged: train/loss is nan in epoch 2" in said
+    assert "last.ckpt." in said
+    checkpoint = torch.load(RUN / "last.ckpt", weights_only=True)
+    assert checkpoint["global_step"] == 5
+    assert all(value.isfinite().all() for value in checkpoint["state_dict"].values())
+
+
+class Spoil(Callback):
+    """Makes a weight NaN after the last step of the second epoch, whose losses were all finite."""
+
+    def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *args: Any) -> None:
+        if trainer.global_step == 8:
+            next(pl_module.parameters()).data.fill_(math.nan)
+
+
+def test_no_checkpoint_of_weights_that_are_not_finite(fit: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    words = ["--model.arch_options={steps: 99}", "--data.val_size=0", "--trainer.callbacks=tests.test_divergence.Spoil"]
+    assert main([*fit, *words]) == 2
+    assert "training has diverged: a weight is not a finite number in epoch 2" in capsys.readouterr().err
+    assert torch.load(RUN / "last.ckpt", weights_only=True)["epoch"] == 0
+
+
+class SpoilTheFirst(Callback):
+    """Makes a weight NaN in the first of several runs."""
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if not RUN.with_name("version_1").exists():
+            next(pl_module.parameters()).data.fill_(math.nan)
+
+
+def test_one_of_several_runs_diverges(fit: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    words = ["--runs=2", "--trainer.max_epochs=1", "--trainer.callbacks=tests.test_divergence.SpoilTheFirst"]
+    assert main([*fit, "--model.arch_options={steps: 99}", *words]) == 2
+    said = capsys.readouterr()
+    assert "cifar-lightning: training has diverged: val/loss is nan in epoch 1" in said.err
+    assert "1 of 2 runs are trained" in said.out
+    assert [path.parent.name for path in RUN.parent.glob("*/fit.json")] == ["version_1"]
+
+
 @pytest.mark.parametrize(("steps", "best"), [(4, "best: epoch 1, val/acc"), (3, "best: none; training has diverged")])
 def test_an_option_goes_on(steps: int, best: str, fit: list[str], capsys: pytest.CaptureFixture[str]) -> None:
-    with pytest.warns(UserWarning, match="training has diverged"):
-        assert main([*fit, f"--model.arch_options={{steps: {steps}}}", "--model.stop_on_nan=false"]) == 0
-    assert best in capsys.readouterr().out
+    assert main([*fit, f"--model.arch_options={{steps: {steps}}}", "--model.stop_on_nan=false"]) == 0
+    said = capsys.readouterr()
+    assert best in said.out
+    assert "\nnote: training has diverged: val/loss is nan in epoch 2. Train again" in said.out
+    assert ".py:" not in said.out + said.err
     record = read(RUN / "fit.json")
     assert record["epochs"] == 2
     assert (record["val_accuracy"] is None) == (steps == 3)
@@ -98,9 +147,10 @@ def test_a_network_of_nan_is_not_tested(broken: Path, capsys: pytest.CaptureFixt
     assert "%" not in said.out
     result = broken.with_name("test.json")
     assert not result.exists()
-    with pytest.warns(UserWarning, match="output is not a number"):
-        assert main(["test", *words, "--model.stop_on_nan=false", "--corruptions"]) == 0
-    assert "test/acc unknown" in capsys.readouterr().out
+    assert main(["test", *words, "--model.stop_on_nan=false", "--corruptions"]) == 0
+    out = capsys.readouterr().out
+    assert "note: the network's output is not a number" in out
+    assert "test/acc unknown" in out
     written = read(result)
     assert [written[name] for name in ("accuracy", "loss", "ece", "top2")] == [None] * 4
     assert {entry["accuracy"] for entry in written["classes"].values()} == {None}

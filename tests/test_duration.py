@@ -3,13 +3,16 @@
 import io
 import json
 import logging
+import shlex
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, cast
 
 import pytest
 import torch
 import yaml
+from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.callbacks import Timer
 
 from cifar_lightning import UsageError
 from cifar_lightning.cli import main
@@ -84,6 +87,27 @@ def test_the_default_holds_unless_there_is_a_length(limits: dict[str, Any], epoc
     assert trainer.max_epochs == epochs
 
 
+class TimeFlies(Callback):
+    """Lets an hour pass at the start of a training."""
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        for timer in cast(Any, trainer).callbacks:
+            if isinstance(timer, Timer) and trainer.global_step == 0:
+                timer.load_state_dict({"time_elapsed": {"train": 3600}})
+
+
+def test_the_command_that_goes_on_names_more_time(
+    fit: list[str], here: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["--trainer.max_time=00:00:30:00", "--trainer.callbacks=tests.test_duration.TimeFlies"]
+    assert main([*fit, *words, "--trainer.max_epochs=1"]) == 0
+    (command,) = (line for line in capsys.readouterr().out.splitlines() if line.startswith("  cifar-lightning fit"))
+    assert " --trainer.max_time 00:02:00:" in command
+    assert json.loads((RUN / "fit.json").read_text())["epochs"] == 0
+    assert main(shlex.split(command)[1:]) == 0
+    assert json.loads((RUN / "fit.json").read_text())["epochs"] == 1
+
+
 @pytest.mark.slow
 def test_a_learning_rate_that_was_found_is_used_and_recorded(
     fit: list[str], here: Path, capsys: pytest.CaptureFixture[str]
@@ -148,7 +172,7 @@ def test_a_progress_bar_of_ones_own(bar: str, fit: list[str], here: Path, capsys
 
 def test_a_run_whose_time_is_up_is_not_resumed() -> None:
     checkpoint = {"callbacks": {"Timer": {"time_elapsed": {"train": 7.0}}}}
-    with pytest.raises(UsageError, match="trained for 7 s"):
+    with pytest.raises(UsageError, match="max_time 00:00:00:14"):
         check_time_left(checkpoint, "00:00:00:06")
     check_time_left(checkpoint, "00:00:00:08")
     check_time_left(checkpoint, None)

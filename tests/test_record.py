@@ -3,6 +3,7 @@
 import csv
 import json
 import os
+import re
 import signal
 import sqlite3
 import subprocess
@@ -16,12 +17,17 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from cifar_lightning.cli import main
 from cifar_lightning.data.datasets import open_source
 from cifar_lightning.models import count_cost, create_model
+from cifar_lightning.record import read_throughput
 from tests.conftest import FAST
 
 
 def metrics(folder: Path) -> list[dict[str, str]]:
     with (folder / "metrics.csv").open(encoding="utf-8") as file:
         return list(csv.DictReader(file))
+
+
+def rates(folder: Path) -> list[str]:
+    return [rate for row in metrics(folder) if (rate := row["throughput/pictures_per_second"])]
 
 
 @pytest.fixture
@@ -61,15 +67,25 @@ def test_metrics_are_a_table(trained: Path) -> None:
     assert len([row for row in rows if row["train/loss_step"]]) == 8
 
 
-def test_a_resumed_run_goes_on_with_its_records(fit: list[str]) -> None:
+def test_a_resumed_run_goes_on_with_its_records(fit: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     assert main(fit) == 0
     folder = Path("runs/cnn/version_0")
+    (rate,) = rates(folder)
+    table = folder / "metrics.csv"
+    table.write_text(table.read_text(encoding="utf-8").replace(rate, "1.0"), encoding="utf-8")
     first, seconds = metrics(folder), json.loads((folder / "fit.json").read_text())["seconds"]
     with (folder / "metrics.csv").open("a", encoding="utf-8") as file:
         file.write("1,,4,,,,9.9,,\n")  # of a training that was killed before its next checkpoint
+    capsys.readouterr()
     assert main(["fit", "--ckpt_path=last.ckpt", "--trainer.max_epochs=2"]) == 0
     rows = metrics(folder)
     assert rows[: len(first)] == first
+    said = re.search(r" s since it was resumed, ([\d,]+) pictures/s", capsys.readouterr().out)
+    assert said
+    newest = pytest.approx(float(rates(folder)[1]), rel=1e-6, abs=1)  # printed as a whole number
+    assert int(said[1].replace(",", "")) == newest
+    assert read_throughput(folder, 4) == newest  # as where other processes have trained
+    assert read_throughput(folder, 8) == 0
     assert [row["epoch"] for row in rows if row["val/acc"]] == ["0", "1"]
     assert "9.9" not in {row["train/loss_step"] for row in rows}
     record = json.loads((folder / "fit.json").read_text())
@@ -122,14 +138,16 @@ def test_a_logger_that_is_not_installed(
     assert not list(Path().glob("runs/*"))
 
 
-def test_going_on_when_nothing_is_left_takes_no_time(fit: list[str]) -> None:
+def test_going_on_when_nothing_is_left_takes_no_time(fit: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     def seconds() -> float:
         return float(json.loads(Path("runs/cnn/version_0/fit.json").read_text())["seconds"])
 
     assert main([*fit, "--trainer.max_epochs=9", "--trainer.max_steps=3", "--data.val_size=0"]) == 0
     trained = seconds()
     Path("runs/cnn/version_0/fit.json").unlink()  # as if it had been killed before it wrote that
+    assert "pictures/s" in capsys.readouterr().out
     assert main(["fit", "--ckpt_path=last.ckpt"]) == 0
+    assert "pictures/s" not in capsys.readouterr().out
     assert 0 < seconds() <= trained
 
 

@@ -41,7 +41,7 @@ from cifar_lightning.checkpoint import WholeCheckpointIO, check_architecture, is
 from cifar_lightning.classifier import DivergedError, ImageClassifier
 from cifar_lightning.commands import leaderboard
 from cifar_lightning.data.datamodule import ImageDataModule
-from cifar_lightning.duration import AnnounceDuration, check_time_left, set_default_epochs
+from cifar_lightning.duration import AnnounceDuration, check_time_left, find_longer_time, set_default_epochs
 from cifar_lightning.evaluation import class_table, corruption_table, measure_corruptions
 from cifar_lightning.files import write_atomically
 from cifar_lightning.launcher import join_processes, refuse_processes
@@ -93,15 +93,16 @@ def main(argv: Sequence[str]) -> int:
         return status
     seed = cli.config[cli.verb].seed_everything
     for number in range(1, runs):
-        if status or cli.signal:
-            status = status or 128 + cli.signal
+        if cli.signal or cli.status > 128:
+            status = cli.status or 128 + cli.signal
             break
         del cli
         gc.collect()  # the next network and its pictures need the room
         torch.compiler.reset()  # it would compile no more than eight networks that look the same
         _say(f"\nrun {number + 1} of {runs}, --seed_everything {seed + number}:")
-        cli = run([*argv, "--runs=1", f"--seed_everything={seed + number}"], CLI)
-        status = cli.status
+        words = [*argv, "--runs=1", f"--seed_everything={seed + number}"]
+        cli = run(words, lambda words: CLI(words, several=True))
+        status = max(status, cli.status)
         folders.append(cli.folder)
     finished = [str(folder) for folder in folders if (folder / "fit.json").exists()]
     _say(f"\n{len(finished)} of {runs} runs are trained")
@@ -242,6 +243,7 @@ class CLI(LightningCLI):
 
     Args:
         argv: The verb and its arguments.
+        several: Whether this is one of several runs: if it diverges, that is printed, and the next one can begin.
 
     Attributes:
         status: The exit status.
@@ -249,8 +251,8 @@ class CLI(LightningCLI):
         folder: The run's folder.
     """
 
-    def __init__(self, argv: list[str]) -> None:
-        self.status, self.runs = 0, 1
+    def __init__(self, argv: list[str], *, several: bool = False) -> None:
+        self.status, self.runs, self.several = 0, 1, several
         self.verb = argv[0]
         self.config_files, options = split_options(argv[1:], ("-c", "--config"))
         self.ckpt_path = next(reversed(split_options(options, ("--ckpt_path",))[0]), None)
@@ -336,6 +338,7 @@ class CLI(LightningCLI):
         check_finite(self.config[self.verb].as_dict())
         seed = self.config[self.verb].seed_everything
         self.runs = self.config[self.verb].get("runs", 1)
+        self.several |= self.runs > 1
         if self.runs < 1:
             raise UsageError(f"runs is {self.runs}; it must be at least 1.")
         if self.runs > 1 and type(self) is not CLI:
@@ -555,7 +558,7 @@ class CLI(LightningCLI):
             self._say_interrupted(error)
             return
         except DivergedError as error:
-            raise DivergedError(f"{error}{self._say_kept()}") from error
+            self._end_diverged(error)
         except UsageError as error:
             # Not where a run could not even be resumed: the same advice would end here again.
             raise UsageError(f"{error}{self._how_to_go_on() if self.trainer.global_step else ''}") from error
@@ -581,7 +584,8 @@ class CLI(LightningCLI):
         for logger in self.trainer.loggers:
             if isinstance(logger, WandbLogger):
                 logger.experiment.finish()  # or the next run of this process would be logged as a part of this one
-        self._say_trained(model, datamodule, time.perf_counter() - started)
+        if not self.status:
+            self._say_trained(model, datamodule, time.perf_counter() - started)
 
     def _say_interrupted(self, end: SystemExit) -> None:
         ended = 128 + self.signal if self.signal else int(end.code or 0)
@@ -602,24 +606,34 @@ class CLI(LightningCLI):
             return ""
         with suppress(ValueError):
             last = last.relative_to(Path.cwd())
-        step = read_checkpoint(last)["global_step"]
-        return f" To go on from {last}, written after {step:,} steps:\n  {self._next('fit', last)}"
+        checkpoint = read_checkpoint(last)
+        command = self._next("fit", last)
+        if self._asked and (longer := find_longer_time(checkpoint, self.config[self.verb].trainer.max_time)):
+            command += f" --trainer.max_time {longer}"  # instead of the one in the config that is named
+        return f" To go on from {last}, written after {checkpoint['global_step']:,} steps:\n  {command}"
 
-    def _say_kept(self) -> str:
-        """Names the checkpoints that were written before training diverged."""
+    def _end_diverged(self, error: DivergedError) -> None:
+        """Says, with the error, which checkpoints were written before; of one of several runs, the next can begin."""
         paths = [path for name in ("best", "last") if (path := self.folder / f"{name}.ckpt").exists()]
         kept = [str(path) for path in paths if is_finite(read_checkpoint(path))]
-        return f" Kept from before: {', '.join(kept)}." if kept else " There is no checkpoint from before."
+        before = f"Kept from before: {', '.join(kept)}." if kept else "There is no checkpoint from before."
+        if not self.several:
+            raise DivergedError(f"{error} {before}") from error
+        say(f"cifar-lightning: {error} {before}", sys.stderr)
+        self.status = 2
 
     def _say_trained(self, model: ImageClassifier, data: ImageDataModule, seconds: float) -> None:
-        # The record comes first, since with ddp_spawn and its like this process has not trained itself.
         record, _ = read_record(self.folder / "fit.json", FIT)
         throughput = next(c for c in self._callbacks if isinstance(c, Throughput))
-        rate = read_throughput(self.folder) or throughput.pictures / max(throughput.seconds, 1e-9)
+        if throughput.pictures:
+            rate = throughput.pictures / throughput.seconds
+        else:  # With ddp_spawn and its like this process has not trained itself; or nothing was left to train.
+            rate = read_throughput(self.folder, (self.checkpoint or {}).get("global_step", 0))
         epochs = record.get("epochs", self.trainer.current_epoch)
         _say(
             f"\ntrained {model.hparams['arch']} on {data.description}: {epochs} epoch{'s' * (epochs != 1)} in "
-            f"{seconds:.0f} s{' since it was resumed' * bool(self.checkpoint)}, {rate:,.0f} pictures/s"
+            f"{seconds:.0f} s{' since it was resumed' * bool(self.checkpoint)}"
+            + (f", {rate:,.0f} pictures/s" if rate else "")
         )
         best, last = self.folder / "best.ckpt", self.folder / "last.ckpt"
         if best.exists():
