@@ -14,7 +14,7 @@ import threading
 import time
 import warnings
 from collections.abc import Callable, Sequence
-from contextlib import ExitStack, nullcontext, suppress
+from contextlib import ExitStack, nullcontext
 from pathlib import Path
 from typing import Any, TypeVar, cast
 
@@ -599,13 +599,17 @@ class CLI(LightningCLI):
         """The signal that asked the training to end, or 0; it may have come when all was done but the figures."""
         return next((c.signal for c in self._callbacks if isinstance(c, LastCheckpoint)), 0)
 
-    def _how_to_go_on(self) -> str:
+    @property
+    def _checkpoints(self) -> Path:
+        """The folder of the checkpoints, which rank 0 has told the others."""
         kept = next((c for c in self._callbacks if isinstance(c, LastCheckpoint)), None)
-        last = Path(str(kept.dirpath if kept else self.folder)) / "last.ckpt"  # rank 0 has told the others the folder
+        folder = Path(str(kept.dirpath if kept else self.folder))
+        return folder.relative_to(Path.cwd()) if folder.is_relative_to(Path.cwd()) else folder
+
+    def _how_to_go_on(self) -> str:
+        last = self._checkpoints / "last.ckpt"
         if not last.exists():
             return ""
-        with suppress(ValueError):
-            last = last.relative_to(Path.cwd())
         checkpoint = read_checkpoint(last)
         command = self._next("fit", last)
         if self._asked and (longer := find_longer_time(checkpoint, self.config[self.verb].trainer.max_time)):
@@ -614,7 +618,7 @@ class CLI(LightningCLI):
 
     def _end_diverged(self, error: DivergedError) -> None:
         """Says, with the error, which checkpoints were written before; of one of several runs, the next can begin."""
-        paths = [path for name in ("best", "last") if (path := self.folder / f"{name}.ckpt").exists()]
+        paths = [path for name in ("best", "last") if (path := self._checkpoints / f"{name}.ckpt").exists()]
         kept = [str(path) for path in paths if is_finite(read_checkpoint(path))]
         before = f"Kept from before: {', '.join(kept)}." if kept else "There is no checkpoint from before."
         if not self.several:
