@@ -53,14 +53,18 @@ def measure_corruptions(trainer: Trainer, model: ImageClassifier, data: ImageDat
     """Measures the accuracy on corrupted test pictures, each just before it is normalised.
 
     Args:
-        trainer: One that has tested the model with the data; its callbacks and loggers see nothing of this.
+        trainer: One that has tested the model with the data; its callbacks and loggers see nothing of this. Only as
+            many images as it tests, in all its processes, are corrupted.
         model: The network.
         data: With the test pictures, which it has again in the end.
 
     Returns:
         By corruption, the accuracy in [0, 1] at severities 1 to 5.
     """
-    clean, pictures = data.sets["test"], data.sets["test"].images.cpu().numpy()
+    clean = data.sets["test"]
+    batches = trainer.num_test_batches[0]
+    tested = clean.numbers[: int(batches * data.hparams["eval_batch_size"] * trainer.world_size)]
+    pictures = clean.images[tested].cpu().numpy()
     callbacks: list[object] = trainer.callbacks  # type: ignore[attr-defined]
     loggers = trainer.loggers
     trainer.callbacks, trainer.loggers = [], []  # type: ignore[attr-defined]
@@ -69,7 +73,7 @@ def measure_corruptions(trainer: Trainer, model: ImageClassifier, data: ImageDat
         accuracy[name] = []
         for severity in SEVERITIES:
             corrupted = torch.from_numpy(corrupt(pictures, name, severity)).to(clean.images.device)
-            data.sets["test"] = replace(clean, images=corrupted)
+            data.sets["test"] = replace(clean, images=clean.images.index_copy(0, tested, corrupted))
             trainer.test(model, datamodule=data, verbose=False)
             accuracy[name].append(float(trainer.callback_metrics["test/acc"]))
     trainer.callbacks, trainer.loggers, data.sets["test"] = callbacks, loggers, clean  # type: ignore[attr-defined]

@@ -5,16 +5,17 @@ import json
 import math
 import os
 import secrets
-from collections.abc import Iterator, Mapping
+import time
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 UNFINISHED = ".*.unfinished"
 """Matches the names of files that are being written, or were when their process was killed."""
 
 
-def write_atomically(path: Path, content: str | bytes | memoryview) -> None:
+def write_atomically(path: Path, content: str | bytes | memoryview | Callable[[BinaryIO], object]) -> None:
     """Write a file such that, at any moment, its path holds the previous content or the new one, each complete.
 
     The content is written to a file of another name in the same folder, flushed to the disk, and renamed. That name is
@@ -22,7 +23,8 @@ def write_atomically(path: Path, content: str | bytes | memoryview) -> None:
 
     Args:
         path: The file; its folder must exist.
-        content: What the file holds; text is encoded as UTF-8, names of files that aren't valid UTF-8 with escapes.
+        content: What the file holds, or a function that writes it to an open file, which needs no copy in memory; text
+            is encoded as UTF-8, names of files that aren't valid UTF-8 with escapes.
 
     Raises:
         OSError: If it can't be written; the previous file is intact then.
@@ -31,7 +33,10 @@ def write_atomically(path: Path, content: str | bytes | memoryview) -> None:
     unfinished = path.with_name(f".{path.name}.{secrets.token_hex(8)}.unfinished")
     try:
         with unfinished.open("xb") as file:
-            file.write(data)
+            if callable(data):
+                data(file)
+            else:
+                file.write(data)
             file.flush()
             os.fsync(file.fileno())
         unfinished.replace(path)
@@ -75,6 +80,19 @@ def hash_file(path: Path, algorithm: str = "sha256") -> str:
     """
     with path.open("rb") as file:
         return hashlib.file_digest(file, lambda: hashlib.new(algorithm, usedforsecurity=False)).hexdigest()
+
+
+def remove_unfinished(path: Path) -> None:
+    """Remove what killed processes have left of a file that they were writing: what is older than a day.
+
+    Args:
+        path: The file that was to be written.
+    """
+    for unfinished in path.parent.glob(UNFINISHED):
+        if unfinished.name.startswith(f".{path.name}."):
+            with suppress(OSError):  # Another process removes it, or only its owner may.
+                if time.time() - unfinished.stat().st_mtime > 24 * 60 * 60:
+                    unfinished.unlink()
 
 
 def find_named(root: Path, name: str) -> Iterator[Path]:

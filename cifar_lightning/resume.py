@@ -158,9 +158,8 @@ class LastCheckpoint(RunCheckpoint):
         due = now - self._saved >= self.minutes * 60
         asked = self._agree(trainer, self.signal or -due)
         accumulated = self._wait_for_step(trainer)
-        if not accumulated or is_validation_due(
-            trainer
-        ):  # the epoch, or the validation that comes now, is completed first
+        # The epoch, or the validation that comes now, is completed first.
+        if not accumulated or is_validation_due(trainer):
             return
         self._inside = ends_epoch_early(trainer)
         if asked or self._inside:

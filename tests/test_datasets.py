@@ -104,7 +104,7 @@ def test_an_archive_can_write_nothing_but_its_files(archive: Archive, tmp_path: 
     assert not (tmp_path / "outside.txt").exists()
     assert not Path("/outside.txt").exists()
     written = {p.relative_to(tmp_path / "data").as_posix() for p in (tmp_path / "data").rglob("*")}
-    assert written == {"cifar-10-python.tar.gz", "cifar-10-batches-py", BATCH}
+    assert written - {".cifar-10-python.tar.gz.lock"} == {"cifar-10-python.tar.gz", "cifar-10-batches-py", BATCH}
     assert (tmp_path / "data" / BATCH).read_bytes() == b"evil"
     assert (tmp_path / "data" / BATCH).is_file()
     assert not (tmp_path / "data" / BATCH).is_symlink()
@@ -181,6 +181,17 @@ def test_the_cache_is_used_and_made_anew_when_a_file_changes(
     held, decoded = load()
     assert decoded
     assert torch.equal(held.images, other.images)
+
+
+def test_what_a_killed_caching_left_is_removed_but_not_what_is_being_written(picture_folder: Path) -> None:
+    folder(picture_folder, 8).load("train")
+    place = picture_folder.with_name("pictures.cache")
+    left, written = (place / f".train-8.pt.{number}.unfinished" for number in (1, 2))
+    left.touch()
+    written.touch()
+    os.utime(left, (1, 1))
+    folder(picture_folder, 8).load("train")
+    assert {path.name for path in place.iterdir()} == {"train-8.pt", written.name}
 
 
 def swap(first: Path, second: Path) -> None:

@@ -4,12 +4,15 @@ import hashlib
 import os
 import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
+from filelock import FileLock
 
+from cifar_lightning.data import download
 from cifar_lightning.data.download import DownloadError, fetch, matches
 
 CONTENT = bytes(range(256)) * 10_000
@@ -61,7 +64,7 @@ def test_fetches(server: str, tmp_path: Path) -> None:
     target = tmp_path / "new" / "file"
     fetch(f"{server}/file", target, MD5)
     assert target.read_bytes() == CONTENT
-    assert [p.name for p in target.parent.iterdir()] == ["file"]
+    assert {p.name for p in target.parent.iterdir()} - {".file.lock"} == {"file"}
 
 
 def test_the_beginning_of_another_checksum_will_do(server: str, tmp_path: Path) -> None:
@@ -120,8 +123,34 @@ def test_more_than_the_file_can_have(server: str, tmp_path: Path, path: str) -> 
     for url in (f"{server}/{path}", str(source)):
         with pytest.raises(DownloadError, match="more came than it can have"):
             fetch(url, tmp_path / "file", MD5, max_bytes=len(CONTENT) - 1)
-        assert list(tmp_path.iterdir()) == [source]
+        assert {p.name for p in tmp_path.iterdir()} - {".file.lock"} == {"source"}
     fetch(f"{server}/file", tmp_path / "file", MD5, max_bytes=len(CONTENT))
+
+
+@pytest.mark.skipif(not hasattr(os, "O_NOFOLLOW"), reason="the system can't tell links when it opens a file")
+@pytest.mark.parametrize("content", [b"", b"somebody else's"])
+def test_a_planted_link_is_not_followed(server: str, tmp_path: Path, content: bytes) -> None:
+    target, source = tmp_path / "of others", tmp_path / "source"
+    target.write_bytes(content)
+    source.write_bytes(CONTENT)
+    (tmp_path / "file.part").symlink_to(target)
+    for url in (f"{server}/file", str(source)):
+        with pytest.raises(DownloadError, match="symbolic link"):
+            fetch(url, tmp_path / "file", MD5)
+    assert target.read_bytes() == content
+
+
+def test_of_two_that_fetch_the_same_the_second_finds_the_file(server: str, tmp_path: Path) -> None:
+    target, first = tmp_path / "file", FileLock(tmp_path / ".file.lock")
+    said = threading.Event()
+    with pytest.MonkeyPatch.context() as patch, ThreadPoolExecutor() as pool:
+        patch.setattr(download, "say", lambda text: said.set())
+        with first:
+            second = pool.submit(fetch, f"{server}/file", target, MD5)
+            assert said.wait(30), "it does not wait"
+            target.write_bytes(CONTENT)
+        second.result(30)
+    assert Handler.asked == []
 
 
 @pytest.mark.skipif(os.name != "posix", reason="Windows has no such files")

@@ -1,14 +1,13 @@
 """Decoded images kept in a file, so that they are made once."""
 
-import secrets
 from collections.abc import Callable
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
+from cifar_lightning.files import remove_unfinished, write_atomically
 from cifar_lightning.text import say
 
 
@@ -57,6 +56,7 @@ class Decoded:
 
 def cached(path: Path, fingerprint: str, image_size: int, num_classes: int, build: Callable[[], Decoded]) -> Decoded:
     """Returns what a file holds if it was made for this fingerprint, or builds it and keeps it there."""
+    remove_unfinished(path)
     if path.is_file():
         try:
             held = torch.load(path, weights_only=True)
@@ -67,14 +67,9 @@ def cached(path: Path, fingerprint: str, image_size: int, num_classes: int, buil
         except Exception as error:  # torch.load raises whatever a broken file makes it trip on
             say(f"The cache {path} is broken and is made anew ({error}).")
     made = build()
-    part = path.with_name(f"{path.name}.{secrets.token_hex(8)}.part")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with part.open("xb") as file:
-            torch.save({"fingerprint": fingerprint, **vars(made)}, file)
-        part.replace(path)
+        write_atomically(path, lambda file: torch.save({"fingerprint": fingerprint, **vars(made)}, file))
     except (OSError, RuntimeError) as error:
-        with suppress(OSError):
-            part.unlink()
         say(f"The images could not be kept in {path} and will be made anew next time ({error}).")
     return made

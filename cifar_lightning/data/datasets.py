@@ -169,9 +169,8 @@ class Cifar:
         return [*cifar.train_list, *cifar.test_list, (cifar.meta["filename"], cifar.meta["md5"])]
 
     def load(self, split: str) -> ImageSet:
-        with (
-            warnings.catch_warnings()
-        ):  # the official pickles are from Python 2: https://github.com/pytorch/vision/issues/9317
+        # The official pickles are from Python 2: https://github.com/pytorch/vision/issues/9317
+        with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             pictures = self._torchvision(self.root, train=split == "train")
         images = torch.from_numpy(pictures.data).contiguous()

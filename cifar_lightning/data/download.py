@@ -1,13 +1,16 @@
-"""Fetching a file whole or not at all, with the standard library."""
+"""Fetching a file whole or not at all."""
 
+import errno
 import http.client
 import os
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, Literal
 
+from filelock import FileLock, Timeout
 from rich.markup import escape
 from rich.progress import (
     BarColumn,
@@ -19,7 +22,7 @@ from rich.progress import (
 )
 
 from cifar_lightning.files import hash_file
-from cifar_lightning.text import printable
+from cifar_lightning.text import printable, say
 
 _CHUNK = 1 << 20  # bytes
 _TIMEOUT = 10  # seconds without an answer or a byte
@@ -44,6 +47,7 @@ def fetch(url: str, path: Path, checksum: str, algorithm: str = "md5", max_bytes
     """Fetches a file, with a progress bar, and puts it in its place only when its checksum is right.
 
     A download that breaks off stays beside the place as ``<name>.part`` and the next call goes on from there.
+    Where another process fetches the same file, this one waits for it.
 
     Args:
         url: An http(s) or file URL, or a path of a regular file.
@@ -55,8 +59,33 @@ def fetch(url: str, path: Path, checksum: str, algorithm: str = "md5", max_bytes
     Raises:
         DownloadError: If it can't be had, or its checksum is wrong.
     """
-    part = path.with_name(path.name + ".part")
     path.parent.mkdir(parents=True, exist_ok=True)
+    with _alone(path):
+        if not matches(path, checksum, algorithm):  # Another process may have fetched it meanwhile.
+            _fetch(url, path, checksum, algorithm, max_bytes)
+
+
+@contextmanager
+def _alone(path: Path) -> Iterator[None]:
+    """Keeps other processes from fetching a file; the operating system lets them when this process ends."""
+    lock = FileLock(path.with_name(f".{path.name}.lock"))
+    try:
+        try:
+            lock.acquire(blocking=False)
+        except Timeout:
+            say(f"waiting for another process that is downloading {path}")
+            lock.acquire()
+    except OSError as error:
+        if error.errno not in (errno.ENOLCK, errno.ENOTSUP):
+            raise DownloadError(f"{error}") from error
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def _fetch(url: str, path: Path, checksum: str, algorithm: str, max_bytes: int) -> None:
+    part = path.with_name(path.name + ".part")
     begun = part.exists()
     try:
         if url.startswith(("http://", "https://")):
@@ -75,17 +104,23 @@ def fetch(url: str, path: Path, checksum: str, algorithm: str = "md5", max_bytes
     if not matches(part, checksum, algorithm):
         part.unlink()
         if begun and url.startswith("http"):  # what was there already may be what is wrong
-            return fetch(url, path, checksum, algorithm, max_bytes)
+            return _fetch(url, path, checksum, algorithm, max_bytes)
         raise DownloadError(f"what came does not have the official checksum ({algorithm.upper()} {checksum})")
     with part.open("rb") as file:
         os.fsync(file.fileno())
     part.replace(path)
 
 
+def _open(part: Path, mode: Literal["wb", "ab"]) -> BinaryIO:
+    """Opens a file to write to, but no symbolic link: its name is known, and others may write to the folder."""
+    no_link = getattr(os, "O_NOFOLLOW", 0)
+    return open(part, mode, opener=lambda name, flags: os.open(name, flags | no_link, 0o666))
+
+
 def _copy(source: Path, part: Path, max_bytes: int) -> None:
     if source.exists() and not source.is_file():  # a device may never end, and a pipe never begin
         raise DownloadError("it is not a regular file")
-    with source.open("rb") as file, part.open("wb") as copy:
+    with source.open("rb") as file, _open(part, "wb") as copy:
         for chunk in _chunks(file, max_bytes):
             copy.write(chunk)
 
@@ -105,7 +140,7 @@ def _download(url: str, part: Path, max_bytes: int) -> None:
             have = 0
         length = int(response.headers.get("Content-Length") or 0)
         columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TransferSpeedColumn())
-        with Progress(*columns, TimeRemainingColumn()) as bar, part.open("ab" if have else "wb") as file:
+        with Progress(*columns, TimeRemainingColumn()) as bar, _open(part, "ab" if have else "wb") as file:
             name = escape(printable(f"Downloading {url.rsplit('/', 1)[-1]}"))
             task = bar.add_task(name, total=have + length or None, completed=have)
             for chunk in _chunks(response, max_bytes - have):
