@@ -32,8 +32,10 @@ from cifar_lightning.files import hash_file
 if workers := os.environ.get("PYTEST_XDIST_WORKER_COUNT"):
     os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // int(workers))))
 
-# what a shell starts in the background ignores Ctrl+C, and so would the processes that tests start
+# what a shell starts in the background ignores Ctrl+C, and under nohup a hangup; so would the processes that tests start
 signal.signal(signal.SIGINT, signal.default_int_handler)
+if hasattr(signal, "SIGHUP"):  # not on Windows
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 settings.register_profile("short", derandomize=True, deadline=None, database=None, max_examples=16)
 settings.register_profile("more", derandomize=True, deadline=None, database=None, max_examples=100)

@@ -110,7 +110,7 @@ def test_help_lists_every_verb(capsys: pytest.CaptureFixture[str]) -> None:
         (["fit", "--model.label_smoothing=1"], "below 1"),
         (["fit", "--model.arch", "cnnn"], "Did you mean cnn?"),
         (["fit", "--data.dataset", "cifr10"], "Did you mean cifar10"),
-        (["fit", "--data.dataset=folder", "--data.root=nowhere"], "there is no folder nowhere/train"),
+        (["fit", "--data.dataset=folder", "--data.root=nowhere"], "data.root nowhere does not exist"),
         (["fit", "--model.arch=vit", "--data.dataset=synthetic", "--data.image_size=64"], "--data.resize 32"),
         (["fit", "--data.dataset=synthetic", "--trainer.accelerator=tpu"], "trainer"),
         (["fit", "--trainer.devices=2000", "--trainer.accelerator=cpu"], "that many processes"),

@@ -245,11 +245,13 @@ def test_nested_and_linked_folders_belong_to_their_class(
     (red / "linked").symlink_to(tmp_path / "elsewhere")
     (red / "up").symlink_to(picture_folder)
     (red / "phone.heic").touch()
+    (picture_folder / "train" / "stray.png").touch()
     held = folder(picture_folder).load("train")
     assert held.labels.bincount().tolist() == [20, 20, 23]
     out = capsys.readouterr().out
     assert "red/phone.heic, red/up" in out
     assert "Convert them to JPEG" in out
+    assert "images in no class folder are left out: stray.png" in out
 
 
 def test_broken_images_are_left_out_where_that_is_wished(
@@ -345,8 +347,14 @@ def test_a_link_in_a_ring_is_no_picture(picture_folder: Path, capsys: pytest.Cap
 
 
 def test_folders_that_do_not_fit(picture_folder: Path, tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match="there is no folder"):
+    with pytest.raises(UsageError, match="nowhere does not exist"):
         folder(tmp_path / "nowhere").num_classes()
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(UsageError, match="there is no folder"):
+        folder(tmp_path / "empty").num_classes()
+    (tmp_path / "file").touch()
+    with pytest.raises(UsageError, match="file is a file"):
+        folder(tmp_path / "file").num_classes()
     (tmp_path / "flat" / "train").mkdir(parents=True)
     with pytest.raises(UsageError, match="one for each class"):
         folder(tmp_path / "flat").num_classes()

@@ -15,7 +15,14 @@ from cifar_lightning import UsageError
 from cifar_lightning.data.cache import Decoded, cached
 from cifar_lightning.data.image_set import ImageSet, Normalisation
 from cifar_lightning.files import hash_file
-from cifar_lightning.pictures import PictureError, decode_picture, describe_unread, search_folder
+from cifar_lightning.pictures import (
+    SUFFIXES,
+    UNREAD_SUFFIXES,
+    PictureError,
+    decode_picture,
+    describe_unread,
+    search_folder,
+)
 from cifar_lightning.text import first_ten, printable, say
 
 
@@ -50,9 +57,14 @@ class Folder:
 
     def _classes(self, split: str) -> tuple[str, ...]:
         folder = self._place(split)
+        if not self.root.is_dir():
+            what = "is a file" if self.root.exists() else f"does not exist (in {Path.cwd()})"
+            raise UsageError(
+                f"data.root {self.root} {what}. Name the folder that holds train/<class>/*.jpg: --data.root FOLDER"
+            )
         if not folder.is_dir():
             raise UsageError(
-                f"there is no folder {folder} (in {Path.cwd()}). data.dataset folder wants "
+                f"there is no folder {folder}. data.dataset folder wants "
                 "data.root/train/<class>/*.jpg, with data.root/test and, if you like, data.root/val beside train. "
                 "For class folders without a test folder, --data.test_size 0.2 keeps a fifth of the images for "
                 "testing; they must be kept from the beginning of the training."
@@ -116,6 +128,10 @@ class Folder:
             others += [path.relative_to(place) for path in found.others]
             empty += [] if found.images else [name]
         self._check_filled(place, empty, describe_unread(unread))
+        image_suffixes = SUFFIXES | UNREAD_SUFFIXES
+        loose = [p.name for p in place.iterdir() if p.suffix.lower() in image_suffixes and not p.is_dir()]
+        if loose := sorted(name for name in loose if not name.startswith(".")):
+            say(f"{place}: images in no class folder are left out: {first_ten(loose)}")
         if others:
             say(f"{place}: ignoring what is not an image: {first_ten(others)}")
         if unread:
