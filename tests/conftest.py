@@ -32,7 +32,7 @@ from cifar_lightning.files import hash_file
 if workers := os.environ.get("PYTEST_XDIST_WORKER_COUNT"):
     os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // int(workers))))
 
-# what a shell starts in the background ignores Ctrl+C, and under nohup a hangup; so would the processes that tests start
+# what a shell starts in the background ignores Ctrl+C, and a hangup under nohup; what tests start would, too
 signal.signal(signal.SIGINT, signal.default_int_handler)
 if hasattr(signal, "SIGHUP"):  # not on Windows
     signal.signal(signal.SIGHUP, signal.SIG_DFL)
