@@ -50,19 +50,9 @@ usage: cifar-lightning VERB [options]
 
 cifar-lightning VERB --help lists the options of a verb; --version prints the version."""
 
-GOMP_SPINCOUNT = "1000"
-"""How often a waiting OpenMP thread looks for work before it sleeps; ``run`` sets it unless the user has.
-
-libgomp's default of 300,000 keeps a waiting thread on its core for a millisecond or more: when another process needs
-that core too, the threads wait for one another (benchmarks/busy_core.py). 1,000 is what libgomp itself takes where it
-knows that there are more threads than cores (https://gcc.gnu.org/onlinedocs/libgomp/GOMP_005fSPINCOUNT.html).
-"""
-
 
 def run() -> NoReturn:
     """Is the process: runs ``main``, and ends without taking apart what was imported, which takes torch a second."""
-    if "OMP_WAIT_POLICY" not in os.environ:
-        os.environ.setdefault("GOMP_SPINCOUNT", GOMP_SPINCOUNT)
     ended: list[int] = []
     atexit.register(_leave, ended)  # the first to be registered is the last to be called
     output = protect_streams()

@@ -286,26 +286,3 @@ def test_a_config_is_handed_over_in_ascii(text: str, tmp_path: Path) -> None:
     content, handed = read_config(tmp_path / "c.yaml")
     assert handed.isascii()
     assert repr(yaml.safe_load(handed)) == repr(content)  # nan is not equal to itself
-
-
-@pytest.mark.parametrize(
-    ("environment", "expected"),
-    [({}, "1000"), ({"GOMP_SPINCOUNT": "5"}, "5"), ({"OMP_WAIT_POLICY": "active"}, "None")],
-)
-def test_waiting_threads_leave_a_busy_core_unless_the_user_says_otherwise(
-    environment: dict[str, str], expected: str
-) -> None:
-    script = """
-import os, sys
-from cifar_lightning.cli import run
-sys.argv = ["cifar-lightning", "--version"]
-try:
-    run()
-finally:
-    print(os.environ.get("GOMP_SPINCOUNT"))
-"""
-    unset = {k: v for k, v in os.environ.items() if k not in ("GOMP_SPINCOUNT", "OMP_WAIT_POLICY")}
-    done = subprocess.run(
-        [sys.executable, "-c", script], env=unset | environment, capture_output=True, text=True, check=True
-    )
-    assert done.stdout.split()[-1] == expected
