@@ -1,4 +1,4 @@
-"""Files that are written whole or not at all."""
+"""Files: written whole or not at all, found by name, and hashed."""
 
 import hashlib
 import json
