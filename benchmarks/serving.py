@@ -29,7 +29,7 @@ from tempfile import TemporaryDirectory
 import torch
 
 from benchmarks._results import ratio, record, run_process
-from cifar_lightning import UsageError
+from cifar_lightning.errors import UsageError
 
 LITSERVE = "litserve==0.2.19"
 INSTALLED = Path(__file__).with_name(".litserve")

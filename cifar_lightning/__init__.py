@@ -3,10 +3,10 @@
 Importing this package is cheap: the public names are imported when they are first used.
 """
 
-from collections.abc import Iterable
-from difflib import get_close_matches
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
+
+from cifar_lightning.errors import UsageError
 
 if TYPE_CHECKING:
     from cifar_lightning.classifier import ImageClassifier
@@ -25,19 +25,6 @@ _HOMES = {
     "create_model": "cifar_lightning.models",
     "list_models": "cifar_lightning.models",
 }
-
-
-class UsageError(ValueError):
-    """A mistake that the user can mend; its text says what is wrong and names the ways out.
-
-    The command line prints the text alone and exits with status 2.
-    """
-
-
-def did_you_mean(word: str, known: Iterable[str]) -> str:
-    """Returns " Did you mean …?" with the nearest of the known words, or nothing when none is near."""
-    near = get_close_matches(word, list(known), n=3, cutoff=0.75)
-    return f" Did you mean {' or '.join(near)}?" if near else ""
 
 
 def __getattr__(name: str) -> Any:

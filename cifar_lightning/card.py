@@ -5,8 +5,8 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from typing import Any
 
-from cifar_lightning import UsageError
-from cifar_lightning.schema import CHANNELS, CLASSES, IMAGE_SIZE, SCALES, TEXT, check, mapping, nullable, number
+from cifar_lightning.errors import UsageError
+from cifar_lightning.io.schema import CHANNELS, CLASSES, IMAGE_SIZE, SCALES, TEXT, check, mapping, nullable, number
 
 _KINDS = {
     "arch": TEXT,

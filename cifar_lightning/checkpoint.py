@@ -13,10 +13,9 @@ import torch
 from lightning.fabric.plugins import TorchCheckpointIO
 from packaging.version import InvalidVersion, Version
 
-from cifar_lightning import UsageError
-from cifar_lightning.files import write_atomically
-from cifar_lightning.models import is_custom
-from cifar_lightning.schema import (
+from cifar_lightning.errors import UsageError
+from cifar_lightning.io.files import write_atomically
+from cifar_lightning.io.schema import (
     ANY,
     CHANNELS,
     CLASSES,
@@ -32,8 +31,9 @@ from cifar_lightning.schema import (
     several,
     whole,
 )
-from cifar_lightning.strict_yaml import MAX_DEPTH, MAX_SIZE, StrictError, check_value
-from cifar_lightning.text import printable
+from cifar_lightning.io.strict_yaml import MAX_DEPTH, MAX_SIZE, StrictError, check_value
+from cifar_lightning.io.text import printable
+from cifar_lightning.models import is_custom
 
 
 def _is_version(value: object) -> bool:

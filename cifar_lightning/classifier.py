@@ -20,9 +20,10 @@ from torchmetrics import Metric
 from torchmetrics.classification import MulticlassAccuracy, MulticlassCalibrationError, MulticlassConfusionMatrix
 from torchmetrics.utilities.distributed import gather_all_tensors
 
-from cifar_lightning import UsageError
 from cifar_lightning.augment import hash_integers, tta_views
 from cifar_lightning.averaging import Averaging
+from cifar_lightning.errors import UsageError
+from cifar_lightning.io.text import say
 from cifar_lightning.models import Plain, create_model
 from cifar_lightning.models.pretrained import (
     backbone_parameters,
@@ -33,7 +34,6 @@ from cifar_lightning.models.pretrained import (
     use_small_stem,
 )
 from cifar_lightning.optim import build_optimizer, build_schedule
-from cifar_lightning.text import say
 
 _EXACT = torch.float32 if torch.backends.mps.is_available() else torch.float64  # which mps has not
 

@@ -11,9 +11,10 @@ from pathlib import Path
 from types import ModuleType
 from typing import NoReturn
 
-from cifar_lightning import UsageError, __version__, did_you_mean
-from cifar_lightning.streams import protect_streams, report_lost_output
-from cifar_lightning.text import first_ten, say
+from cifar_lightning import __version__
+from cifar_lightning.errors import UsageError, did_you_mean
+from cifar_lightning.io.streams import protect_streams, report_lost_output
+from cifar_lightning.io.text import first_ten, say
 
 COMMANDS = {
     "fit": ("train", "train a classifier; resume with --ckpt_path last.ckpt"),

@@ -11,7 +11,7 @@ import uvicorn
 from starlette.types import ASGIApp
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
-from cifar_lightning import UsageError
+from cifar_lightning.errors import UsageError
 from cifar_lightning.server import Limits
 
 DESCRIPTORS = 8192

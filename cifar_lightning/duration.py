@@ -8,7 +8,7 @@ from typing import Any
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import Callback, EarlyStopping, Timer
 
-from cifar_lightning import UsageError
+from cifar_lightning.errors import UsageError
 
 DEFAULT_EPOCHS = 10
 """Epochs of a training for which no other end is asked."""

@@ -14,7 +14,7 @@ from cifar_lightning.classifier import ImageClassifier
 from cifar_lightning.corruptions import CORRUPTIONS, SEVERITIES, corrupt
 from cifar_lightning.data.datamodule import ImageDataModule
 from cifar_lightning.figures import wilson_interval
-from cifar_lightning.text import printable
+from cifar_lightning.io.text import printable
 
 
 def class_table(confusion: Tensor, classes: Sequence[str], title: str) -> Table:

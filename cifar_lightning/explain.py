@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torchvision.models import VisionTransformer
 
-from cifar_lightning import UsageError
+from cifar_lightning.errors import UsageError
 
 try:
     from captum.attr import LayerGradCam

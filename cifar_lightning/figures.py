@@ -15,7 +15,7 @@ from matplotlib.patches import Rectangle
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 from numpy.typing import NDArray
 
-from cifar_lightning.text import printable
+from cifar_lightning.io.text import printable
 
 RIGHT, WRONG, UNSURE = "#0072B2", "#D55E00", "#666666"  # blue and vermilion of Okabe and Ito: told apart by everyone
 SERIES = [(RIGHT, "o"), (WRONG, "s"), ("#009E73", "^"), ("#CC79A7", "D"), ("#E69F00", "v"), ("#56B4E9", "P")]

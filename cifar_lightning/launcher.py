@@ -6,7 +6,7 @@ from typing import Any
 from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
 from lightning.fabric.plugins.environments.torchelastic import TorchElasticEnvironment
 
-from cifar_lightning import UsageError
+from cifar_lightning.errors import UsageError
 
 
 def count_processes() -> tuple[str, int, int]:

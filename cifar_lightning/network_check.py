@@ -7,9 +7,9 @@ import torch
 import yaml
 from torch import nn
 
-from cifar_lightning import UsageError
 from cifar_lightning.classifier import ImageClassifier, main_output
 from cifar_lightning.data.datamodule import ImageDataModule
+from cifar_lightning.errors import UsageError
 from cifar_lightning.models import create_model
 from cifar_lightning.models.pretrained import evaluate_frozen
 

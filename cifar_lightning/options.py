@@ -15,9 +15,9 @@ from jsonargparse import get_loader, set_loader
 from lightning.pytorch import callbacks, loggers
 from lightning.pytorch.cli import LightningArgumentParser
 
-from cifar_lightning import UsageError, did_you_mean
+from cifar_lightning.errors import UsageError, did_you_mean
+from cifar_lightning.io.strict_yaml import StrictError, check_value, load_yaml, read_text
 from cifar_lightning.models import is_custom
-from cifar_lightning.strict_yaml import StrictError, check_value, load_yaml, read_text
 
 RESUMED = (
     "max_epochs", "min_epochs", "max_steps", "limit_train_batches", "limit_val_batches", "check_val_every_n_epoch",

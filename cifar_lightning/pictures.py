@@ -14,8 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 
-from cifar_lightning import UsageError
-from cifar_lightning.text import first_ten
+from cifar_lightning.errors import UsageError
+from cifar_lightning.io.text import first_ten
 
 SUFFIXES = frozenset({".png", ".apng", ".jpg", ".jpeg", ".jpe", ".jfif", ".webp", ".avif", ".bmp", ".gif"})
 """File names of images that are read."""

@@ -17,8 +17,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from cifar_lightning import UsageError
 from cifar_lightning.card import Card
+from cifar_lightning.errors import UsageError
 from cifar_lightning.pictures import PictureError, decode_picture
 
 if TYPE_CHECKING:

@@ -18,11 +18,12 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from cifar_lightning import UsageError, figures
-from cifar_lightning.files import write_output
+from cifar_lightning import figures
+from cifar_lightning.errors import UsageError
+from cifar_lightning.io.files import write_output
+from cifar_lightning.io.text import csv_text, printable, say
 from cifar_lightning.pictures import PictureError, decode_picture, describe_unread, find_pictures
 from cifar_lightning.predictor import Guess, rank
-from cifar_lightning.text import csv_text, printable, say
 
 Explain: TypeAlias = Callable[[NDArray[np.uint8], NDArray[np.int64]], NDArray[np.float32]]
 """Turns decoded pictures (n, H, W, 3) and a class for each, (n,), into heat maps (n, H, W) in [0, 1]."""

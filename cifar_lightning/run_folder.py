@@ -12,9 +12,9 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
-from cifar_lightning import UsageError
-from cifar_lightning.files import UNFINISHED, write_atomically
-from cifar_lightning.text import say
+from cifar_lightning.errors import UsageError
+from cifar_lightning.io.files import UNFINISHED, write_atomically
+from cifar_lightning.io.text import say
 
 LOCK, OWNER = ".lock", ".owner.json"
 

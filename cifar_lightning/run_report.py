@@ -9,9 +9,9 @@ from typing import Any
 import jinja2
 from PIL import Image
 
-from cifar_lightning.files import hash_file, write_atomically
+from cifar_lightning.io.files import hash_file, write_atomically
+from cifar_lightning.io.schema import FIT, TEST, read_record
 from cifar_lightning.record import read_history
-from cifar_lightning.schema import FIT, TEST, read_record
 
 FIGURES = {
     "predictions": "Pictures drawn at random, with what was predicted and how surely.",

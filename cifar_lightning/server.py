@@ -26,9 +26,10 @@ from starlette.middleware.cors import CORSMiddleware
 from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp
 
-from cifar_lightning import UsageError, __version__
+from cifar_lightning import __version__
 from cifar_lightning.batching import Batcher, Workers
 from cifar_lightning.card import Card
+from cifar_lightning.errors import UsageError
 from cifar_lightning.guard import Guard, Problem, problem
 from cifar_lightning.pictures import PictureError, TooManyPixelsError, UnknownFormatError, decode_picture
 from cifar_lightning.predictor import Guess, Predictor, rank

@@ -26,7 +26,7 @@ from PIL import Image
 
 from cifar_lightning import callbacks, figures
 from cifar_lightning.cli import main
-from cifar_lightning.files import hash_file
+from cifar_lightning.io.files import hash_file
 
 # each of the processes that run the tests gets its share of the cores, and so do those that it starts
 if workers := os.environ.get("PYTEST_XDIST_WORKER_COUNT"):
@@ -41,6 +41,9 @@ settings.register_profile("short", derandomize=True, deadline=None, database=Non
 settings.register_profile("more", derandomize=True, deadline=None, database=None, max_examples=100)
 settings.register_profile("long", deadline=None, max_examples=3000, suppress_health_check=list(HealthCheck))
 settings.load_profile("short")
+
+ROOT = Path(__file__).parent.parent
+"""The folder of the project."""
 
 FAST = [
     "--trainer.max_epochs=2",
@@ -78,7 +81,7 @@ def data_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def trained(data_root: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The run folder of a training of the demo recipe, cut short; not to be written to."""
-    config = Path(__file__).parent.parent / "configs" / "demo.yaml"
+    config = ROOT / "configs" / "demo.yaml"
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(tmp_path_factory.mktemp("trained"))
         assert main(["fit", f"--config={config}", f"--data.root={data_root}", *FAST]) == 0

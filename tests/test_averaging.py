@@ -10,8 +10,9 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import EMAWeightAveraging, StochasticWeightAveraging
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from cifar_lightning import ImageClassifier, ImageDataModule, UsageError
+from cifar_lightning import ImageClassifier, ImageDataModule
 from cifar_lightning.cli import main
+from cifar_lightning.errors import UsageError
 from cifar_lightning.pipeline import load_pipeline
 from cifar_lightning.resume import RunCheckpoint
 from tests.conftest import FAST

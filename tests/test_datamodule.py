@@ -7,8 +7,9 @@ import torch
 from lightning.pytorch import Trainer
 from lightning.pytorch.trainer.states import TrainerFn
 
-from cifar_lightning import ImageDataModule, UsageError
+from cifar_lightning import ImageDataModule
 from cifar_lightning.cli import main
+from cifar_lightning.errors import UsageError
 from cifar_lightning.options import checkpoint_settings
 from tests.conftest import Archive
 

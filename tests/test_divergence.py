@@ -14,7 +14,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from PIL import Image
 
 from cifar_lightning.cli import main
-from cifar_lightning.files import write_json
+from cifar_lightning.io.files import write_json
 from tests.conftest import FAST
 
 

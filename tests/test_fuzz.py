@@ -23,10 +23,11 @@ from hypothesis import strategies as st
 from lightning.pytorch import Trainer
 from PIL import Image
 
-from cifar_lightning import ImageClassifier, ImageDataModule, UsageError
+from cifar_lightning import ImageClassifier, ImageDataModule
 from cifar_lightning.checkpoint import read_checkpoint
 from cifar_lightning.cli import COMMANDS, main
 from cifar_lightning.data.datasets import open_source
+from cifar_lightning.errors import UsageError
 from cifar_lightning.pictures import SUFFIXES, PictureError, decode_picture
 
 FEWER = settings(max_examples=settings().max_examples // 4)

@@ -4,8 +4,8 @@ from types import SimpleNamespace
 
 import pytest
 
-from cifar_lightning import UsageError
 from cifar_lightning.cli import main
+from cifar_lightning.errors import UsageError
 from cifar_lightning.launcher import count_processes, join_processes
 
 TORCHRUN = {"TORCHELASTIC_RUN_ID": "none", "WORLD_SIZE": "4", "LOCAL_WORLD_SIZE": "2", "RANK": "0", "LOCAL_RANK": "0"}

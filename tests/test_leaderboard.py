@@ -14,7 +14,7 @@ import pytest
 import yaml
 
 from cifar_lightning.cli import find_checkpoint, main
-from cifar_lightning.files import hash_file
+from cifar_lightning.io.files import hash_file
 from tests.conftest import FAST
 from tests.test_cli import LIGHT
 

@@ -13,8 +13,9 @@ import onnx
 import pytest
 import torch
 
-from cifar_lightning import Predictor, UsageError, create_model
+from cifar_lightning import Predictor, create_model
 from cifar_lightning.cli import main
+from cifar_lightning.errors import UsageError
 from tests.conftest import FAST, replace_network
 
 ROOT = Path(__file__).parent.parent

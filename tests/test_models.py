@@ -6,7 +6,8 @@ import torch
 import torchvision
 from torch import nn
 
-from cifar_lightning import UsageError, create_model, list_models
+from cifar_lightning import create_model, list_models
+from cifar_lightning.errors import UsageError
 from cifar_lightning.models.speednet import DiracConv, GlobalMaxPool, Whitening
 
 

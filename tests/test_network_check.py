@@ -8,7 +8,8 @@ import pytest
 import torch
 from torch import nn
 
-from cifar_lightning import ImageClassifier, ImageDataModule, UsageError
+from cifar_lightning import ImageClassifier, ImageDataModule
+from cifar_lightning.errors import UsageError
 from cifar_lightning.network_check import check_network
 
 

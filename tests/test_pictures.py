@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from cifar_lightning import UsageError
+from cifar_lightning.errors import UsageError
 from cifar_lightning.pictures import MAX_SCANS, PictureError, decode_picture, find_pictures
 
 

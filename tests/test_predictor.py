@@ -18,9 +18,10 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 
-from cifar_lightning import Predictor, UsageError
+from cifar_lightning import Predictor
 from cifar_lightning.cli import main
 from cifar_lightning.data.synthetic import CLASSES, draw_pictures
+from cifar_lightning.errors import UsageError
 from cifar_lightning.pictures import PictureError, decode_picture
 from cifar_lightning.predictor import Prediction, rank
 from tests.conftest import WITHOUT_TORCH

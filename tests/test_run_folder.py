@@ -13,10 +13,10 @@ from pathlib import Path
 import pytest
 from lightning.pytorch import Callback, LightningModule, Trainer
 
-from cifar_lightning import UsageError
 from cifar_lightning.checkpoint import read_checkpoint
 from cifar_lightning.cli import main
-from cifar_lightning.files import write_atomically
+from cifar_lightning.errors import UsageError
+from cifar_lightning.io.files import write_atomically
 from cifar_lightning.run_folder import RunFolder, next_number
 from tests.conftest import FAST
 

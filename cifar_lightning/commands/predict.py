@@ -5,9 +5,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NoReturn
 
-from cifar_lightning import UsageError
+from cifar_lightning.errors import UsageError
+from cifar_lightning.io.text import printable, say
 from cifar_lightning.predictor import EXPORTED, Predictor
-from cifar_lightning.text import printable, say
 
 
 class _Parser(argparse.ArgumentParser):

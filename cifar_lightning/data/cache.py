@@ -7,8 +7,8 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from cifar_lightning.files import remove_unfinished, write_atomically
-from cifar_lightning.text import say
+from cifar_lightning.io.files import remove_unfinished, write_atomically
+from cifar_lightning.io.text import say
 
 
 @dataclass(frozen=True)

@@ -11,13 +11,13 @@ from typing import Any, Protocol
 
 import torch
 
-from cifar_lightning import UsageError, did_you_mean
 from cifar_lightning.data import synthetic
 from cifar_lightning.data.cache import Decoded, cached
-from cifar_lightning.data.download import DownloadError, fetch, matches
 from cifar_lightning.data.folder import Folder
 from cifar_lightning.data.image_set import ImageSet, Normalisation
-from cifar_lightning.text import say
+from cifar_lightning.errors import UsageError, did_you_mean
+from cifar_lightning.io.download import DownloadError, fetch, matches
+from cifar_lightning.io.text import say
 
 
 class Source(Protocol):

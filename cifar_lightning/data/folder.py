@@ -11,10 +11,11 @@ import torch
 from rich.markup import escape
 from rich.progress import track
 
-from cifar_lightning import UsageError
 from cifar_lightning.data.cache import Decoded, cached
 from cifar_lightning.data.image_set import ImageSet, Normalisation
-from cifar_lightning.files import hash_file
+from cifar_lightning.errors import UsageError
+from cifar_lightning.io.files import hash_file
+from cifar_lightning.io.text import first_ten, printable, say
 from cifar_lightning.pictures import (
     SUFFIXES,
     UNREAD_SUFFIXES,
@@ -23,7 +24,6 @@ from cifar_lightning.pictures import (
     describe_unread,
     search_folder,
 )
-from cifar_lightning.text import first_ten, printable, say
 
 
 class Folder:

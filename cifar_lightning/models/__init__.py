@@ -12,7 +12,7 @@ import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from cifar_lightning import UsageError, did_you_mean
+from cifar_lightning.errors import UsageError, did_you_mean
 from cifar_lightning.models.cnn import cnn
 from cifar_lightning.models.resnet import resnet9, resnet18, wide_resnet
 from cifar_lightning.models.speednet import speednet

@@ -8,8 +8,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import nn
 
-from cifar_lightning import UsageError, did_you_mean
-from cifar_lightning.data.download import DownloadError, fetch, matches
+from cifar_lightning.errors import UsageError, did_you_mean
+from cifar_lightning.io.download import DownloadError, fetch, matches
 from cifar_lightning.models.timm import convert_weights, list_pretrained
 
 

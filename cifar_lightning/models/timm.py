@@ -6,7 +6,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from cifar_lightning import UsageError, did_you_mean
+from cifar_lightning.errors import UsageError, did_you_mean
 
 
 def import_timm() -> ModuleType:

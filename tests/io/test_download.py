@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 from filelock import FileLock
 
-from cifar_lightning.data import download
-from cifar_lightning.data.download import DownloadError, fetch, matches
+from cifar_lightning.io import download
+from cifar_lightning.io.download import DownloadError, fetch, matches
 
 CONTENT = bytes(range(256)) * 10_000
 MD5 = hashlib.md5(CONTENT).hexdigest()

@@ -9,8 +9,8 @@ import torch
 
 from cifar_lightning.cli import main
 from cifar_lightning.evaluation import class_table
+from cifar_lightning.io.text import csv_text, first_ten, printable, say
 from cifar_lightning.report import Row, write_rows
-from cifar_lightning.text import csv_text, first_ten, printable, say
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from cifar_lightning.cli import main
-from cifar_lightning.streams import LenientOutput, protect_streams, report_lost_output
+from cifar_lightning.io.streams import LenientOutput, protect_streams, report_lost_output
 
 Become = Callable[[str | int, str], LenientOutput]
 

@@ -21,8 +21,8 @@ from rich.progress import (
     TransferSpeedColumn,
 )
 
-from cifar_lightning.files import hash_file
-from cifar_lightning.text import printable, say
+from cifar_lightning.io.files import hash_file
+from cifar_lightning.io.text import printable, say
 
 _CHUNK = 1 << 20  # bytes
 _TIMEOUT = 10  # seconds without an answer or a byte
