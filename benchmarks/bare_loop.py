@@ -19,13 +19,13 @@ from lightning.pytorch import LightningModule, Trainer
 from torch.nn import functional as F
 
 from benchmarks._results import CNN, parse, ratio, record
-from cifar_lightning.augment import augment
 from cifar_lightning.commands import train
 from cifar_lightning.commands.bench import TemporaryFit, Turns
 from cifar_lightning.models import create_model
 from cifar_lightning.optim import build_optimizer, build_schedule
-from cifar_lightning.preprocess import Preprocess
 from cifar_lightning.record import ours
+from cifar_lightning.transforms.augment import augment
+from cifar_lightning.transforms.preprocess import Preprocess
 
 
 def main(argv: Sequence[str] | None = None) -> int:

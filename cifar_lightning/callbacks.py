@@ -21,11 +21,11 @@ from torch.utils.tensorboard import SummaryWriter
 
 from cifar_lightning import figures
 from cifar_lightning.classifier import Evaluation, ImageClassifier
-from cifar_lightning.corruptions import SEVERITIES, corrupt
 from cifar_lightning.data.datamodule import ImageDataModule
 from cifar_lightning.io.files import hash_file, write_atomically, write_json
 from cifar_lightning.record import Record, commit, hardware, is_trial, ours, read_history, versions
 from cifar_lightning.run_report import write_report
+from cifar_lightning.transforms.corruptions import SEVERITIES, corrupt
 
 SAMPLES = 24
 """Pictures in a figure of sample predictions or mistakes."""

@@ -20,7 +20,6 @@ from torchmetrics import Metric
 from torchmetrics.classification import MulticlassAccuracy, MulticlassCalibrationError, MulticlassConfusionMatrix
 from torchmetrics.utilities.distributed import gather_all_tensors
 
-from cifar_lightning.augment import hash_integers, tta_views
 from cifar_lightning.averaging import Averaging
 from cifar_lightning.errors import UsageError
 from cifar_lightning.io.text import say
@@ -34,6 +33,7 @@ from cifar_lightning.models.pretrained import (
     use_small_stem,
 )
 from cifar_lightning.optim import build_optimizer, build_schedule
+from cifar_lightning.transforms.augment import hash_integers, tta_views
 
 _EXACT = torch.float32 if torch.backends.mps.is_available() else torch.float64  # which mps has not
 

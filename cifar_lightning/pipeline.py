@@ -13,7 +13,7 @@ from cifar_lightning.classifier import ImageClassifier
 from cifar_lightning.errors import UsageError
 from cifar_lightning.io.files import hash_file
 from cifar_lightning.io.schema import TEST, read_record
-from cifar_lightning.preprocess import Preprocess
+from cifar_lightning.transforms.preprocess import Preprocess
 
 
 class Pipeline(nn.Module):

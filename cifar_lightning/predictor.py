@@ -19,7 +19,7 @@ from PIL import Image
 
 from cifar_lightning.card import Card
 from cifar_lightning.errors import UsageError
-from cifar_lightning.pictures import PictureError, decode_picture
+from cifar_lightning.transforms.decode import PictureError, decode_picture
 
 if TYPE_CHECKING:
     from torch import Tensor, device, nn

@@ -22,8 +22,8 @@ from cifar_lightning import figures
 from cifar_lightning.errors import UsageError
 from cifar_lightning.io.files import write_output
 from cifar_lightning.io.text import csv_text, printable, say
-from cifar_lightning.pictures import PictureError, decode_picture, describe_unread, find_pictures
 from cifar_lightning.predictor import Guess, rank
+from cifar_lightning.transforms.decode import PictureError, decode_picture, describe_unread, find_pictures
 
 Explain: TypeAlias = Callable[[NDArray[np.uint8], NDArray[np.int64]], NDArray[np.float32]]
 """Turns decoded pictures (n, H, W, 3) and a class for each, (n,), into heat maps (n, H, W) in [0, 1]."""

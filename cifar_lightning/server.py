@@ -31,8 +31,8 @@ from cifar_lightning.batching import Batcher, Workers
 from cifar_lightning.card import Card
 from cifar_lightning.errors import UsageError
 from cifar_lightning.guard import Guard, Problem, problem
-from cifar_lightning.pictures import PictureError, TooManyPixelsError, UnknownFormatError, decode_picture
 from cifar_lightning.predictor import Guess, Predictor, rank
+from cifar_lightning.transforms.decode import PictureError, TooManyPixelsError, UnknownFormatError, decode_picture
 
 WEB = Path(__file__).parent / "web"
 """The page's files."""

@@ -10,8 +10,8 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from cifar_lightning import ImageClassifier, ImageDataModule, evaluation
-from cifar_lightning.corruptions import corrupt
 from cifar_lightning.data.image_set import ImageSet
+from cifar_lightning.transforms.corruptions import corrupt
 
 
 class Brightness(nn.Module):

@@ -28,7 +28,7 @@ from cifar_lightning.checkpoint import read_checkpoint
 from cifar_lightning.cli import COMMANDS, main
 from cifar_lightning.data.datasets import open_source
 from cifar_lightning.errors import UsageError
-from cifar_lightning.pictures import SUFFIXES, PictureError, decode_picture
+from cifar_lightning.transforms.decode import SUFFIXES, PictureError, decode_picture
 
 FEWER = settings(max_examples=settings().max_examples // 4)
 """For what takes a good part of a second."""

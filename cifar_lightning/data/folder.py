@@ -16,7 +16,7 @@ from cifar_lightning.data.image_set import ImageSet, Normalisation
 from cifar_lightning.errors import UsageError
 from cifar_lightning.io.files import hash_file
 from cifar_lightning.io.text import first_ten, printable, say
-from cifar_lightning.pictures import (
+from cifar_lightning.transforms.decode import (
     SUFFIXES,
     UNREAD_SUFFIXES,
     PictureError,

@@ -2,7 +2,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from cifar_lightning.preprocess import Preprocess
+from cifar_lightning.transforms.preprocess import Preprocess
 
 
 def test_normalises_as_the_formula_says() -> None:

@@ -13,7 +13,7 @@ import pytest
 from PIL import Image
 
 from cifar_lightning.errors import UsageError
-from cifar_lightning.pictures import MAX_SCANS, PictureError, decode_picture, find_pictures
+from cifar_lightning.transforms.decode import MAX_SCANS, PictureError, decode_picture, find_pictures
 
 
 def encoded(picture: Image.Image, kind: str = "PNG", **options: object) -> bytes:

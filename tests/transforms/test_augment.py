@@ -6,7 +6,15 @@ import pytest
 import torch
 from torchvision.transforms import v2
 
-from cifar_lightning.augment import augment, auto_augment, cutout, flip_translate, mix, random_integers, tta_views
+from cifar_lightning.transforms.augment import (
+    augment,
+    auto_augment,
+    cutout,
+    flip_translate,
+    mix,
+    random_integers,
+    tta_views,
+)
 
 
 def pictures(batch: int = 8, size: int = 6) -> torch.Tensor:

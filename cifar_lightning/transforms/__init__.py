@@ -1,0 +1,1 @@
+"""Tensor code on batches of images, and the decoding of files; neither knows of Lightning."""
