@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from cifar_lightning.cli import main
-from cifar_lightning.data.synthetic import draw_pictures
+from cifar_lightning.data.sources.drawings import draw_pictures
 from cifar_lightning.errors import UsageError
 from cifar_lightning.explain import grad_cam
 from cifar_lightning.models import create_model, list_models

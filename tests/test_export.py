@@ -11,7 +11,7 @@ import torch
 from cifar_lightning import Predictor, create_model
 from cifar_lightning.cli import main
 from cifar_lightning.commands import export
-from cifar_lightning.data.synthetic import draw_pictures
+from cifar_lightning.data.sources.drawings import draw_pictures
 from tests.conftest import replace_network
 
 

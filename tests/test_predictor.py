@@ -20,7 +20,7 @@ from PIL import Image
 
 from cifar_lightning import Predictor
 from cifar_lightning.cli import main
-from cifar_lightning.data.synthetic import CLASSES, draw_pictures
+from cifar_lightning.data.sources.drawings import CLASSES, draw_pictures
 from cifar_lightning.errors import UsageError
 from cifar_lightning.predictor import Prediction, rank
 from cifar_lightning.transforms.decode import PictureError, decode_picture

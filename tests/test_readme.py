@@ -13,7 +13,7 @@ import pytest
 from PIL import Image
 
 from cifar_lightning.cli import main
-from cifar_lightning.data.synthetic import draw_pictures
+from cifar_lightning.data.sources.drawings import draw_pictures
 from tests.conftest import FAST, Start
 from tests.test_configs import SHRUNK
 

@@ -28,7 +28,7 @@ from cifar_lightning import ImageClassifier, ImageDataModule, Predictor, figures
 from cifar_lightning.callbacks import draw_augmentation
 from cifar_lightning.classifier import EpochMetrics
 from cifar_lightning.cli import main
-from cifar_lightning.data.synthetic import draw_pictures
+from cifar_lightning.data.sources.drawings import draw_pictures
 from cifar_lightning.errors import UsageError
 from cifar_lightning.options import keep_freed_memory
 from cifar_lightning.record import read_history

@@ -15,7 +15,7 @@ import torch
 from numpy.typing import NDArray
 
 from cifar_lightning.card import Card
-from cifar_lightning.data.synthetic import draw_pictures
+from cifar_lightning.data.sources.drawings import draw_pictures
 from cifar_lightning.errors import UsageError
 from cifar_lightning.io.text import say
 from cifar_lightning.options import Parser

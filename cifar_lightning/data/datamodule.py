@@ -13,8 +13,8 @@ from lightning.pytorch.trainer.states import TrainerFn
 from torch import Tensor
 from torch.utils.data import DataLoader, DistributedSampler
 
-from cifar_lightning.data.datasets import open_source
 from cifar_lightning.data.image_set import Batch, ImageSet, Normalisation, hold_out, stratified_split
+from cifar_lightning.data.sources import open_source
 from cifar_lightning.errors import UsageError
 from cifar_lightning.io.text import first_ten, printable, say
 from cifar_lightning.transforms.augment import augment, auto_augment, cutout, mix

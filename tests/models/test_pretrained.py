@@ -16,7 +16,7 @@ from torch import nn
 
 from cifar_lightning import ImageClassifier, Predictor, create_model
 from cifar_lightning.cli import main
-from cifar_lightning.data.synthetic import draw_pictures
+from cifar_lightning.data.sources.drawings import draw_pictures
 from cifar_lightning.errors import UsageError
 from cifar_lightning.models.pretrained import (
     backbone_parameters,

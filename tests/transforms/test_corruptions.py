@@ -6,7 +6,7 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
-from cifar_lightning.data.synthetic import draw_pictures
+from cifar_lightning.data.sources.drawings import draw_pictures
 from cifar_lightning.transforms.corruptions import CORRUPTIONS, SEVERITIES, corrupt
 
 PICTURES = draw_pictures(40, 0)[0].numpy()

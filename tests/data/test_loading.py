@@ -16,9 +16,7 @@ import torch
 from cifar_lightning import Predictor, create_model
 from cifar_lightning.cli import main
 from cifar_lightning.errors import UsageError
-from tests.conftest import FAST, replace_network
-
-ROOT = Path(__file__).parent.parent
+from tests.conftest import FAST, ROOT, replace_network
 
 PAYLOAD = """
 from pathlib import Path

@@ -1,82 +1,20 @@
-"""The sources that sets of images are loaded from."""
+"""CIFAR-10 and CIFAR-100: the official archives, verified and unpacked."""
 
 import hashlib
 import tarfile
 import warnings
 import zlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 
-from cifar_lightning.data import synthetic
-from cifar_lightning.data.cache import Decoded, cached
-from cifar_lightning.data.folder import Folder
 from cifar_lightning.data.image_set import ImageSet, Normalisation
-from cifar_lightning.errors import UsageError, did_you_mean
+from cifar_lightning.errors import UsageError
 from cifar_lightning.io.download import DownloadError, fetch, matches
 from cifar_lightning.io.text import say
-
-
-class Source(Protocol):
-    """Where pictures come from.
-
-    Attributes:
-        normalisation: The published figures, or None to compute them from the training pictures.
-        val_size: How many training images are held out for validation by default; below 1 a fraction of them.
-    """
-
-    normalisation: Normalisation | None
-    val_size: int | float
-
-    def num_classes(self) -> int:
-        """Returns the number of classes K, without loading or downloading pictures."""
-
-    def has(self, split: str) -> bool:
-        """Tells whether the source comes with a split: "train", "val" or "test"."""
-
-    def prepare(self, splits: Sequence[str]) -> None:
-        """Downloads, decodes or draws what is missing; called in one process of each machine."""
-
-    def load(self, split: str) -> ImageSet:
-        """Loads a split that has been prepared."""
-
-
-SOURCES: dict[str, Callable[..., Source]] = {
-    "cifar10": lambda root, url, size, **_: Cifar("CIFAR10", root, url, size),
-    "cifar100": lambda root, url, size, **_: Cifar("CIFAR100", root, url, size),
-    "folder": lambda root, size, flat, skip_broken, **_: Folder(root, size, flat=flat, skip_broken=skip_broken),
-    "synthetic": lambda root, size, **_: Synthetic(root, size),
-}
-"""Each ``data.dataset``: how to make its source from what ``open_source`` is given. A new source is one line here."""
-
-
-def open_source(
-    dataset: str, root: str, url: str | None, image_size: int, *, flat: bool = False, skip_broken: bool = False
-) -> Source:
-    """Returns the source of a data set, without touching the disk.
-
-    Args:
-        dataset: A key of ``SOURCES``.
-        root: The folder it is in or is downloaded to.
-        url: A mirror of the official archive: http(s), or a local file; cifar10 and cifar100 only.
-        image_size: Height and width of the pictures, in pixels.
-        flat: Whether the class folders may be in root itself; folder only.
-        skip_broken: Whether to leave out images that can't be read; folder only.
-
-    Raises:
-        UsageError: If there is no such data set.
-    """
-    if dataset not in SOURCES:
-        raise UsageError(
-            f"there is no data.dataset {dataset!r}.{did_you_mean(dataset, SOURCES)} There are {', '.join(SOURCES)}."
-        )
-    if url is not None and not dataset.startswith("cifar"):
-        raise UsageError(f"data.url is a mirror of the CIFAR archives; data.dataset {dataset} does not download any.")
-    place = Path(root).expanduser()
-    return SOURCES[dataset](root=place, url=url, size=image_size, flat=flat, skip_broken=skip_broken)
 
 
 class Cifar:
@@ -177,43 +115,3 @@ class Cifar:
         official = self._torchvision.train_list if split == "train" else self._torchvision.test_list
         digest = hashlib.sha256(str(official).encode()).hexdigest()  # it holds the files' checksums
         return ImageSet.whole(images, torch.tensor(pictures.targets), pictures.classes, digest)
-
-
-class Synthetic:
-    """The built-in pictures: CIFAR-10's ten classes drawn procedurally, 10,000 to train on and 2,000 to test on.
-
-    Args:
-        root: The drawn pictures are kept in ``root/synthetic``.
-        image_size: Height and width, in pixels.
-    """
-
-    normalisation = None
-    val_size: int | float = 5000
-    _COUNT_AND_SEED = {"train": (10_000, 0), "test": (2_000, 1)}  # noqa: RUF012
-
-    def __init__(self, root: Path, image_size: int) -> None:
-        self.root, self.image_size = root, image_size
-
-    def num_classes(self) -> int:
-        return len(synthetic.CLASSES)
-
-    def has(self, split: str) -> bool:
-        return split in self._COUNT_AND_SEED
-
-    def prepare(self, splits: Sequence[str]) -> None:
-        for split in splits:
-            self.load(split)
-
-    def load(self, split: str) -> ImageSet:
-        count, seed = self._COUNT_AND_SEED[split]
-
-        def draw() -> Decoded:
-            print(f"Drawing {count:,} synthetic pictures ({split}).")
-            return Decoded(*synthetic.draw_pictures(count, seed, self.image_size))
-
-        # the code is the fingerprint: when it changes, the pictures do
-        fingerprint = hashlib.sha256(Path(synthetic.__file__).read_bytes()).hexdigest()
-        path = self.root / "synthetic" / f"{split}-{self.image_size}.pt"
-        held = cached(path, fingerprint, self.image_size, len(synthetic.CLASSES), draw)
-        digest = hashlib.sha256(f"{fingerprint} {split}".encode()).hexdigest()
-        return ImageSet.whole(held.images, held.labels, synthetic.CLASSES, digest)

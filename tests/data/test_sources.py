@@ -11,8 +11,8 @@ import pytest
 import torch
 from PIL import Image
 
-from cifar_lightning.data.datasets import SOURCES, Source, open_source
 from cifar_lightning.data.image_set import ImageSet, stratified_split
+from cifar_lightning.data.sources import SOURCES, Source, open_source
 from cifar_lightning.errors import UsageError
 from tests.conftest import Archive
 

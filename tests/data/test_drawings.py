@@ -2,7 +2,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from cifar_lightning.data.synthetic import CLASSES, draw_pictures
+from cifar_lightning.data.sources.drawings import CLASSES, draw_pictures
 
 
 @pytest.mark.parametrize(("count", "size"), [(1, 32), (7, 32), (103, 32), (40, 8), (30, 64), (12, 96), (11, 1)])
