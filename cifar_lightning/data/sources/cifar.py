@@ -27,6 +27,7 @@ class Cifar:
         image_size: Must be 32.
     """
 
+    normalisation: Normalisation | None
     val_size: int | float = 5000
     _MAX_BYTES = 200_000_000  # the archives have 170,498,071 and 169,001,437
     _FACTS: dict[str, tuple[int, Normalisation]] = {  # noqa: RUF012

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from cifar_lightning.data.cache import Decoded, cached
-from cifar_lightning.data.image_set import ImageSet
+from cifar_lightning.data.image_set import ImageSet, Normalisation
 from cifar_lightning.data.sources import drawings
 
 
@@ -17,7 +17,7 @@ class Synthetic:
         image_size: Height and width, in pixels.
     """
 
-    normalisation = None
+    normalisation: Normalisation | None = None
     val_size: int | float = 5000
     _COUNT_AND_SEED = {"train": (10_000, 0), "test": (2_000, 1)}  # noqa: RUF012
 
