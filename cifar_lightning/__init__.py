@@ -9,17 +9,17 @@ from typing import TYPE_CHECKING, Any
 from cifar_lightning.errors import UsageError
 
 if TYPE_CHECKING:
-    from cifar_lightning.classifier import ImageClassifier
     from cifar_lightning.data.datamodule import ImageDataModule
     from cifar_lightning.models import create_model, list_models
     from cifar_lightning.predictor import Predictor
+    from cifar_lightning.training.classifier import ImageClassifier
 
 __version__ = "0.1.0"
 
 __all__ = ["ImageClassifier", "ImageDataModule", "Predictor", "UsageError", "create_model", "list_models"]
 
 _HOMES = {
-    "ImageClassifier": "cifar_lightning.classifier",
+    "ImageClassifier": "cifar_lightning.training.classifier",
     "ImageDataModule": "cifar_lightning.data.datamodule",
     "Predictor": "cifar_lightning.predictor",
     "create_model": "cifar_lightning.models",

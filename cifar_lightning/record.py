@@ -21,10 +21,10 @@ from lightning.pytorch.callbacks import Callback, ModelCheckpoint
 from lightning.pytorch.loggers import CSVLogger
 
 from cifar_lightning import __version__
-from cifar_lightning.classifier import ImageClassifier
 from cifar_lightning.data.datamodule import ImageDataModule
 from cifar_lightning.io.files import write_atomically
 from cifar_lightning.models import count_cost
+from cifar_lightning.training.classifier import ImageClassifier
 
 MEANS = ("train/loss", "train/acc", "val/loss", "val/acc")
 

@@ -12,9 +12,9 @@ from pathlib import Path
 
 import torch
 
-from cifar_lightning.checkpoint import read_checkpoint
 from cifar_lightning.cli import main
 from cifar_lightning.errors import UsageError
+from cifar_lightning.training.checkpoint import read_checkpoint
 from tests.test_resume import assert_same
 
 FIT = [

@@ -24,10 +24,10 @@ from lightning.pytorch import Trainer
 from PIL import Image
 
 from cifar_lightning import ImageClassifier, ImageDataModule
-from cifar_lightning.checkpoint import read_checkpoint
 from cifar_lightning.cli import COMMANDS, main
 from cifar_lightning.data.sources import open_source
 from cifar_lightning.errors import UsageError
+from cifar_lightning.training.checkpoint import read_checkpoint
 from cifar_lightning.transforms.decode import SUFFIXES, PictureError, decode_picture
 
 FEWER = settings(max_examples=settings().max_examples // 4)

@@ -26,12 +26,12 @@ from torch.utils.data import DataLoader
 
 from cifar_lightning import ImageClassifier, ImageDataModule, Predictor, figures
 from cifar_lightning.callbacks import draw_augmentation
-from cifar_lightning.classifier import EpochMetrics
 from cifar_lightning.cli import main
 from cifar_lightning.data.sources.drawings import draw_pictures
 from cifar_lightning.errors import UsageError
 from cifar_lightning.options import keep_freed_memory
 from cifar_lightning.record import read_history
+from cifar_lightning.training.metrics import EpochMetrics
 from cifar_lightning.transforms.augment import tta_views
 from cifar_lightning.transforms.corruptions import CORRUPTIONS, corrupt
 from tests.conftest import FAST, Start

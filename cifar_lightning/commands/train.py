@@ -35,22 +35,16 @@ from numpy.typing import NDArray
 from rich.console import Console
 from rich.table import Table
 
-from cifar_lightning.callbacks import EpochLines, ProgressBar, Report, Throughput, TrainerSettings
-from cifar_lightning.checkpoint import WholeCheckpointIO, check_architecture, is_finite, read_checkpoint, restoring
-from cifar_lightning.classifier import DivergedError, ImageClassifier
+from cifar_lightning.callbacks import Report
 from cifar_lightning.commands import leaderboard
 from cifar_lightning.data.datamodule import ImageDataModule
-from cifar_lightning.duration import AnnounceDuration, check_time_left, find_longer_time, set_default_epochs
 from cifar_lightning.errors import UsageError
 from cifar_lightning.evaluation import class_table, corruption_table, measure_corruptions
 from cifar_lightning.io.files import write_atomically
 from cifar_lightning.io.schema import FIT, read_record
 from cifar_lightning.io.text import printable, say
-from cifar_lightning.launcher import join_processes, refuse_processes
-from cifar_lightning.loop import TrainingEpochLoop
 from cifar_lightning.models import is_custom
 from cifar_lightning.models.pretrained import find_official, find_weights
-from cifar_lightning.network_check import check_network
 from cifar_lightning.options import (
     RESUMED,
     Parser,
@@ -66,8 +60,21 @@ from cifar_lightning.options import (
 )
 from cifar_lightning.record import MetricsLog, Record, read_throughput
 from cifar_lightning.report import classify_files
-from cifar_lightning.resume import HANGUP, SIGNALS, LastCheckpoint, RunCheckpoint, end_processes
-from cifar_lightning.run_folder import RunFolder, next_number
+from cifar_lightning.training.callbacks import EpochLines, ProgressBar, Throughput, TrainerSettings
+from cifar_lightning.training.checkpoint import (
+    WholeCheckpointIO,
+    check_architecture,
+    is_finite,
+    read_checkpoint,
+    restoring,
+)
+from cifar_lightning.training.checkpoint_callbacks import HANGUP, SIGNALS, LastCheckpoint, RunCheckpoint, end_processes
+from cifar_lightning.training.classifier import DivergedError, ImageClassifier
+from cifar_lightning.training.duration import AnnounceDuration, check_time_left, find_longer_time, set_default_epochs
+from cifar_lightning.training.launcher import join_processes, refuse_processes
+from cifar_lightning.training.loop import TrainingEpochLoop
+from cifar_lightning.training.network_check import check_network
+from cifar_lightning.training.run_folder import RunFolder, next_number
 
 TUNERS = (BatchSizeFinder, LearningRateFinder)
 """Callbacks that change settings when a training begins."""

@@ -6,10 +6,10 @@ import pytest
 import torch
 import yaml
 
-from cifar_lightning.checkpoint import read_checkpoint
 from cifar_lightning.cli import main
 from cifar_lightning.errors import UsageError
 from cifar_lightning.io.strict_yaml import StrictError, check_value, load_yaml, read_text
+from cifar_lightning.training.checkpoint import read_checkpoint
 
 LAUGHS = "a0: &a0 [lol]\n" + "".join(f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 10)}]\n" for n in range(1, 9))
 

@@ -7,11 +7,11 @@ import torch
 import yaml
 from torch import nn
 
-from cifar_lightning.classifier import ImageClassifier, main_output
 from cifar_lightning.data.datamodule import ImageDataModule
 from cifar_lightning.errors import UsageError
 from cifar_lightning.models import create_model
 from cifar_lightning.models.pretrained import evaluate_frozen
+from cifar_lightning.training.classifier import ImageClassifier, main_output
 
 SIZES = (32, 64, 96, 128, 224, 299)
 """Image sizes, in pixels, of which the smallest that a network takes is suggested."""

@@ -15,8 +15,8 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import Timer
 
 from cifar_lightning.cli import main
-from cifar_lightning.duration import check_time_left, set_default_epochs
 from cifar_lightning.errors import UsageError
+from cifar_lightning.training.duration import check_time_left, set_default_epochs
 from tests.conftest import FAST
 
 TINY = [*FAST[1:], "--data.dataset=synthetic", "--trainer.enable_progress_bar=false"]  # 4 steps an epoch

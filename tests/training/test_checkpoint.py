@@ -9,8 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from cifar_lightning.checkpoint import read_checkpoint
 from cifar_lightning.cli import main
+from cifar_lightning.training.checkpoint import read_checkpoint
+from tests.conftest import ROOT
 
 
 @pytest.mark.slow
@@ -18,7 +19,7 @@ def test_kill_9_at_any_moment(data_root: Path) -> None:
     kills = os.environ.get("CIFAR_LIGHTNING_KILLS", "8")
     done = subprocess.run(
         [sys.executable, "-m", "tests.kills", f"--kills={kills}", f"--root={data_root}"],
-        capture_output=True, text=True, check=False, timeout=100 + 10 * int(kills), cwd=Path(__file__).parent.parent,
+        capture_output=True, text=True, check=False, timeout=100 + 10 * int(kills), cwd=ROOT,
         env={**os.environ, "OMP_NUM_THREADS": "1"},
     )  # fmt: skip
     assert done.returncode == 0, done.stdout + done.stderr

@@ -6,7 +6,7 @@ import pytest
 
 from cifar_lightning.cli import main
 from cifar_lightning.errors import UsageError
-from cifar_lightning.launcher import count_processes, join_processes
+from cifar_lightning.training.launcher import count_processes, join_processes
 
 TORCHRUN = {"TORCHELASTIC_RUN_ID": "none", "WORLD_SIZE": "4", "LOCAL_WORLD_SIZE": "2", "RANK": "0", "LOCAL_RANK": "0"}
 SLURM = {"SLURM_NTASKS": "4", "SLURM_NTASKS_PER_NODE": "2", "SLURM_JOB_NAME": "train"}

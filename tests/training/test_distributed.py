@@ -11,9 +11,9 @@ import pytest
 import torch
 from PIL import Image
 
-from cifar_lightning.checkpoint import read_checkpoint
 from cifar_lightning.cli import main
-from tests.conftest import Start
+from cifar_lightning.training.checkpoint import read_checkpoint
+from tests.conftest import ROOT, Start
 from tests.test_resume import curves
 
 FIT = [
@@ -37,7 +37,7 @@ def alone(data_root: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
         return RUN.absolute()
 
 
-SETTINGS = {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(__file__).parent.parent)}
+SETTINGS = {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
 
 
 def check_same(alone: Path) -> None:

@@ -18,9 +18,10 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from torch import nn
 
 from cifar_lightning.callbacks import Report
-from cifar_lightning.checkpoint import read_checkpoint
 from cifar_lightning.cli import main
 from cifar_lightning.run_report import FIGURES
+from cifar_lightning.training.checkpoint import read_checkpoint
+from tests.conftest import ROOT
 
 
 class Net(nn.Sequential):
@@ -248,7 +249,7 @@ def test_a_closed_terminal_ends_a_training_and_loses_nothing(data_root: Path, he
     words = [word for word in FIT if "progress_bar" not in word] + [f"--data.root={data_root}"]
     pid, terminal = pty.fork()
     if pid == 0:
-        paths = os.pathsep.join([str(Path(__file__).parent.parent), *sys.path])
+        paths = os.pathsep.join([str(ROOT), *sys.path])
         os.execve(
             sys.executable,
             [sys.executable, "-m", "cifar_lightning", *words, "--trainer.max_epochs=100000"],

@@ -13,11 +13,11 @@ from pathlib import Path
 import pytest
 from lightning.pytorch import Callback, LightningModule, Trainer
 
-from cifar_lightning.checkpoint import read_checkpoint
 from cifar_lightning.cli import main
 from cifar_lightning.errors import UsageError
 from cifar_lightning.io.files import write_atomically
-from cifar_lightning.run_folder import RunFolder, next_number
+from cifar_lightning.training.checkpoint import read_checkpoint
+from cifar_lightning.training.run_folder import RunFolder, next_number
 from tests.conftest import FAST
 
 FIT = ["fit", "--data.dataset=synthetic", "--data.train_size=320", "--trainer.enable_progress_bar=false", *FAST]

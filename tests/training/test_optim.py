@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from cifar_lightning.optim import build_optimizer, build_schedule, orthogonalise
+from cifar_lightning.training.optim import build_optimizer, build_schedule, orthogonalise
 
 
 def rates(name: str, steps: int, warmup: float) -> list[float]:

@@ -14,7 +14,7 @@ from cifar_lightning import ImageClassifier, ImageDataModule
 from cifar_lightning.cli import main
 from cifar_lightning.errors import UsageError
 from cifar_lightning.pipeline import load_pipeline
-from cifar_lightning.resume import RunCheckpoint
+from cifar_lightning.training.checkpoint_callbacks import RunCheckpoint
 from tests.conftest import FAST
 
 SMALL: dict[str, Any] = {"arch": "speednet", "arch_options": {"widths": [8, 8, 8]}}

@@ -10,7 +10,7 @@ from torch import nn
 
 from cifar_lightning import ImageClassifier, ImageDataModule
 from cifar_lightning.errors import UsageError
-from cifar_lightning.network_check import check_network
+from cifar_lightning.training.network_check import check_network
 
 
 def check(arch: str, *, training: bool = True, arch_options: dict[str, Any] | None = None, **data: Any) -> None:

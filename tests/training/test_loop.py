@@ -9,10 +9,10 @@ import torch
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import Callback, LambdaCallback
 
-from cifar_lightning.classifier import ImageClassifier
 from cifar_lightning.commands import train
 from cifar_lightning.commands.bench import TemporaryFit
-from cifar_lightning.loop import HOOKS, TrainingEpochLoop
+from cifar_lightning.training.classifier import ImageClassifier
+from cifar_lightning.training.loop import HOOKS, TrainingEpochLoop
 from tests.conftest import FAST
 
 LIGHTNINGS = "--trainer.profiler=simple"
