@@ -18,7 +18,7 @@ from tests.conftest import ROOT
 def test_kill_9_at_any_moment(data_root: Path) -> None:
     kills = os.environ.get("CIFAR_LIGHTNING_KILLS", "8")
     done = subprocess.run(
-        [sys.executable, "-m", "tests.kills", f"--kills={kills}", f"--root={data_root}"],
+        [sys.executable, "-m", "tests.training.kills", f"--kills={kills}", f"--root={data_root}"],
         capture_output=True, text=True, check=False, timeout=100 + 10 * int(kills), cwd=ROOT,
         env={**os.environ, "OMP_NUM_THREADS": "1"},
     )  # fmt: skip

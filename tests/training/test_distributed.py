@@ -14,7 +14,7 @@ from PIL import Image
 from cifar_lightning.cli import main
 from cifar_lightning.training.checkpoint import read_checkpoint
 from tests.conftest import ROOT, Start
-from tests.test_resume import curves
+from tests.training.test_resume import curves
 
 FIT = [
     "fit", "--data.dataset=synthetic", "--data.train_size=500", "--data.val_size=90", "--trainer.max_epochs=2",
@@ -24,7 +24,7 @@ FIT = [
     "--model.arch=vit", "--model.arch_options={depth: 1, hidden_dim: 16, num_heads: 2, mlp_dim: 32}",
     "--model.optimizer=sgd", "--model.lr=0.05",
 ]  # fmt: skip
-TWO = ["--data.batch_size=32", "--trainer.strategy=ddp", "--trainer.callbacks+=tests.test_resume.Signal"]
+TWO = ["--data.batch_size=32", "--trainer.strategy=ddp", "--trainer.callbacks+=tests.training.test_resume.Signal"]
 RUN = Path("runs/vit/version_0")
 
 

@@ -56,10 +56,10 @@ class Signal(Callback):
 
 
 FIT = [
-    "fit", "--model.arch=tests.test_resume:Net", "--model.optimizer=adamw", "--model.lr=0.01",
+    "fit", "--model.arch=tests.training.test_resume:Net", "--model.optimizer=adamw", "--model.lr=0.01",
     "--model.schedule=cosine", "--data.dataset=synthetic", "--data.batch_size=32", "--data.train_size=170",
     "--data.val_size=100", "--trainer.max_epochs=3", "--trainer.log_every_n_steps=1",
-    "--trainer.enable_progress_bar=false", "--trainer.callbacks+=tests.test_resume.Signal",
+    "--trainer.enable_progress_bar=false", "--trainer.callbacks+=tests.training.test_resume.Signal",
 ]  # fmt: skip
 
 

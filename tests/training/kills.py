@@ -1,4 +1,4 @@
-"""Kills trainings at random moments and resumes them: python -m tests.kills --kills 200 (about 5 minutes)."""
+"""Kills trainings at random moments and resumes them: python -m tests.training.kills --kills 200 (about 5 minutes)."""
 
 import argparse
 import os
@@ -15,7 +15,7 @@ import torch
 from cifar_lightning.cli import main
 from cifar_lightning.errors import UsageError
 from cifar_lightning.training.checkpoint import read_checkpoint
-from tests.test_resume import assert_same
+from tests.training.test_resume import assert_same
 
 FIT = [
     "fit", "--data.dataset=synthetic", "--data.train_size=640", "--data.val_size=100", "--data.batch_size=32",
