@@ -13,7 +13,7 @@ from torch import Tensor
 
 from cifar_lightning.commands.bench import spread
 from cifar_lightning.data.datamodule import ImageDataModule
-from cifar_lightning.record import hardware, versions
+from cifar_lightning.reporting.record import hardware, versions
 
 CNN = str(Path(__file__).parent.parent / "configs" / "cnn.yaml")
 RESULTS = Path(__file__).with_name("results.md")

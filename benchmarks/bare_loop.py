@@ -22,7 +22,7 @@ from benchmarks._results import CNN, parse, ratio, record
 from cifar_lightning.commands import train
 from cifar_lightning.commands.bench import TemporaryFit, Turns
 from cifar_lightning.models import create_model
-from cifar_lightning.record import ours
+from cifar_lightning.reporting.record import ours
 from cifar_lightning.training.optim import build_optimizer, build_schedule
 from cifar_lightning.transforms.augment import augment
 from cifar_lightning.transforms.preprocess import Preprocess

@@ -18,11 +18,11 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from cifar_lightning import figures
 from cifar_lightning.errors import UsageError
 from cifar_lightning.io.files import write_output
 from cifar_lightning.io.text import csv_text, printable, say
 from cifar_lightning.predictor import Guess, rank
+from cifar_lightning.reporting import figures
 from cifar_lightning.transforms.decode import PictureError, decode_picture, describe_unread, find_pictures
 
 Explain: TypeAlias = Callable[[NDArray[np.uint8], NDArray[np.int64]], NDArray[np.float32]]

@@ -24,13 +24,14 @@ from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch.utils.data import DataLoader
 
-from cifar_lightning import ImageClassifier, ImageDataModule, Predictor, figures
-from cifar_lightning.callbacks import draw_augmentation
+from cifar_lightning import ImageClassifier, ImageDataModule, Predictor
 from cifar_lightning.cli import main
 from cifar_lightning.data.sources.drawings import draw_pictures
 from cifar_lightning.errors import UsageError
 from cifar_lightning.options import keep_freed_memory
-from cifar_lightning.record import read_history
+from cifar_lightning.reporting import figures
+from cifar_lightning.reporting.record import read_history
+from cifar_lightning.reporting.report import draw_augmentation
 from cifar_lightning.training.metrics import EpochMetrics
 from cifar_lightning.transforms.augment import tta_views
 from cifar_lightning.transforms.corruptions import CORRUPTIONS, corrupt

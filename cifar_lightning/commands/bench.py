@@ -20,13 +20,13 @@ from rich.console import Console
 from rich.table import Table
 from torch.nn import functional as F
 
-from cifar_lightning.callbacks import Report
 from cifar_lightning.commands import train
 from cifar_lightning.data.datamodule import ImageDataModule, WholeBatches
 from cifar_lightning.errors import UsageError
 from cifar_lightning.io.files import to_json, write_output
 from cifar_lightning.options import split_options
-from cifar_lightning.record import hardware, versions
+from cifar_lightning.reporting.record import hardware, versions
+from cifar_lightning.reporting.report import Report
 from cifar_lightning.training.callbacks import EpochLines
 from cifar_lightning.training.classifier import ImageClassifier
 from cifar_lightning.training.duration import AnnounceDuration

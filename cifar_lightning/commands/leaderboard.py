@@ -21,9 +21,9 @@ from rich.table import Table
 
 from cifar_lightning.errors import UsageError
 from cifar_lightning.io.files import find_named, hash_file, write_output
-from cifar_lightning.io.schema import FIT, TEST, read_record
 from cifar_lightning.io.strict_yaml import load_yaml, read_text
 from cifar_lightning.io.text import csv_text, printable, say
+from cifar_lightning.reporting.record_schema import FIT, TEST, read_record
 
 ELSEWHERE = (
     "seed_everything", "ckpt_path", "runs", "checkpoint_every_n_minutes", "model.stop_on_nan", "data.seed", "data.root",

@@ -35,13 +35,10 @@ from numpy.typing import NDArray
 from rich.console import Console
 from rich.table import Table
 
-from cifar_lightning.callbacks import Report
 from cifar_lightning.commands import leaderboard
 from cifar_lightning.data.datamodule import ImageDataModule
 from cifar_lightning.errors import UsageError
-from cifar_lightning.evaluation import class_table, corruption_table, measure_corruptions
 from cifar_lightning.io.files import write_atomically
-from cifar_lightning.io.schema import FIT, read_record
 from cifar_lightning.io.text import printable, say
 from cifar_lightning.models import is_custom
 from cifar_lightning.models.pretrained import find_official, find_weights
@@ -58,8 +55,11 @@ from cifar_lightning.options import (
     refuse_null,
     split_options,
 )
-from cifar_lightning.record import MetricsLog, Record, read_throughput
 from cifar_lightning.report import classify_files
+from cifar_lightning.reporting.record import MetricsLog, Record, read_throughput
+from cifar_lightning.reporting.record_schema import FIT, read_record
+from cifar_lightning.reporting.report import Report
+from cifar_lightning.reporting.robustness import class_table, corruption_table, measure_corruptions
 from cifar_lightning.training.callbacks import EpochLines, ProgressBar, Throughput, TrainerSettings
 from cifar_lightning.training.checkpoint import (
     WholeCheckpointIO,

@@ -17,9 +17,9 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch import nn
 
-from cifar_lightning.callbacks import Report
 from cifar_lightning.cli import main
-from cifar_lightning.run_report import FIGURES
+from cifar_lightning.reporting.report import Report
+from cifar_lightning.reporting.run_report import FIGURES
 from cifar_lightning.training.checkpoint import read_checkpoint
 from tests.conftest import ROOT
 

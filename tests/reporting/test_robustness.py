@@ -9,8 +9,9 @@ from lightning.pytorch import Trainer
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from cifar_lightning import ImageClassifier, ImageDataModule, evaluation
+from cifar_lightning import ImageClassifier, ImageDataModule
 from cifar_lightning.data.image_set import ImageSet
+from cifar_lightning.reporting import robustness as evaluation
 from cifar_lightning.transforms.corruptions import corrupt
 
 

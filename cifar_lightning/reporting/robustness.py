@@ -11,8 +11,8 @@ from rich.table import Table
 from torch import Tensor
 
 from cifar_lightning.data.datamodule import ImageDataModule
-from cifar_lightning.figures import wilson_interval
 from cifar_lightning.io.text import printable
+from cifar_lightning.reporting.figures import wilson_interval
 from cifar_lightning.training.classifier import ImageClassifier
 from cifar_lightning.transforms.corruptions import CORRUPTIONS, SEVERITIES, corrupt
 

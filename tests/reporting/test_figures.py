@@ -4,7 +4,7 @@ from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
-from cifar_lightning import figures
+from cifar_lightning.reporting import figures
 
 
 def texts(figure: Figure) -> list[str]:

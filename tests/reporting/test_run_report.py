@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from cifar_lightning.cli import main
-from cifar_lightning.io.schema import FIT, TEST, read_record
-from cifar_lightning.run_report import write_report
+from cifar_lightning.reporting.record_schema import FIT, TEST, read_record
+from cifar_lightning.reporting.run_report import write_report
 from tests import chromium
 
 

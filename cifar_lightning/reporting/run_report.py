@@ -10,8 +10,8 @@ import jinja2
 from PIL import Image
 
 from cifar_lightning.io.files import hash_file, write_atomically
-from cifar_lightning.io.schema import FIT, TEST, read_record
-from cifar_lightning.record import read_history
+from cifar_lightning.reporting.record import read_history
+from cifar_lightning.reporting.record_schema import FIT, TEST, read_record
 
 FIGURES = {
     "predictions": "Pictures drawn at random, with what was predicted and how surely.",
@@ -66,7 +66,7 @@ def _inline(path: Path) -> dict[str, Any]:
 @cache
 def _template() -> jinja2.Template:
     # names of classes and folders are people's own: all text is escaped
-    loader = jinja2.FileSystemLoader(Path(__file__).parent / "web")
+    loader = jinja2.FileSystemLoader(Path(__file__).parent)
     environment = jinja2.Environment(
         autoescape=True, loader=loader, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )

@@ -18,11 +18,11 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch.utils.tensorboard import SummaryWriter
 
-from cifar_lightning import figures
 from cifar_lightning.data.datamodule import ImageDataModule
 from cifar_lightning.io.files import hash_file, write_atomically, write_json
-from cifar_lightning.record import Record, commit, hardware, is_trial, ours, read_history, versions
-from cifar_lightning.run_report import write_report
+from cifar_lightning.reporting import figures
+from cifar_lightning.reporting.record import Record, commit, hardware, is_trial, ours, read_history, versions
+from cifar_lightning.reporting.run_report import write_report
 from cifar_lightning.training.classifier import ImageClassifier
 from cifar_lightning.training.metrics import Evaluation
 from cifar_lightning.transforms.corruptions import SEVERITIES, corrupt

@@ -1,0 +1,1 @@
+"""What a run reports: records, figures, report.html and the leaderboard."""
