@@ -10,8 +10,8 @@ from cifar_lightning.errors import UsageError
 
 if TYPE_CHECKING:
     from cifar_lightning.data.datamodule import ImageDataModule
+    from cifar_lightning.inference.predictor import Predictor
     from cifar_lightning.models import create_model, list_models
-    from cifar_lightning.predictor import Predictor
     from cifar_lightning.training.classifier import ImageClassifier
 
 __version__ = "0.1.0"
@@ -21,7 +21,7 @@ __all__ = ["ImageClassifier", "ImageDataModule", "Predictor", "UsageError", "cre
 _HOMES = {
     "ImageClassifier": "cifar_lightning.training.classifier",
     "ImageDataModule": "cifar_lightning.data.datamodule",
-    "Predictor": "cifar_lightning.predictor",
+    "Predictor": "cifar_lightning.inference.predictor",
     "create_model": "cifar_lightning.models",
     "list_models": "cifar_lightning.models",
 }

@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from cifar_lightning.predictor import Run
+from cifar_lightning.inference.predictor import Run
 
 _T = TypeVar("_T")
 

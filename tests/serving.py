@@ -19,9 +19,9 @@ import uvicorn
 from PIL import Image
 from starlette.types import ASGIApp, Message
 
-from cifar_lightning.card import Card
 from cifar_lightning.connections import make_server
-from cifar_lightning.predictor import Predictor
+from cifar_lightning.inference.card import Card
+from cifar_lightning.inference.predictor import Predictor
 from cifar_lightning.server import Limits, create_app
 
 CARD = Card(

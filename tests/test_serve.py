@@ -27,7 +27,7 @@ from cifar_lightning import server as server_module
 from cifar_lightning.batching import Batcher
 from cifar_lightning.cli import main
 from cifar_lightning.commands.serve import _listen
-from cifar_lightning.predictor import Predictor
+from cifar_lightning.inference.predictor import Predictor
 from cifar_lightning.server import DECODERS, WEB, Limits, create_app
 from cifar_lightning.transforms.decode import decode_picture
 from tests import chromium

@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import NoReturn
 
 from cifar_lightning.errors import UsageError
+from cifar_lightning.inference.predictor import EXPORTED, Predictor
 from cifar_lightning.io.text import printable, say
-from cifar_lightning.predictor import EXPORTED, Predictor
 
 
 class _Parser(argparse.ArgumentParser):
@@ -38,7 +38,7 @@ def main(argv: Sequence[str]) -> int:
 
         return train.main(argv)
     try:
-        from cifar_lightning.report import classify_files
+        from cifar_lightning.inference.image_files import classify_files
     except ModuleNotFoundError as error:
         raise UsageError(f"predict needs {error.name}, which is not installed: pip install rich matplotlib.") from error
     parser.add_argument("pictures", nargs="+")

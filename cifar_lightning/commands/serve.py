@@ -14,8 +14,8 @@ from ipaddress import ip_address
 from typing import NoReturn
 
 from cifar_lightning.errors import UsageError, did_you_mean
+from cifar_lightning.inference.predictor import Predictor
 from cifar_lightning.io.text import printable, say
-from cifar_lightning.predictor import Predictor
 
 TOKEN = "CIFAR_LIGHTNING_TOKEN"
 """The environment variable that stands for ``--token``."""

@@ -38,6 +38,7 @@ from rich.table import Table
 from cifar_lightning.commands import leaderboard
 from cifar_lightning.data.datamodule import ImageDataModule
 from cifar_lightning.errors import UsageError
+from cifar_lightning.inference.image_files import classify_files
 from cifar_lightning.io.files import write_atomically
 from cifar_lightning.io.text import printable, say
 from cifar_lightning.models import is_custom
@@ -55,7 +56,6 @@ from cifar_lightning.options import (
     refuse_null,
     split_options,
 )
-from cifar_lightning.report import classify_files
 from cifar_lightning.reporting.record import MetricsLog, Record, read_throughput
 from cifar_lightning.reporting.record_schema import FIT, read_record
 from cifar_lightning.reporting.report import Report
@@ -760,7 +760,7 @@ class CLI(LightningCLI):
 
         explain = None
         if options.explain:
-            from cifar_lightning.explain import grad_cam  # captum is an extra
+            from cifar_lightning.inference.explain import grad_cam  # captum is an extra
 
             def explain(images: NDArray[np.uint8], labels: NDArray[np.int64]) -> NDArray[np.float32]:
                 batch = datamodule.normalise(torch.from_numpy(images).permute(0, 3, 1, 2).to(model.device))

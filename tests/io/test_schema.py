@@ -13,8 +13,8 @@ from cifar_lightning import Predictor
 from cifar_lightning.cli import main
 from cifar_lightning.data.sources import open_source
 from cifar_lightning.errors import UsageError
+from cifar_lightning.inference.pipeline import load_pipeline
 from cifar_lightning.io.schema import TEXT, check, mapping, nullable, number, optional, several, whole
-from cifar_lightning.pipeline import load_pipeline
 from cifar_lightning.training.checkpoint import read_checkpoint
 from tests.serving import CARD, write_colours
 

@@ -8,8 +8,8 @@ import pytest
 import torch
 
 from cifar_lightning.cli import main
+from cifar_lightning.inference.image_files import Row, write_rows
 from cifar_lightning.io.text import csv_text, first_ten, printable, say
-from cifar_lightning.report import Row, write_rows
 from cifar_lightning.reporting.robustness import class_table
 
 

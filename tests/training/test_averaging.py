@@ -13,7 +13,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from cifar_lightning import ImageClassifier, ImageDataModule
 from cifar_lightning.cli import main
 from cifar_lightning.errors import UsageError
-from cifar_lightning.pipeline import load_pipeline
+from cifar_lightning.inference.pipeline import load_pipeline
 from cifar_lightning.training.checkpoint_callbacks import RunCheckpoint
 from tests.conftest import FAST
 

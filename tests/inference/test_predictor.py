@@ -22,7 +22,7 @@ from cifar_lightning import Predictor
 from cifar_lightning.cli import main
 from cifar_lightning.data.sources.drawings import CLASSES, draw_pictures
 from cifar_lightning.errors import UsageError
-from cifar_lightning.predictor import Prediction, rank
+from cifar_lightning.inference.predictor import Prediction, rank
 from cifar_lightning.transforms.decode import PictureError, decode_picture
 from tests.conftest import WITHOUT_TORCH
 

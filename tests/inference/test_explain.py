@@ -13,7 +13,7 @@ from torch.nn import functional as F
 from cifar_lightning.cli import main
 from cifar_lightning.data.sources.drawings import draw_pictures
 from cifar_lightning.errors import UsageError
-from cifar_lightning.explain import grad_cam
+from cifar_lightning.inference.explain import grad_cam
 from cifar_lightning.models import create_model, list_models
 from tests.conftest import replace_network
 
@@ -144,7 +144,7 @@ def test_an_exported_file_cannot_be_explained(
 def test_without_captum(
     trained: Path, pictures: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.delitem(sys.modules, "cifar_lightning.explain")
+    monkeypatch.delitem(sys.modules, "cifar_lightning.inference.explain")
     monkeypatch.setitem(sys.modules, "captum.attr", None)
     assert main(["predict", f"--ckpt_path={trained / 'best.ckpt'}", *pictures, "--explain"]) == 2
     assert "pip install 'cifar-lightning[explain]'" in capsys.readouterr().err

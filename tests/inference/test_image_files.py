@@ -8,7 +8,7 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
-from cifar_lightning.report import classify_files
+from cifar_lightning.inference.image_files import classify_files
 
 
 def classify(images: NDArray[np.uint8]) -> NDArray[np.float32]:

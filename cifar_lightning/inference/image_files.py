@@ -19,9 +19,9 @@ from rich.markup import escape
 from rich.table import Table
 
 from cifar_lightning.errors import UsageError
+from cifar_lightning.inference.predictor import Guess, rank
 from cifar_lightning.io.files import write_output
 from cifar_lightning.io.text import csv_text, printable, say
-from cifar_lightning.predictor import Guess, rank
 from cifar_lightning.reporting import figures
 from cifar_lightning.transforms.decode import PictureError, decode_picture, describe_unread, find_pictures
 

@@ -17,8 +17,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from cifar_lightning.card import Card
 from cifar_lightning.errors import UsageError
+from cifar_lightning.inference.card import Card
 from cifar_lightning.transforms.decode import PictureError, decode_picture
 
 if TYPE_CHECKING:
@@ -292,7 +292,7 @@ def _open_checkpoint(
     path: Path, device: str, arch: str | None, allow_custom_arch: bool, tta: str | None
 ) -> tuple[Run, Card]:
     place = _find_device(device)
-    from cifar_lightning.pipeline import load_pipeline
+    from cifar_lightning.inference.pipeline import load_pipeline
 
     pipeline, card = load_pipeline(path, arch, allow_custom_arch, tta)
     return _torch_run(pipeline.to(place), place), card

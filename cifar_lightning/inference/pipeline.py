@@ -7,8 +7,8 @@ import torch
 from torch import Tensor, nn
 
 from cifar_lightning import __version__
-from cifar_lightning.card import Card
 from cifar_lightning.errors import UsageError
+from cifar_lightning.inference.card import Card
 from cifar_lightning.io.files import hash_file
 from cifar_lightning.reporting.record_schema import TEST, read_record
 from cifar_lightning.training.checkpoint import check_architecture, read_checkpoint

@@ -1,0 +1,1 @@
+"""Classifying images with a checkpoint or an exported file."""
