@@ -57,8 +57,8 @@ def main(argv: Sequence[str]) -> int:
     options = _parse(argv)
     if missing := [name for name in NEEDED if not find_spec(name)]:
         raise UsageError(f"serve needs {', '.join(missing)}: pip install 'cifar-lightning[serve]'.")
-    from cifar_lightning.connections import make_server
-    from cifar_lightning.server import Limits, create_app
+    from cifar_lightning.serving.app import Limits, create_app
+    from cifar_lightning.serving.connections import make_server
 
     predictor = Predictor(
         options.model, device=options.device, arch=options.arch, allow_custom_arch=options.allow_custom_arch

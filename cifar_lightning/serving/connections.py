@@ -12,7 +12,7 @@ from starlette.types import ASGIApp
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from cifar_lightning.errors import UsageError
-from cifar_lightning.server import Limits
+from cifar_lightning.serving.app import Limits
 
 DESCRIPTORS = 8192
 """As many open files as this process asks for, where the hard limit allows it."""

@@ -27,11 +27,11 @@ from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp
 
 from cifar_lightning import __version__
-from cifar_lightning.batching import Batcher, Workers
 from cifar_lightning.errors import UsageError
-from cifar_lightning.guard import Guard, Problem, problem
 from cifar_lightning.inference.card import Card
 from cifar_lightning.inference.predictor import Guess, Predictor, rank
+from cifar_lightning.serving.batching import Batcher, Workers
+from cifar_lightning.serving.middleware import Guard, Problem, problem
 from cifar_lightning.transforms.decode import PictureError, TooManyPixelsError, UnknownFormatError, decode_picture
 
 WEB = Path(__file__).parent / "web"

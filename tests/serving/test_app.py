@@ -23,12 +23,12 @@ from numpy.typing import NDArray
 from PIL import Image
 from starlette.types import ASGIApp
 
-from cifar_lightning import server as server_module
-from cifar_lightning.batching import Batcher
 from cifar_lightning.cli import main
 from cifar_lightning.commands.serve import _listen
 from cifar_lightning.inference.predictor import Predictor
-from cifar_lightning.server import DECODERS, WEB, Limits, create_app
+from cifar_lightning.serving import app as server_module
+from cifar_lightning.serving.app import DECODERS, WEB, Limits, create_app
+from cifar_lightning.serving.batching import Batcher
 from cifar_lightning.transforms.decode import decode_picture
 from tests import chromium
 from tests.conftest import WITHOUT_TORCH

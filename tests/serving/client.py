@@ -19,10 +19,10 @@ import uvicorn
 from PIL import Image
 from starlette.types import ASGIApp, Message
 
-from cifar_lightning.connections import make_server
 from cifar_lightning.inference.card import Card
 from cifar_lightning.inference.predictor import Predictor
-from cifar_lightning.server import Limits, create_app
+from cifar_lightning.serving.app import Limits, create_app
+from cifar_lightning.serving.connections import make_server
 
 CARD = Card(
     arch="mean",
