@@ -5,7 +5,7 @@ import json
 
 from lightning.pytorch import Callback, LightningModule, Trainer
 
-from cifar_lightning.commands import train
+from cifar_lightning.commands import lightning_cli as train
 from cifar_lightning.commands.bench import TemporaryFit, now
 from cifar_lightning.data.datamodule import ImageDataModule
 from cifar_lightning.training.classifier import ImageClassifier

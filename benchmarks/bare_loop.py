@@ -19,7 +19,7 @@ from lightning.pytorch import LightningModule, Trainer
 from torch.nn import functional as F
 
 from benchmarks._results import CNN, parse, ratio, record
-from cifar_lightning.commands import train
+from cifar_lightning.commands import lightning_cli as train
 from cifar_lightning.commands.bench import TemporaryFit, Turns
 from cifar_lightning.models import create_model
 from cifar_lightning.reporting.record import ours

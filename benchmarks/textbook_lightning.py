@@ -28,7 +28,7 @@ from torchmetrics.classification import MulticlassAccuracy
 from torchvision import transforms
 
 from benchmarks._results import CNN, parse, ratio, record
-from cifar_lightning.commands import train
+from cifar_lightning.commands import lightning_cli as train
 from cifar_lightning.commands.bench import TemporaryFit, Turns
 from cifar_lightning.models import create_model
 

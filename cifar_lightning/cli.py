@@ -17,9 +17,9 @@ from cifar_lightning.io.streams import protect_streams, report_lost_output
 from cifar_lightning.io.text import first_ten, say
 
 COMMANDS = {
-    "fit": ("train", "train a classifier; resume with --ckpt_path last.ckpt"),
-    "validate": ("train", "measure a checkpoint on the validation pictures"),
-    "test": ("train", "measure a checkpoint on the test pictures, with figures and a report"),
+    "fit": ("lightning_cli", "train a classifier; resume with --ckpt_path last.ckpt"),
+    "validate": ("lightning_cli", "measure a checkpoint on the validation pictures"),
+    "test": ("lightning_cli", "measure a checkpoint on the test pictures, with figures and a report"),
     "bench": ("bench", "measure how fast a recipe trains and predicts on this machine, and where the time goes"),
     "sweep": ("sweep", "search for better hyperparameters, with one process or many"),
     "leaderboard": ("leaderboard", "compare runs: mean ± sd over the seeds, time and size; as Markdown or CSV too"),

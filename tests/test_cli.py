@@ -12,7 +12,7 @@ import yaml
 
 from cifar_lightning import __version__
 from cifar_lightning.cli import COMMANDS, main
-from cifar_lightning.options import read_config
+from cifar_lightning.commands.parser import read_config
 from tests.conftest import FAST
 
 LIGHT = (

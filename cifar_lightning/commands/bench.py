@@ -20,11 +20,11 @@ from rich.console import Console
 from rich.table import Table
 from torch.nn import functional as F
 
-from cifar_lightning.commands import train
+from cifar_lightning.commands import lightning_cli as train
+from cifar_lightning.commands.parser import split_options
 from cifar_lightning.data.datamodule import ImageDataModule, WholeBatches
 from cifar_lightning.errors import UsageError
 from cifar_lightning.io.files import to_json, write_output
-from cifar_lightning.options import split_options
 from cifar_lightning.reporting.record import hardware, versions
 from cifar_lightning.reporting.report import Report
 from cifar_lightning.training.callbacks import EpochLines

@@ -14,13 +14,13 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from cifar_lightning.commands.parser import Parser
 from cifar_lightning.data.sources.drawings import draw_pictures
 from cifar_lightning.errors import UsageError
 from cifar_lightning.inference.card import Card
 from cifar_lightning.inference.pipeline import Pipeline, load_pipeline
 from cifar_lightning.inference.predictor import Predictor
 from cifar_lightning.io.text import say
-from cifar_lightning.options import Parser
 
 TOLERANCE = 1e-4
 """The most that a probability may differ from the checkpoint's."""

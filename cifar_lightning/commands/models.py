@@ -8,10 +8,10 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
+from cifar_lightning.commands.parser import check_config
 from cifar_lightning.errors import UsageError
 from cifar_lightning.io.text import say
 from cifar_lightning.models import MODELS, count_cost, create_model, list_models
-from cifar_lightning.options import check_config
 
 HELP = """\
 usage: cifar-lightning models

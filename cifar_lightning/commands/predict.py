@@ -34,7 +34,7 @@ def main(argv: Sequence[str]) -> int:
     parser = _Parser(allow_abbrev=False, add_help=False)
     parser.add_argument("--ckpt_path", default="")
     if Path(parser.parse_known_args(argv)[0].ckpt_path).suffix not in EXPORTED:
-        from cifar_lightning.commands import train
+        from cifar_lightning.commands import lightning_cli as train
 
         return train.main(argv)
     try:

@@ -26,13 +26,13 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from rich.console import Console
 from rich.table import Table
 
-from cifar_lightning.commands import train
+from cifar_lightning.commands import lightning_cli as train
+from cifar_lightning.commands.parser import Parser, check_config, read_config, split_options
 from cifar_lightning.data.datamodule import ImageDataModule
 from cifar_lightning.errors import UsageError, did_you_mean
 from cifar_lightning.io.files import write_atomically
 from cifar_lightning.io.streams import protect_streams
 from cifar_lightning.io.text import csv_text
-from cifar_lightning.options import Parser, check_config, read_config, split_options
 from cifar_lightning.training.callbacks import EpochLines
 from cifar_lightning.training.classifier import ImageClassifier
 from cifar_lightning.training.launcher import refuse_processes

@@ -9,8 +9,8 @@ from lightning.pytorch.trainer.states import TrainerFn
 
 from cifar_lightning import ImageDataModule
 from cifar_lightning.cli import main
+from cifar_lightning.commands.parser import checkpoint_settings
 from cifar_lightning.errors import UsageError
-from cifar_lightning.options import checkpoint_settings
 from tests.conftest import Archive
 
 

@@ -9,7 +9,7 @@ import torch
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import Callback, LambdaCallback
 
-from cifar_lightning.commands import train
+from cifar_lightning.commands import lightning_cli as train
 from cifar_lightning.commands.bench import TemporaryFit
 from cifar_lightning.training.classifier import ImageClassifier
 from cifar_lightning.training.loop import HOOKS, TrainingEpochLoop

@@ -9,8 +9,9 @@ import pytest
 
 from cifar_lightning.cli import main
 from cifar_lightning.commands import bench
+from tests.conftest import ROOT
 
-DEMO = str(Path(__file__).parent.parent / "configs" / "demo.yaml")
+DEMO = str(ROOT / "configs" / "demo.yaml")
 
 
 @pytest.fixture(autouse=True)

@@ -36,14 +36,7 @@ from rich.console import Console
 from rich.table import Table
 
 from cifar_lightning.commands import leaderboard
-from cifar_lightning.data.datamodule import ImageDataModule
-from cifar_lightning.errors import UsageError
-from cifar_lightning.inference.image_files import classify_files
-from cifar_lightning.io.files import write_atomically
-from cifar_lightning.io.text import printable, say
-from cifar_lightning.models import is_custom
-from cifar_lightning.models.pretrained import find_official, find_weights
-from cifar_lightning.options import (
+from cifar_lightning.commands.parser import (
     RESUMED,
     Parser,
     check_devices,
@@ -56,6 +49,13 @@ from cifar_lightning.options import (
     refuse_null,
     split_options,
 )
+from cifar_lightning.data.datamodule import ImageDataModule
+from cifar_lightning.errors import UsageError
+from cifar_lightning.inference.image_files import classify_files
+from cifar_lightning.io.files import write_atomically
+from cifar_lightning.io.text import printable, say
+from cifar_lightning.models import is_custom
+from cifar_lightning.models.pretrained import find_official, find_weights
 from cifar_lightning.reporting.record import MetricsLog, Record, read_throughput
 from cifar_lightning.reporting.record_schema import FIT, read_record
 from cifar_lightning.reporting.report import Report

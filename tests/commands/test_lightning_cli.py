@@ -26,9 +26,9 @@ from torch.utils.data import DataLoader
 
 from cifar_lightning import ImageClassifier, ImageDataModule, Predictor
 from cifar_lightning.cli import main
+from cifar_lightning.commands.parser import keep_freed_memory
 from cifar_lightning.data.sources.drawings import draw_pictures
 from cifar_lightning.errors import UsageError
-from cifar_lightning.options import keep_freed_memory
 from cifar_lightning.reporting import figures
 from cifar_lightning.reporting.record import read_history
 from cifar_lightning.reporting.report import draw_augmentation

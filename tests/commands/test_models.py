@@ -7,8 +7,7 @@ import pytest
 from cifar_lightning import list_models
 from cifar_lightning.cli import main
 from cifar_lightning.commands.models import measure
-
-ROOT = Path(__file__).parent.parent
+from tests.conftest import ROOT
 
 
 def test_every_network_is_listed_with_its_options_and_recipes(
