@@ -1,103 +1,107 @@
-"""Who may import whom; see CONTRIBUTING.md."""
+"""Which module may import which, and how large files may grow; docs/architecture.md explains the layers."""
 
 import ast
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-PACKAGE = Path(__file__).parent.parent / "cifar_lightning"
+from tests.conftest import ROOT
 
-LAYERS = [  # each may import what stands below it
+PACKAGE = ROOT / "cifar_lightning"
+
+LAYERS = [  # A module imports from its own folder and from the layers below it.
     {"__main__"},
     {"cli"},
-    {"commands.predict", "commands.bench", "commands.sweep"},  # which run commands.train
-    {"commands.train", "commands.export", "commands.models", "commands.serve"},
-    {"commands.leaderboard", "connections"},  # the former is what fit --runs ends with
-    {"options", "callbacks", "duration", "evaluation", "launcher", "network_check", "report", "server", "run_folder"},
-    {"run_report"},
-    {"record", "explain"},
-    {"batching"},  # of what predictor runs
-    {"predictor"},
-    {"pipeline"},
-    {"classifier", "data.datamodule", "checkpoint", "loop"},
-    {"averaging", "resume"},
-    {"models", "models.pretrained", "optim", "augment", "preprocess", "figures", "data.datasets"},
-    {"data.folder"},  # one of the sources
-    {
-        "models.cnn",
-        "models.resnet",
-        "models.speednet",
-        "models.timm",
-        "models.vit",
-        "data.cache",
-        "data.image_set",
-        "data.synthetic",
-        "data.download",
-        "pictures",
-        "card",
-        "guard",
-        "corruptions",
-    },
-    {"files", "schema", "streams", "strict_yaml", "text"},
+    {"commands"},
+    {"sweeping"},
+    {"serving"},
+    {"inference"},
+    {"reporting"},
+    {"training"},
+    {"data", "models"},
+    {"transforms"},
+    {"io", "errors"},
 ]
-WITHOUT_LIGHTNING = set().union(*LAYERS[-4:])
+WITHOUT_LIGHTNING = {"models", "transforms", "io", "errors"}
+WITHOUT_TORCH = {"cli", "errors", "io", "inference.predictor", "inference.card", "transforms.decode"}
+"""Modules that import PyTorch only inside the functions that need it."""
 
 
 def modules() -> dict[str, Path]:
+    """Return every module of the package by its name without "cifar_lightning."."""
     found = {}
     for path in PACKAGE.rglob("*.py"):
         parts = path.relative_to(PACKAGE).with_suffix("").parts
-        name = ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
-        if name and path.read_text().count("\n") > 2:  # not the empty __init__ of a folder
-            found[name] = path
+        found[".".join(parts[:-1] if parts[-1] == "__init__" else parts)] = path
+    del found[""]
     return found
 
 
-def imports(path: Path) -> set[str]:
-    names: set[str] = set()
-    for node in ast.walk(ast.parse(path.read_text())):
+MODULES = modules()
+
+
+def imports(tree: ast.AST) -> Iterator[str]:
+    """Yield what a module imports, anywhere in it."""
+    for node in ast.walk(tree):
         if isinstance(node, ast.Import):
-            names |= {alias.name for alias in node.names}
+            yield from (alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
-            names |= {node.module or ""} | {f"{node.module}.{alias.name}" for alias in node.names}
-    return names
+            assert node.level == 0, "imports are absolute"
+            yield node.module or ""
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+
+
+def parse(name: str) -> ast.Module:
+    return ast.parse(MODULES[name].read_text(encoding="utf-8"))
 
 
 def layer(name: str) -> int:
-    return next((i for i, members in enumerate(LAYERS) if name in members), -1)
+    return next(number for number, members in enumerate(LAYERS) if name.split(".")[0] in members)
 
 
-def test_every_module_has_its_place() -> None:
-    assert {name for name in modules() if layer(name) < 0} - {"data"} == set()
+def belongs(name: str, members: set[str]) -> bool:
+    return name in members or name.split(".")[0] in members
 
 
-@pytest.mark.parametrize("name", sorted(set(modules()) - {"data"}))
-def test_imports_go_one_way(name: str) -> None:
-    ours = {i.removeprefix("cifar_lightning.") for i in imports(modules()[name]) if i.startswith("cifar_lightning.")}
-    upwards = {i for i in ours & set(modules()) if layer(i) <= layer(name)}
-    assert upwards <= {"data"}
+@pytest.mark.parametrize("name", sorted(MODULES))
+def test_imports_go_down(name: str) -> None:
+    folder = name.split(".")[0]
+    for imported in imports(parse(name)):
+        other = imported.removeprefix("cifar_lightning.").split(".")[0]
+        if imported.startswith("cifar_lightning.") and other != folder and other in {n.split(".")[0] for n in MODULES}:
+            assert layer(other) > layer(name), imported
 
 
-@pytest.mark.parametrize("name", sorted(WITHOUT_LIGHTNING))
+@pytest.mark.parametrize("name", sorted(name for name in MODULES if belongs(name, WITHOUT_LIGHTNING)))
 def test_the_lower_layers_know_no_lightning(name: str) -> None:
-    assert not {i for i in imports(modules()[name]) if i.split(".")[0] in ("lightning", "pytorch_lightning")}
+    assert not {i for i in imports(parse(name)) if i.split(".")[0] in ("lightning", "pytorch_lightning")}
+
+
+@pytest.mark.parametrize("name", sorted(name for name in MODULES if belongs(name, WITHOUT_TORCH)))
+def test_light_modules_import_no_torch(name: str) -> None:
+    top = ast.Module([node for node in parse(name).body if isinstance(node, ast.Import | ast.ImportFrom)], [])
+    assert not {i for i in imports(top) if i.split(".")[0] in ("torch", "torchvision", "lightning")}
 
 
 def test_the_classifier_knows_no_data_and_the_data_no_model() -> None:
-    assert not {i for i in imports(modules()["classifier"]) if i.startswith("cifar_lightning.data")}
-    for name in ("data.datamodule", "data.datasets"):
-        assert not {i for i in imports(modules()[name]) if "models" in i or "classifier" in i}
+    assert not {i for i in imports(parse("training.classifier")) if i.startswith("cifar_lightning.data")}
+    for name in MODULES:
+        if name.startswith("data"):
+            assert not {i for i in imports(parse(name)) if i.startswith("cifar_lightning.models")}
+        if name.startswith("models"):
+            assert not {i for i in imports(parse(name)) if i.startswith("cifar_lightning.data")}
 
 
 def test_the_entry_is_standard_library_only() -> None:
-    assert {i.split(".")[0] for i in imports(modules()["cli"])} <= {"cifar_lightning", *sys.stdlib_module_names}
+    assert {i.split(".")[0] for i in imports(parse("cli"))} <= {"cifar_lightning", *sys.stdlib_module_names}
 
 
-@pytest.mark.parametrize("name", sorted(modules()))
+@pytest.mark.parametrize("name", sorted(MODULES))
 def test_text_files_name_their_encoding(name: str) -> None:
-    """Else the locale's would be taken; ruff's rule for it (PLW1514) is a preview still."""
-    for call in ast.walk(ast.parse(modules()[name].read_text(encoding="utf-8"))):
+    """Otherwise they would be read in the locale's encoding; ruff's rule for it (PLW1514) is still a preview."""
+    for call in ast.walk(parse(name)):
         if isinstance(call, ast.Call) and isinstance(call.func, ast.Attribute):
             given = {keyword.arg for keyword in call.keywords}
             modes = {argument.value for argument in call.args if isinstance(argument, ast.Constant)}

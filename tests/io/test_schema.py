@@ -16,7 +16,7 @@ from cifar_lightning.errors import UsageError
 from cifar_lightning.inference.pipeline import load_pipeline
 from cifar_lightning.io.schema import TEXT, check, mapping, nullable, number, optional, several, whole
 from cifar_lightning.training.checkpoint import read_checkpoint
-from tests.serving import CARD, write_colours
+from tests.serving.client import CARD, write_colours
 
 GONE = object()
 

@@ -32,7 +32,7 @@ from cifar_lightning.serving.batching import Batcher
 from cifar_lightning.transforms.decode import decode_picture
 from tests import chromium
 from tests.conftest import WITHOUT_TORCH
-from tests.serving import CARD, FORM, Client, Reply, Server, bomb, form, picture, serving, write_colours
+from tests.serving.client import CARD, FORM, Client, Reply, Server, bomb, form, picture, serving, write_colours
 
 HALF = b"GET /livez HTTP/1.1\r\nHost: localhost"
 """The head of a request without its end."""
