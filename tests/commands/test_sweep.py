@@ -201,7 +201,7 @@ def test_without_optuna(here: Path, monkeypatch: pytest.MonkeyPatch, capsys: pyt
 def test_a_signal_queues_the_trial_again(
     search: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    words = ["sweep", f"--config={search}", "--trials=2", "--trainer.callbacks+=tests.test_resume.Signal"]
+    words = ["sweep", f"--config={search}", "--trials=2", "--trainer.callbacks+=tests.training.test_resume.Signal"]
     with monkeypatch.context() as patch:
         patch.setenv("SIGNAL", f"{signal.SIGINT:d} 0 1 train")
         assert main(words) == 130

@@ -102,7 +102,7 @@ class InTheSecondRun(Callback):
 
 
 def test_ctrl_c_ends_all_runs_and_keeps_the_finished_ones(fit: list[str], capsys: pytest.CaptureFixture[str]) -> None:
-    assert main([*fit, "--runs=3", "--trainer.callbacks+=tests.test_record.InTheSecondRun"]) == 130
+    assert main([*fit, "--runs=3", "--trainer.callbacks+=tests.reporting.test_record.InTheSecondRun"]) == 130
     out = capsys.readouterr().out
     assert "cifar-lightning fit --ckpt_path runs/cnn/version_1/last.ckpt" in out
     assert "1 of 3 runs are trained" in out

@@ -89,7 +89,7 @@ class Spoil(Callback):
 
 
 def test_no_checkpoint_of_weights_that_are_not_finite(fit: list[str], capsys: pytest.CaptureFixture[str]) -> None:
-    words = ["--model.arch_options={steps: 99}", "--data.val_size=0", "--trainer.callbacks=tests.test_divergence.Spoil"]
+    words = ["--model.arch_options={steps: 99}", "--data.val_size=0", "--trainer.callbacks=tests.training.test_divergence.Spoil"]
     assert main([*fit, *words]) == 2
     assert "training has diverged: a weight is not a finite number in epoch 2" in capsys.readouterr().err
     assert torch.load(RUN / "last.ckpt", weights_only=True)["epoch"] == 0
@@ -104,7 +104,7 @@ class SpoilTheFirst(Callback):
 
 
 def test_one_of_several_runs_diverges(fit: list[str], capsys: pytest.CaptureFixture[str]) -> None:
-    words = ["--runs=2", "--trainer.max_epochs=1", "--trainer.callbacks=tests.test_divergence.SpoilTheFirst"]
+    words = ["--runs=2", "--trainer.max_epochs=1", "--trainer.callbacks=tests.training.test_divergence.SpoilTheFirst"]
     assert main([*fit, "--model.arch_options={steps: 99}", *words]) == 2
     said = capsys.readouterr()
     assert "cifar-lightning: training has diverged: val/loss is nan in epoch 1" in said.err

@@ -99,7 +99,7 @@ class TimeFlies(Callback):
 def test_the_command_that_goes_on_names_more_time(
     fit: list[str], here: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    words = ["--trainer.max_time=00:00:30:00", "--trainer.callbacks=tests.test_duration.TimeFlies"]
+    words = ["--trainer.max_time=00:00:30:00", "--trainer.callbacks=tests.training.test_duration.TimeFlies"]
     assert main([*fit, *words, "--trainer.max_epochs=1"]) == 0
     (command,) = (line for line in capsys.readouterr().out.splitlines() if line.startswith("  cifar-lightning fit"))
     assert " --trainer.max_time 00:02:00:" in command

@@ -32,7 +32,7 @@ class Tidy(Callback):
 
 def test_a_second_process_is_refused_and_the_lock_ends_with_its_owner(tmp_path: Path) -> None:
     code = (
-        "import sys; from cifar_lightning.run_folder import *; run = RunFolder(Path(sys.argv[1])); print(1, flush=True)"
+        "import sys; from cifar_lightning.training.run_folder import *; run = RunFolder(Path(sys.argv[1])); print(1, flush=True)"
     )
     with subprocess.Popen(
         [sys.executable, "-c", f"{code}; sys.stdin.read()", str(tmp_path)],
@@ -105,7 +105,7 @@ def test_a_folder_that_cannot_be_made_is_a_usage_error(tmp_path: Path) -> None:
 
 
 def test_a_finished_run_without_its_config_stays(data_root: Path, here: Path) -> None:
-    words = [*FIT, f"--data.root={data_root}", "--trainer.callbacks+=tests.test_run_folder.Tidy"]
+    words = [*FIT, f"--data.root={data_root}", "--trainer.callbacks+=tests.training.test_run_folder.Tidy"]
     assert main([*words, "--trainer.max_epochs=1"]) == 0
     assert {path.name for path in Path("runs/cnn/version_0").glob("*.ckpt")} == {"last.ckpt", "best.ckpt"}
 

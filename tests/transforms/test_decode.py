@@ -218,7 +218,7 @@ def test_bombs_take_no_memory(tmp_path: Path) -> None:
         (tmp_path / name).write_bytes(data)
     script = (
         "import resource, sys\n"
-        "from cifar_lightning.pictures import PictureError, decode_picture\n"
+        "from cifar_lightning.transforms.decode import PictureError, decode_picture\n"
         "held = next(int(line.split()[1]) for line in open('/proc/self/status') if line.startswith('VmData'))\n"
         "resource.setrlimit(resource.RLIMIT_DATA, (1024 * held + 100_000_000,) * 2)  # half of what a bomb unpacks to\n"
         "for name in sys.argv[1:]:\n"
