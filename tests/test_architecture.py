@@ -58,16 +58,16 @@ def parse(name: str) -> ast.Module:
 
 
 def layer(name: str) -> int:
-    return next(number for number, members in enumerate(LAYERS) if name.split(".")[0] in members)
+    return next(number for number, members in enumerate(LAYERS) if name.split(".", maxsplit=1)[0] in members)
 
 
 def belongs(name: str, members: set[str]) -> bool:
-    return name in members or name.split(".")[0] in members
+    return name in members or name.split(".", maxsplit=1)[0] in members
 
 
 @pytest.mark.parametrize("name", sorted(MODULES))
 def test_imports_go_down(name: str) -> None:
-    folder = name.split(".")[0]
+    folder = name.split(".", maxsplit=1)[0]
     for imported in imports(parse(name)):
         other = imported.removeprefix("cifar_lightning.").split(".")[0]
         if imported.startswith("cifar_lightning.") and other != folder and other in {n.split(".")[0] for n in MODULES}:

@@ -77,7 +77,11 @@ def test_a_signal_ends_bench(
     number: int, status: int, here: Path, data_root: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("SIGNAL", f"{number:d} 0 3 train")
-    words = [f"--data.root={data_root}", "--output=bench.json", "--trainer.callbacks+=tests.training.test_resume.Signal"]
+    words = [
+        f"--data.root={data_root}",
+        "--output=bench.json",
+        "--trainer.callbacks+=tests.training.test_resume.Signal",
+    ]
     try:
         ended = main(["bench", "--config", DEMO, *words])
     except SystemExit as error:

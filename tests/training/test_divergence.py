@@ -89,7 +89,11 @@ class Spoil(Callback):
 
 
 def test_no_checkpoint_of_weights_that_are_not_finite(fit: list[str], capsys: pytest.CaptureFixture[str]) -> None:
-    words = ["--model.arch_options={steps: 99}", "--data.val_size=0", "--trainer.callbacks=tests.training.test_divergence.Spoil"]
+    words = [
+        "--model.arch_options={steps: 99}",
+        "--data.val_size=0",
+        "--trainer.callbacks=tests.training.test_divergence.Spoil",
+    ]
     assert main([*fit, *words]) == 2
     assert "training has diverged: a weight is not a finite number in epoch 2" in capsys.readouterr().err
     assert torch.load(RUN / "last.ckpt", weights_only=True)["epoch"] == 0
