@@ -31,7 +31,10 @@ class Tidy(Callback):
 
 
 def test_a_second_process_is_refused_and_the_lock_ends_with_its_owner(tmp_path: Path) -> None:
-    code = "import sys; from cifar_lightning.training.run_folder import *; run = RunFolder(Path(sys.argv[1])); print(1, flush=True)"
+    code = (
+        "import sys; from cifar_lightning.training.run_folder import *; run = RunFolder(Path(sys.argv[1])); "
+        "print(1, flush=True)"
+    )
     with subprocess.Popen(
         [sys.executable, "-c", f"{code}; sys.stdin.read()", str(tmp_path)],
         stdin=subprocess.PIPE,
