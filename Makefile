@@ -19,10 +19,10 @@ $(READY): pyproject.toml constraints.txt
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
 	@touch $@
 
-demo: $(READY) ## train, test and predict on the built-in pictures, in about a minute
+demo: $(READY) ## train, test and predict on the built-in images, in about a minute
 	$(BIN)/cifar-lightning fit --config configs/demo.yaml
 	$(BIN)/cifar-lightning test --ckpt_path best.ckpt
-	$(BIN)/cifar-lightning predict --ckpt_path best.ckpt docs/pictures
+	$(BIN)/cifar-lightning predict --ckpt_path best.ckpt docs/images
 
 test: $(READY) ## run the quick tests, in some minutes
 	$(BIN)/python -m pytest -m "not slow"

@@ -8,13 +8,13 @@ import numpy as np
 from keras import layers
 
 parser = argparse.ArgumentParser()
-parser.add_argument("pictures")
+parser.add_argument("images")
 parser.add_argument("--epochs", type=int, default=10)
 parser.add_argument("--seed", type=int, default=0)
 options = parser.parse_args()
 keras.utils.set_random_seed(options.seed)
 
-with np.load(options.pictures) as file:
+with np.load(options.images) as file:
     images = {split: file[f"{split}_images"].astype("float32") / 255 for split in ("train", "val", "test")}
     labels = {split: file[f"{split}_labels"] for split in ("train", "val", "test")}
 

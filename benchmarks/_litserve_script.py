@@ -12,18 +12,18 @@ from cifar_lightning import Predictor
 
 
 class API(litserve.LitAPI):  # type: ignore[misc]  # it is in an environment of its own
-    """Takes {"image": base64 of a picture file}, answers with the three most probable classes."""
+    """Takes {"image": base64 of an image file}, answers with the three most probable classes."""
 
     def setup(self, device: str) -> None:
         """Loads the model."""
         self.predictor = Predictor(sys.argv[1], device="cpu")
 
     def decode_request(self, request: dict[str, str]) -> NDArray[np.uint8]:
-        """Decodes the picture as ``serve`` does."""
+        """Decodes the image as ``serve`` does."""
         return self.predictor.decode(base64.b64decode(request["image"]))
 
     def batch(self, inputs: list[NDArray[np.uint8]]) -> NDArray[np.uint8]:
-        """Puts pictures into one array."""
+        """Puts images into one array."""
         return np.stack(inputs)
 
     def predict(self, x: NDArray[np.uint8]) -> NDArray[np.float32]:

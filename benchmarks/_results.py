@@ -1,4 +1,4 @@
-"""What the benchmarks share: options, pictures, processes, and results.md."""
+"""What the benchmarks share: options, images, processes, and results.md."""
 
 import os
 import subprocess
@@ -48,7 +48,7 @@ def parse(
         parents=parents,
     )
     parser.add_argument("--rounds", type=int, default=rounds, help=f"rounds that count ({rounds})")
-    parser.add_argument("--quick", action="store_true", help="some batches of synthetic pictures; no row is written")
+    parser.add_argument("--quick", action="store_true", help="some batches of synthetic images; no row is written")
     parser.add_argument("--data.dataset", dest="dataset", default="cifar10", help="cifar10")
     parser.add_argument("--data.root", dest="root", type=Path, default=Path("data"), help="data")
     options, flags = parser.parse_known_args(argv)
@@ -62,12 +62,12 @@ def parse(
     return options
 
 
-def pictures(options: Namespace, val_size: int) -> dict[str, tuple[Tensor, Tensor]]:
-    """Loads the pictures with the split that ``fit`` has; the first 512 of each, if the run is a quick one.
+def load_splits(options: Namespace, val_size: int) -> dict[str, tuple[Tensor, Tensor]]:
+    """Loads the images with the split that ``fit`` has; the first 512 of each, if the run is a quick one.
 
     Args:
         options: What ``parse`` returned.
-        val_size: How many training pictures are held out for validation.
+        val_size: How many training images are held out for validation.
 
     Returns:
         By split, images (N, H, W, C) uint8 and labels (N,).
@@ -79,7 +79,7 @@ def pictures(options: Namespace, val_size: int) -> dict[str, tuple[Tensor, Tenso
     data.setup("test")
     loaded = {}
     for split, held in data.sets.items():
-        numbers = held.numbers[:512] if options.quick else held.numbers
+        numbers = held.indices[:512] if options.quick else held.indices
         loaded[split] = held.images[numbers], held.labels[numbers]
     return loaded
 

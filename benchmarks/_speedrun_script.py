@@ -37,7 +37,7 @@ class Run(TemporaryFit):
     """A fit with two tests after it.
 
     Args:
-        argv: A verb, which makes no difference, and the arguments of ``fit``.
+        argv: A command, which makes no difference, and the arguments of ``fit``.
     """
 
     def __init__(self, argv: list[str]) -> None:

@@ -6,7 +6,7 @@ The script is not part of this project: get it from https://github.com/KellerJor
 was tried as of commit 096d14d9aa92dcc837ab4f1f288dffea2bbe41b7; its SHA-256 is
 704e29251a5207d8aed8a35adf13f772ff386b90a712aaddc2a28854385b536e.
 
-Each round runs one process of each side in turn, with as many trainings (--runs), all on the same pictures and all
+Each round runs one process of each side in turn, with as many trainings (--runs), all on the same images and all
 cores. On a GPU the script runs as it is, but for that number, and both sides train once more beforehand to warm up, as
 it does; add --model.compile true, for it compiles too. On a CPU nothing is compiled or warmed up, its weights are
 bfloat16 instead of float16, and a CPU's clock is read: the changes are listed in ON_CPU.
@@ -29,7 +29,7 @@ from typing import NamedTuple
 
 import torch
 
-from benchmarks._results import CNN, parse, pictures, ratio, record, run_process
+from benchmarks._results import CNN, load_splits, parse, ratio, record, run_process
 
 SPEEDRUN = str(Path(CNN).with_name("speedrun.yaml"))
 SCRIPT = Path(__file__).with_name("_speedrun_script.py")
@@ -93,7 +93,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         folder = Path(name)
         script = folder / "airbench94_muon.py"
         script.write_text(replace(options.airbench, edits), encoding="utf-8")
-        write_pictures(folder / "cifar10", pictures(options, val_size=0))
+        write_images(folder / "cifar10", load_splits(options, val_size=0))
         for number in range(options.rounds):
             seeds = [0] * warm_ups + list(range(number * options.runs, (number + 1) * options.runs))
             seconds, output = run_process(folder, sys.executable, SCRIPT, *flags, "--seeds", *seeds)
@@ -132,7 +132,7 @@ def replace(script: str, edits: Mapping[str, str]) -> str:
     return script
 
 
-def write_pictures(folder: Path, splits: Mapping[str, tuple[torch.Tensor, torch.Tensor]]) -> None:
+def write_images(folder: Path, splits: Mapping[str, tuple[torch.Tensor, torch.Tensor]]) -> None:
     """Writes the files that the script makes of torchvision's CIFAR10 and reads afterwards."""
     folder.mkdir()
     for split in ("train", "test"):
@@ -161,7 +161,7 @@ def summary(processes: Sequence[Process]) -> str:
     plain, augmented = (accuracy(values) for values in ([r.plain for r in runs], [r.augmented for r in runs]))
     return (
         f"{runs[0].epochs} epochs in {median(r.seconds for r in runs):,.1f} s (process "
-        f"{median(p.seconds for p in processes):,.1f} s), {augmented} right of the test pictures with test-time "
+        f"{median(p.seconds for p in processes):,.1f} s), {augmented} right of the test images with test-time "
         f"augmentation, {plain} without (n = {len(runs)})"
     )
 

@@ -40,21 +40,21 @@ def main(argv: Sequence[str] | None = None) -> int:
         options,
         "bare_loop",
         result=f"overhead of fit {ratio([a / b - 1 for a, b in rounds], '.1%')}",
-        ours=f"fit of cnn.yaml, {1 / median(a for a, _ in rounds):,.0f} pictures/s",
-        theirs=f"bare loop, {1 / median(b for _, b in rounds):,.0f} pictures/s",
+        ours=f"fit of cnn.yaml, {1 / median(a for a, _ in rounds):,.0f} images/s",
+        theirs=f"bare loop, {1 / median(b for _, b in rounds):,.0f} images/s",
         device=fitted.trainer.strategy.root_device,
     )
     return 0
 
 
 def bare_epoch(trainer: Trainer, pl_module: LightningModule, batch: Any) -> Iterator[int]:
-    """Trains a new network for one epoch as ``fit`` does, and yields the number of pictures after each step."""
+    """Trains a new network for one epoch as ``fit`` does, and yields the number of images after each step."""
     fitted, datamodule = ours(trainer, pl_module)
     model, data, device = fitted.hparams, datamodule.hparams, fitted.device
     assert datamodule.normalisation is not None
     held = datamodule.sets["train"]
-    images, labels = held.images[held.numbers].to(device), held.labels[held.numbers].to(device)
-    numbers = held.numbers.to(device)
+    images, labels = held.images[held.indices].to(device), held.labels[held.indices].to(device)
+    numbers = held.indices.to(device)
     batches = torch.split(torch.randperm(len(held), device=device), data["batch_size"])
     batches = batches[: int(trainer.num_training_batches)]
 

@@ -57,9 +57,7 @@ def fit(flags: Sequence[str], environment: Mapping[str, str]) -> float:
         run_process(Path(folder), *words, "--trainer.accelerator", "cpu", environment=environment)
         (table,) = Path(folder).glob("runs/*/version_0/metrics.csv")
         with table.open(newline="", encoding="utf-8") as file:
-            return next(
-                float(speed) for row in csv.DictReader(file) if (speed := row["throughput/pictures_per_second"])
-            )
+            return next(float(speed) for row in csv.DictReader(file) if (speed := row["throughput/images_per_second"]))
 
 
 @contextmanager

@@ -2,10 +2,10 @@
 
     python -m benchmarks.keras_tutorial
 
-Whole processes are timed, from the start of Python to the accuracy on the test pictures, in turn and on all cores of
+Whole processes are timed, from the start of Python to the accuracy on the test images, in turn and on all cores of
 the CPU. The other side is https://www.tensorflow.org/tutorials/images/cnn (_keras_script.py: Adam, batches of 32, no
-augmentation, measured on the validation pictures after each epoch) with tensorflow-cpu, in a virtual environment of its
-own that is made here once (benchmarks/.venv-keras, 1.5 GB). Both have the same pictures to train and to validate on;
+augmentation, measured on the validation images after each epoch) with tensorflow-cpu, in a virtual environment of its
+own that is made here once (benchmarks/.venv-keras, 1.5 GB). Both have the same images to train and to validate on;
 Keras reads them from one uncompressed file that is written beforehand.
 """
 
@@ -23,7 +23,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from benchmarks._results import CNN, parse, pictures, ratio, record, run_process
+from benchmarks._results import CNN, load_splits, parse, ratio, record, run_process
 
 PINNED = ("tensorflow-cpu==2.21.0", "keras==3.15.1", "numpy==2.4.6")
 VENV = Path(__file__).with_name(".venv-keras")
@@ -37,8 +37,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     epochs = 1 if options.quick else 10
     fits, ours, theirs = [], [], []
     with TemporaryDirectory() as folder:
-        file = Path(folder) / "pictures.npz"
-        write_pictures(file, pictures(options, val_size=100 if options.quick else 5000))
+        file = Path(folder) / "images.npz"
+        write_images(file, load_splits(options, val_size=100 if options.quick else 5000))
         for seed in range(options.rounds):
             training, testing, accuracy = run_ours(Path(folder) / f"{seed}", options.flags, epochs, seed)
             fits.append(training)
@@ -71,8 +71,8 @@ def make_environment() -> Path:
     return python
 
 
-def write_pictures(path: Path, splits: Mapping[str, tuple[Tensor, Tensor]]) -> None:
-    """Writes the pictures and labels of all three splits."""
+def write_images(path: Path, splits: Mapping[str, tuple[Tensor, Tensor]]) -> None:
+    """Writes the images and labels of all three splits."""
     arrays: dict[str, NDArray[Any]] = {}
     for split, (images, labels) in splits.items():
         arrays |= {f"{split}_images": images.numpy(), f"{split}_labels": labels.numpy()}
@@ -80,7 +80,7 @@ def write_pictures(path: Path, splits: Mapping[str, tuple[Tensor, Tensor]]) -> N
 
 
 def run_ours(folder: Path, flags: Sequence[str], epochs: int, seed: int) -> tuple[float, float, float]:
-    """Runs fit and test as processes; returns the seconds of each and the accuracy on the test pictures."""
+    """Runs fit and test as processes; returns the seconds of each and the accuracy on the test images."""
     folder.mkdir()
     command = (sys.executable, "-m", "cifar_lightning")
     words = ("--config", CNN, *flags, "--trainer.max_epochs", epochs, "--trainer.accelerator", "cpu")
@@ -93,7 +93,7 @@ def run_ours(folder: Path, flags: Sequence[str], epochs: int, seed: int) -> tupl
 def summary(measured: Sequence[tuple[float, float]]) -> str:
     """Writes the median of the seconds and the mean of the accuracies."""
     seconds, accuracies = zip(*measured, strict=True)
-    return f"{median(seconds):.0f} s, {mean(accuracies):.1%} right of the test pictures (n = {len(measured)})"
+    return f"{median(seconds):.0f} s, {mean(accuracies):.1%} right of the test images (n = {len(measured)})"
 
 
 if __name__ == "__main__":

@@ -4,7 +4,7 @@
 
 For each network, its untrained checkpoint and the ONNX file made of it are served in turn, then the checkpoint by
 LitServe with the same decoding and batches of the same size. Clients of this process, each on a connection of its own,
-send one picture file again and again; requests a second and the time until the answer are measured with 1 and with
+send one image file again and again; requests a second and the time until the answer are measured with 1 and with
 32 of them. The server's memory is looked at after 1,000 and after 10,000 requests more. LitServe is installed in a
 folder of its own (benchmarks/.litserve).
 """
@@ -34,7 +34,7 @@ from cifar_lightning.errors import UsageError
 LITSERVE = "litserve==0.2.19"
 INSTALLED = Path(__file__).with_name(".litserve")
 SCRIPT = Path(__file__).with_name("_litserve_script.py")
-PICTURE = Path(__file__).parent.parent / "docs" / "pictures" / "cat.jpg"
+IMAGE = Path(__file__).parent.parent / "docs" / "images" / "cat.jpg"
 CLIENTS = (1, 32)
 
 
@@ -156,13 +156,13 @@ def started(words: Sequence[str]) -> Iterator[tuple["subprocess.Popen[bytes]", i
 
 
 def our_request() -> bytes:
-    """Returns an HTTP request with the picture as its body."""
-    return _request("/v1/predict", "image/jpeg", PICTURE.read_bytes())
+    """Returns an HTTP request with the image as its body."""
+    return _request("/v1/predict", "image/jpeg", IMAGE.read_bytes())
 
 
 def litserve_request() -> bytes:
-    """Returns an HTTP request with the picture in JSON."""
-    body = json.dumps({"image": base64.b64encode(PICTURE.read_bytes()).decode()}).encode()
+    """Returns an HTTP request with the image in JSON."""
+    body = json.dumps({"image": base64.b64encode(IMAGE.read_bytes()).decode()}).encode()
     return _request("/predict", "application/json", body)
 
 

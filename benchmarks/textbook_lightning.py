@@ -3,7 +3,7 @@
     python -m benchmarks.textbook_lightning
 
 Both sides train the same network for one epoch in turn, with the same batches, optimiser and schedule. The textbook's
-side is what its users do: a data set that makes a PIL picture of each item, as torchvision's CIFAR10 does (from memory:
+side is what its users do: a data set that makes a PIL image of each item, as torchvision's CIFAR10 does (from memory:
 no file is decoded), torchvision's transforms in a DataLoader with two workers, loss and accuracy logged in each step
 and shown in the progress bar, a Trainer with its defaults (float32). Both are timed from the end of an epoch's first
 batch to the end of its last, so the start of the workers does not count, and there is no validation.
@@ -33,13 +33,13 @@ from cifar_lightning.commands.bench import TemporaryFit, Turns
 from cifar_lightning.models import create_model
 
 
-class Pictures(Dataset[tuple[Any, int]]):
-    """Pictures in memory, made a PIL picture and transformed one by one, as in torchvision's CIFAR10.
+class Images(Dataset[tuple[Any, int]]):
+    """Images in memory, made a PIL image and transformed one by one, as in torchvision's CIFAR10.
 
     Args:
         data: (N, H, W, C) uint8.
         targets: N labels.
-        transform: Turns a PIL picture into a tensor (C, H, W).
+        transform: Turns a PIL image into a tensor (C, H, W).
     """
 
     def __init__(self, data: NDArray[np.uint8], targets: list[int], transform: Callable[[Any], Any]) -> None:
@@ -96,15 +96,15 @@ def main(argv: Sequence[str] | None = None) -> int:
         options,
         "textbook_lightning",
         result=f"{ratio([b / a for a, b in rounds], '.2f')} times as fast",
-        ours=f"fit of cnn.yaml, {1 / median(a for a, _ in rounds):,.0f} pictures/s",
-        theirs=f"textbook Lightning, {1 / median(b for _, b in rounds):,.0f} pictures/s",
+        ours=f"fit of cnn.yaml, {1 / median(a for a, _ in rounds):,.0f} images/s",
+        theirs=f"textbook Lightning, {1 / median(b for _, b in rounds):,.0f} images/s",
         device=fitted.trainer.strategy.root_device,
     )
     return 0
 
 
 def textbook_epoch(fitted: TemporaryFit) -> float:
-    """Trains a new network for one epoch on what ``fitted`` was trained on, and returns the seconds a picture."""
+    """Trains a new network for one epoch on what ``fitted`` was trained on, and returns the seconds an image."""
     held, (mean, std) = fitted.datamodule.sets["train"], fitted.datamodule.normalisation
     transform = transforms.Compose(
         [
@@ -114,8 +114,8 @@ def textbook_epoch(fitted: TemporaryFit) -> float:
             transforms.Normalize(mean, std),
         ]
     )
-    pictures = Pictures(held.images[held.numbers].cpu().numpy(), held.labels[held.numbers].tolist(), transform)
-    loader = DataLoader(pictures, fitted.datamodule.hparams["batch_size"], shuffle=True, num_workers=2)
+    images = Images(held.images[held.indices].cpu().numpy(), held.labels[held.indices].tolist(), transform)
+    loader = DataLoader(images, fitted.datamodule.hparams["batch_size"], shuffle=True, num_workers=2)
     timer = Turns()
     with TemporaryDirectory() as folder:
         trainer = Trainer(

@@ -1,4 +1,4 @@
-"""Train, compare, understand and ship image classifiers on CIFAR-10 or your own pictures.
+"""Train, compare, understand and ship image classifiers on CIFAR-10 or your own images.
 
 Importing this package is cheap: the public names are imported when they are first used.
 """

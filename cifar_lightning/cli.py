@@ -1,4 +1,4 @@
-"""The ``cifar-lightning`` command: finds the verb and checks the files it names before anything heavy is imported."""
+"""The entry: finds the command, and checks the files that it names before anything heavy is imported."""
 
 import atexit
 import gc
@@ -18,20 +18,20 @@ from cifar_lightning.io.text import first_ten, say
 
 COMMANDS = {
     "fit": ("lightning_cli", "train a classifier; resume with --ckpt_path last.ckpt"),
-    "validate": ("lightning_cli", "measure a checkpoint on the validation pictures"),
-    "test": ("lightning_cli", "measure a checkpoint on the test pictures, with figures and a report"),
+    "validate": ("lightning_cli", "measure a checkpoint on the validation images"),
+    "test": ("lightning_cli", "measure a checkpoint on the test images, with figures and a report"),
     "bench": ("bench", "measure how fast a recipe trains and predicts on this machine, and where the time goes"),
     "sweep": ("sweep", "search for better hyperparameters, with one process or many"),
     "leaderboard": ("leaderboard", "compare runs: mean ± sd over the seeds, time and size; as Markdown or CSV too"),
     "models": ("models", "list the built-in networks: options, size, recipes"),
-    "predict": ("predict", "classify your own pictures with a checkpoint or an exported file"),
+    "predict": ("predict", "classify your own images with a checkpoint or an exported file"),
     "export": ("export", "write a checkpoint as ONNX or .pt2, verified, to use without this package"),
-    "serve": ("serve", "a web page and an HTTP API for people's own pictures"),
+    "serve": ("serve", "a web page and an HTTP API for people's own images"),
 }
-"""Each verb: the module in ``cifar_lightning.commands`` whose ``main(argv)`` carries it out, and one line of help."""
+"""Each command: its module in ``cifar_lightning.commands``, whose ``main(argv)`` runs it, and one line of help."""
 
 NEEDS_CHECKPOINT = dict.fromkeys(("validate", "test", "predict", "export"), "--ckpt_path") | {"serve": "--model"}
-"""The option that names the checkpoint, for each verb that can't do without one."""
+"""The option that names the checkpoint, for each command that can't do without one."""
 
 DEPENDENCIES = frozenset(
     {"PIL", "filelock", "jinja2", "jsonargparse", "lightning", "matplotlib", "numpy", "pytorch_lightning", "rich"}
@@ -40,16 +40,16 @@ DEPENDENCIES = frozenset(
 """What an installation for an exported model alone may lack."""
 
 HELP = f"""\
-usage: cifar-lightning VERB [options]
+usage: cifar-lightning COMMAND [options]
 
-{os.linesep.join(f"  {verb:<12}{line}" for verb, (_, line) in COMMANDS.items())}
+{os.linesep.join(f"  {command:<12}{line}" for command, (_, line) in COMMANDS.items())}
 
   cifar-lightning fit --config configs/cnn.yaml          train
   cifar-lightning test --ckpt_path best.ckpt             measure the newest run's best checkpoint
-  cifar-lightning predict --ckpt_path best.ckpt cat.jpg  classify a picture
-  cifar-lightning serve --model best.ckpt                classify pictures in a browser
+  cifar-lightning predict --ckpt_path best.ckpt cat.jpg  classify an image
+  cifar-lightning serve --model best.ckpt                classify images in a browser
 
-cifar-lightning VERB --help lists the options of a verb; --version prints the version."""
+cifar-lightning COMMAND --help lists the options of a command; --version prints the version."""
 
 
 def run() -> NoReturn:
@@ -73,13 +73,13 @@ def _leave(ended: Sequence[int]) -> None:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Runs one verb.
+    """Runs one command.
 
     Args:
         argv: The arguments after the program's name; those of the process by default.
 
     Returns:
-        The exit status: 0 for success, 2 for a mistake of the user's, 130 for Ctrl+C, or what the verb says.
+        The exit status: 0 for success, 2 for a mistake of the user's, 130 for Ctrl+C, or what the command says.
     """
     args = list(sys.argv[1:] if argv is None else argv)
     try:
@@ -123,7 +123,7 @@ def _answer(args: list[str]) -> int:
     if args[0] == "--version":
         print(f"cifar-lightning {__version__}")
         return 0
-    module = _check_verb(args[0])
+    module = _check_command(args[0])
     args = [args[0], "--help"] if {"-h", "--help"} & set(args) else _check_files(args)
     if (here := str(Path.cwd())) not in sys.path:  # people's own networks, callbacks and loggers, last of all
         sys.path.append(here)  # `python -m` does it by itself, the console script does not
@@ -141,18 +141,18 @@ def _import(name: str) -> ModuleType:
             gc.enable()
 
 
-def _check_verb(verb: str) -> str:
-    if verb not in COMMANDS:
+def _check_command(command: str) -> str:
+    if command not in COMMANDS:
         raise UsageError(
-            f"there is no verb {verb!r}.{did_you_mean(verb, COMMANDS)} The verbs are {', '.join(COMMANDS)}."
+            f"there is no command {command!r}.{did_you_mean(command, COMMANDS)} The commands are {', '.join(COMMANDS)}."
         )
-    return COMMANDS[verb][0]
+    return COMMANDS[command][0]
 
 
 def _check_files(args: list[str]) -> list[str]:
     """Returns the arguments with the checkpoint's path resolved, after checking that the files they name exist."""
-    verb, checkpoint_given, checked = args[0], False, []
-    names_checkpoint = NEEDS_CHECKPOINT.get(verb, "--ckpt_path")
+    command, checkpoint_given, checked = args[0], False, []
+    names_checkpoint = NEEDS_CHECKPOINT.get(command, "--ckpt_path")
     position = 0
     while position < len(args):
         option, equals, value = args[position].partition("=")
@@ -169,15 +169,15 @@ def _check_files(args: list[str]) -> list[str]:
                 _check_config(value)
             checked += [option, value]
         elif position == 1 and option.endswith((".yaml", ".yml")):
-            raise UsageError(f"a config has an option: cifar-lightning {verb} --config {option}")
-        elif option == "--ckpt_path" and verb == "serve":
+            raise UsageError(f"a config has an option: cifar-lightning {command} --config {option}")
+        elif option == "--ckpt_path" and command == "serve":
             raise UsageError("serve takes the checkpoint, or an exported file, by another name: --model best.ckpt")
         else:
             checked.append(args[position])
         position += 1
-    if verb in NEEDS_CHECKPOINT and not checkpoint_given:
+    if command in NEEDS_CHECKPOINT and not checkpoint_given:
         raise UsageError(
-            f"{verb} needs a checkpoint: cifar-lightning {verb} {names_checkpoint} best.ckpt (the newest run's), "
+            f"{command} needs a checkpoint: cifar-lightning {command} {names_checkpoint} best.ckpt (the newest run's), "
             "or the path of one. Train one with: cifar-lightning fit --config configs/demo.yaml"
         )
     return checked

@@ -1,4 +1,4 @@
-"""What several tests need: pictures, archives and a trained run."""
+"""What several tests need: images, archives and a trained run."""
 
 import hashlib
 import io
@@ -74,7 +74,7 @@ sys.meta_path.insert(0, Block())
 
 @pytest.fixture(scope="session")
 def data_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder in which the synthetic pictures are drawn once."""
+    """A folder in which the synthetic images are drawn once."""
     return tmp_path_factory.mktemp("data")
 
 
@@ -113,7 +113,7 @@ def weights_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
     network = torchvision.models.mobilenet_v2()
     for module in network.modules():
         if isinstance(module, torch.nn.BatchNorm2d):
-            module.momentum = None  # the mean over all batches: features then differ between pictures
+            module.momentum = None  # the mean over all batches: features then differ between images
     with torch.no_grad():
         network(torch.randn(16, 3, 64, 64))
     torch.save(network.state_dict(), made)
@@ -162,9 +162,9 @@ def start() -> Iterator[Start]:
 
 
 @pytest.fixture
-def picture_folder(tmp_path: Path) -> Path:
-    """A small data set of the user's own: three classes, plain colours with noise, 20 + 5 pictures each."""
-    root = tmp_path / "pictures"
+def image_folder(tmp_path: Path) -> Path:
+    """A small data set of the user's own: three classes, plain colours with noise, 20 + 5 images each."""
+    root = tmp_path / "images"
     rng = np.random.default_rng(0)
     for split, count in [("train", 20), ("test", 5)]:
         for number, name in enumerate(["blue", "green", "red"]):
@@ -208,7 +208,7 @@ class Archive:
 
 @pytest.fixture
 def archive(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Archive:
-    """CIFAR-10 in the official format with 20 pictures a batch; its checksums are made the official ones."""
+    """CIFAR-10 in the official format with 20 images a batch; its checksums are made the official ones."""
     rng = np.random.default_rng(0)
     cifar = torchvision.datasets.CIFAR10
     images = rng.integers(0, 256, (120, 3072), dtype=np.uint8)

@@ -1,4 +1,4 @@
-"""The benchmarks run, cut short on the built-in pictures, and keep one row for each."""
+"""The benchmarks run, cut short on the built-in images, and keep one row for each."""
 
 from argparse import Namespace
 from pathlib import Path
@@ -11,7 +11,7 @@ from benchmarks import _results, airbench, bare_loop, busy_core, keras_tutorial,
 
 
 def write(path: Path, benchmark: str, result: str, *, quick: bool = False) -> None:
-    options = Namespace(dataset="folder", root=Path("/somewhere/my-pictures"), quick=quick)
+    options = Namespace(dataset="folder", root=Path("/somewhere/my-images"), quick=quick)
     _results.record(
         options, benchmark, result=result, ours="1", theirs="2", device=torch.device("cpu"), others="keras 3", path=path
     )
@@ -28,7 +28,7 @@ def test_rows_are_replaced_by_name(tmp_path: Path) -> None:
     names, results = ([line.split("|")[cell].strip() for line in rows[2:]] for cell in (1, 2))
     assert names == ["[first](first.py)", "[second](second.py)"]
     assert results == ["kept", "new"]
-    assert "folder my-pictures" in rows[2]
+    assert "folder my-images" in rows[2]
     assert f"torch {torch.__version__}" in rows[2]
     assert "/somewhere" not in path.read_text()
 
@@ -55,12 +55,12 @@ def test_busy_core_measures_quiet_and_busy(data_root: Path, capsys: pytest.Captu
     assert "busy_core](busy_core.py) busy" in out
 
 
-def test_the_other_side_of_keras_has_the_same_pictures(here: Path, data_root: Path) -> None:
+def test_the_other_side_of_keras_has_the_same_images(here: Path, data_root: Path) -> None:
     with pytest.raises(SystemExit):
         keras_tutorial.main(["--rounds=0"])
     options = _results.parse(["--quick", f"--data.root={data_root}"], None, rounds=3)
-    keras_tutorial.write_pictures(here / "pictures.npz", _results.pictures(options, val_size=100))
-    with np.load(here / "pictures.npz") as file:
+    keras_tutorial.write_images(here / "images.npz", _results.load_splits(options, val_size=100))
+    with np.load(here / "images.npz") as file:
         assert file["train_images"].shape == (512, 32, 32, 3)
         assert {name: len(file[f"{name}_labels"]) for name in ("train", "val", "test")} == {
             "train": 512,
@@ -96,7 +96,7 @@ def test_airbench_runs_both_sides(here: Path, data_root: Path, capsys: pytest.Ca
     rows = dict(line.split(maxsplit=1) for line in capsys.readouterr().out.splitlines())
     assert rows["theirs"].startswith("airbench94_muon, 1 epochs in 1.5 s (process ")
     assert rows["theirs"].endswith(
-        "5.12% ± 0.00 right of the test pictures with test-time augmentation, 10.00% ± 0.00 without (n = 2)"
+        "5.12% ± 0.00 right of the test images with test-time augmentation, 10.00% ± 0.00 without (n = 2)"
     )
     assert rows["ours"].startswith("fit and test of speedrun.yaml, 1 epochs in ")
     assert rows["ours"].endswith("(n = 2)")

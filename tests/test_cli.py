@@ -72,10 +72,10 @@ def test_answered_without_torch(words: list[str], status: int, here: Path) -> No
     assert "Traceback" not in done.stderr
 
 
-def test_help_lists_every_verb(capsys: pytest.CaptureFixture[str]) -> None:
+def test_help_lists_every_command(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["--help"]) == 0
     out = capsys.readouterr().out
-    assert all(f"  {verb}" in out for verb in COMMANDS)
+    assert all(f"  {command}" in out for command in COMMANDS)
     assert main(["--version"]) == 0
     assert capsys.readouterr().out == f"cifar-lightning {__version__}\n"
 
@@ -83,7 +83,7 @@ def test_help_lists_every_verb(capsys: pytest.CaptureFixture[str]) -> None:
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["fitt"], "there is no verb 'fitt'. Did you mean fit?"),
+        (["fitt"], "there is no command 'fitt'. Did you mean fit?"),
         (["fit", "--config"], "--config needs a value"),
         (["fit", "--config", "configs/cn.yaml"], "Did you mean configs/cnn.yaml?"),
         (["fit", "--config", "configs"], "is a folder"),
@@ -167,10 +167,10 @@ def test_checkpoints_that_are_none(here: Path, trained: Path, capsys: pytest.Cap
     assert "holds code" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("verb", ["fit", "test"])
-def test_help_needs_no_files(verb: str, here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.parametrize("command", ["fit", "test"])
+def test_help_needs_no_files(command: str, here: Path, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit, match="0"):
-        main([verb, "--config", "nothing.yaml", "--ckpt_path", "nothing.ckpt", "--help"])
+        main([command, "--config", "nothing.yaml", "--ckpt_path", "nothing.ckpt", "--help"])
     assert "--model.arch" in capsys.readouterr().out
 
 
@@ -185,14 +185,14 @@ def test_the_newest_run_s_checkpoint(here: Path, capsys: pytest.CaptureFixture[s
 
 
 def test_a_checkpoint_of_other_classes(
-    here: Path, trained: Path, picture_folder: Path, capsys: pytest.CaptureFixture[str]
+    here: Path, trained: Path, image_folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     words = [
         "test",
         "--ckpt_path",
         str(trained / "best.ckpt"),
         "--data.dataset=folder",
-        f"--data.root={picture_folder}",
+        f"--data.root={image_folder}",
     ]
     assert main(words) == 2
     assert "3 classes, blue, green, red; the checkpoint was trained on 10, airplane" in capsys.readouterr().err

@@ -1,4 +1,4 @@
-"""Every recipe runs, on the built-in pictures, and says how it is used and measured."""
+"""Every recipe runs, on the built-in images, and says how it is used and measured."""
 
 from pathlib import Path
 

@@ -28,7 +28,7 @@ from cifar_lightning.cli import COMMANDS, main
 from cifar_lightning.data.sources import open_source
 from cifar_lightning.errors import UsageError
 from cifar_lightning.training.checkpoint import read_checkpoint
-from cifar_lightning.transforms.decode import SUFFIXES, PictureError, decode_picture
+from cifar_lightning.transforms.decode import SUFFIXES, ImageError, decode_image
 
 FEWER = settings(max_examples=settings().max_examples // 4)
 """For what takes a good part of a second."""
@@ -107,10 +107,10 @@ lines = st.lists(flags, max_size=4).map(lambda parts: [word for part in parts fo
 @given(st.one_of(st.sampled_from(sorted(COMMANDS)), words), lines)
 @example("fit", ["--config"])
 @example("predict", ["--ckpt_path", ""])
-def test_the_command_line(verb: str, line: list[str]) -> None:
+def test_the_command_line(command: str, line: list[str]) -> None:
     last = {"fit": ["--print_config"], "bench": ["--print_config"], "sweep": ["--heartbeat=0"], "serve": ["--port=-1"]}
     with folder():
-        attempt(verb, *line, *last.get(verb, []))
+        attempt(command, *line, *last.get(command, []))
 
 
 @FEWER
@@ -149,12 +149,12 @@ configs = st.one_of(
 
 @FEWER
 @given(configs, st.sampled_from(["fit", "bench", "sweep", "models"]))
-def test_configs(text: str, verb: str) -> None:
+def test_configs(text: str, command: str) -> None:
     with folder() as here:
         (here / "configs").mkdir()
         Path("configs/any.yaml").write_text(text, encoding="utf-8", newline="")
-        last = {"sweep": ["--heartbeat=0"], "models": []}.get(verb, ["--print_config"])
-        attempt(verb, *([] if verb == "models" else ["--config", "configs/any.yaml"]), *last)
+        last = {"sweep": ["--heartbeat=0"], "models": []}.get(command, ["--print_config"])
+        attempt(command, *([] if command == "models" else ["--config", "configs/any.yaml"]), *last)
 
 
 @FEWER
@@ -207,9 +207,9 @@ choice = trained.flatmap(lambda name: choices.get(name, numbers).map(lambda valu
 
 
 @pytest.fixture(scope="module")
-def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A data set of two classes with eight pictures each."""
-    root = tmp_path_factory.mktemp("pictures")
+def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A data set of two classes with eight images each."""
+    root = tmp_path_factory.mktemp("images")
     for split in ("train", "test"):
         for number, name in enumerate(("cat", "dog")):
             (root / split / name).mkdir(parents=True)
@@ -220,8 +220,8 @@ def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @FEWER
 @given(line=st.lists(choice, min_size=1, max_size=3))
-def test_trainings(line: list[str], pictures: Path) -> None:
-    base = ["--data.dataset=folder", f"--data.root={pictures}", "--data.val_size=4", "--data.batch_size=4"]
+def test_trainings(line: list[str], images: Path) -> None:
+    base = ["--data.dataset=folder", f"--data.root={images}", "--data.val_size=4", "--data.batch_size=4"]
     base += [
         "--trainer.max_epochs=1",
         "--trainer.limit_train_batches=2",
@@ -237,9 +237,9 @@ def test_trainings(line: list[str], pictures: Path) -> None:
 # -- files -----------------------------------------------------------------------------------------------------------
 
 
-def encode(picture: Image.Image, kind: str, **how: Any) -> bytes:
+def encode(image: Image.Image, kind: str, **how: Any) -> bytes:
     file = io.BytesIO()
-    picture.save(file, kind, **how)
+    image.save(file, kind, **how)
     return file.getvalue()
 
 
@@ -276,10 +276,10 @@ broken = st.builds(change, st.sampled_from(WHOLE), edits, st.none() | st.integer
 
 
 @given(st.one_of(broken, st.binary(max_size=200)))
-def test_picture_files(data: bytes) -> None:
+def test_image_files(data: bytes) -> None:
     try:
-        made = decode_picture(data, 8, max_pixels=1_000_000)
-    except PictureError:
+        made = decode_image(data, 8, max_pixels=1_000_000)
+    except ImageError:
         pass
     else:
         assert made.shape == (8, 8, 3)
@@ -312,7 +312,7 @@ def plant(root: Path, tree: dict[str, dict[str, dict[str, Any]]]) -> None:
 
 
 @given(trees)
-def test_folders_of_pictures(tree: dict[str, dict[str, dict[str, Any]]]) -> None:
+def test_folders_of_images(tree: dict[str, dict[str, dict[str, Any]]]) -> None:
     with folder() as here, contextlib.redirect_stdout(None):
         plant(here / "root", tree)
         try:

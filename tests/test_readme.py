@@ -1,4 +1,4 @@
-"""Every command in the README is run, on the built-in pictures and cut short."""
+"""Every command in the README is run, on the built-in images and cut short."""
 
 import re
 import shlex
@@ -13,7 +13,7 @@ import pytest
 from PIL import Image
 
 from cifar_lightning.cli import main
-from cifar_lightning.data.sources.drawings import draw_pictures
+from cifar_lightning.data.sources.drawings import draw_images
 from tests.conftest import FAST, Start
 from tests.test_configs import SHRUNK
 
@@ -29,8 +29,8 @@ COMMANDS = [
 
 def test_there_are_commands() -> None:
     assert {shlex.split(command)[0] for command in COMMANDS} <= {"make", "cifar-lightning", "tensorboard", "."}
-    for verb in ("fit", "validate", "test", "predict", "export", "sweep", "serve"):
-        assert [command for command in COMMANDS if command.startswith(f"cifar-lightning {verb}")]
+    for command in ("fit", "validate", "test", "predict", "export", "sweep", "serve"):
+        assert [command for command in COMMANDS if command.startswith(f"cifar-lightning {command}")]
 
 
 @pytest.mark.parametrize("command", [c for c in COMMANDS if c.startswith("make")])
@@ -43,7 +43,7 @@ def test_make_knows_the_target(command: str) -> None:
 def ready(here: Path, trained: Path, exported: Path) -> None:
     """Makes the current folder one in which the commands have what they need."""
     shutil.copytree(ROOT / "configs", "configs")
-    shutil.copytree(ROOT / "docs" / "pictures", "docs/pictures")
+    shutil.copytree(ROOT / "docs" / "images", "docs/images")
     shutil.copytree(trained, "runs/demo/version_0")
     shutil.copytree(trained, "runs/cnn/version_0")
     shutil.copy(exported / "model.onnx", "model.onnx")
@@ -64,9 +64,9 @@ RECIPE = r"cifar-lightning fit --config configs/\w+.yaml"  # test_configs.py tra
 )
 def test_command_does_what_it_says(command: str, data_root: Path) -> None:
     Path("my_nets.py").write_text("\n".join(re.findall(r"```python\n# my_nets.py\n(.*?)```", README, re.DOTALL)))
-    for picture in ("cat.jpg", "holiday/1.png"):
-        Path(picture).parent.mkdir(exist_ok=True)
-        Image.fromarray(draw_pictures(1, 0, 50)[0][0].numpy()).save(picture)
+    for image in ("cat.jpg", "holiday/1.png"):
+        Path(image).parent.mkdir(exist_ok=True)
+        Image.fromarray(draw_images(1, 0, 50)[0][0].numpy()).save(image)
     words = shlex.split(command.replace("postgresql://sweep@host/sweep", "sqlite:///shared.db"))[1:]
     if words[0] == "bench":
         words += ["--batches=2"]
@@ -110,7 +110,7 @@ def test_serve_starts_and_stops(command: str, start: Start) -> None:
 
 
 def test_predictor_example_runs(here: Path, trained: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    shutil.copytree(ROOT / "docs" / "pictures", "docs/pictures")
+    shutil.copytree(ROOT / "docs" / "images", "docs/images")
     shutil.copytree(trained, "runs/demo/version_0")
     (code,) = re.findall(r"```python\n(from cifar_lightning import Predictor.*?)```", README, re.DOTALL)
     exec(code, {})

@@ -1,1 +1,1 @@
-"""One verb of the command line a file, each with ``main(argv)``."""
+"""One command of the command line a file, each with ``main(argv)``."""

@@ -49,7 +49,7 @@ def main(argv: Sequence[str]) -> int:
     """Runs bench.
 
     Args:
-        argv: The verb and its arguments: those of ``fit``, ``--batches``, ``--profile`` and ``--output``.
+        argv: The command and its arguments: those of ``fit``, ``--batches``, ``--profile`` and ``--output``.
 
     Returns:
         The exit status.
@@ -65,7 +65,7 @@ class TemporaryFit(train.CLI):
     """``fit`` in a run folder that does not outlive it, without the figures and the lines of epochs, which are short.
 
     Args:
-        argv: A verb, which makes no difference, and the arguments of ``fit``.
+        argv: A command, which makes no difference, and the arguments of ``fit``.
         callbacks: More callbacks for the Trainer.
     """
 
@@ -97,7 +97,7 @@ class TemporaryFit(train.CLI):
 
 
 Side = Callable[[Trainer, LightningModule, Any], Iterator[int]]
-"""What is timed beside ``fit``: given an epoch's first batch, it yields how many pictures each of its steps had."""
+"""What is timed beside ``fit``: given an epoch's first batch, it yields how many images each of its steps had."""
 
 
 class Turns(Callback):
@@ -110,7 +110,7 @@ class Turns(Callback):
         sides: What else is timed.
 
     Attributes:
-        rounds: Seconds a picture, of ``fit`` and of each side, for each epoch.
+        rounds: Seconds an image, of ``fit`` and of each side, for each epoch.
     """
 
     def __init__(self, *sides: Side) -> None:
@@ -118,7 +118,7 @@ class Turns(Callback):
         self.rounds: list[list[float]] = []
         self._running: list[Iterator[int]] = []
         self._seconds: list[float] = []
-        self._pictures: list[int] = []
+        self._images: list[int] = []
         self._steps, self._started = 0, 0.0
 
     def on_train_batch_end(
@@ -127,23 +127,23 @@ class Turns(Callback):
         """Ends the turn of ``fit``, if it is time, and gives the others theirs."""
         if batch_idx == 0:
             self._running = [side(trainer, pl_module, batch) for side in self.sides]
-            self._seconds, self._pictures = [0.0] * (1 + len(self.sides)), [0] * (1 + len(self.sides))
+            self._seconds, self._images = [0.0] * (1 + len(self.sides)), [0] * (1 + len(self.sides))
             for side in self._running:
                 next(side)
             self._steps, self._started = 0, now()
             return
         self._steps += 1
-        self._pictures[0] += len(batch[1])
+        self._images[0] += len(batch[1])
         last = batch_idx + 1 == trainer.num_training_batches
         if self._steps < TURN and not last:
             return
         times = [self._started, now()]
         for number, side in enumerate(self._running, 1):
-            self._pictures[number] += sum(islice(side, self._steps))
+            self._images[number] += sum(islice(side, self._steps))
             times.append(now())
         self._seconds = [seconds + times[i + 1] - times[i] for i, seconds in enumerate(self._seconds)]
         if last:
-            self.rounds.append([s / n for s, n in zip(self._seconds, self._pictures, strict=True)])
+            self.rounds.append([s / n for s, n in zip(self._seconds, self._images, strict=True)])
             self._running.clear()
         self._steps, self._started = 0, now()
 
@@ -180,7 +180,7 @@ class Parts(Turns):
     """Times loading and the bare step beside ``fit``, and inference at the end.
 
     Attributes:
-        inference: Seconds from uint8 pictures in memory to probabilities in memory, of each run, by batch size.
+        inference: Seconds from uint8 images in memory to probabilities in memory, of each run, by batch size.
     """
 
     def __init__(self) -> None:
@@ -204,7 +204,7 @@ class Parts(Turns):
                         pl_module.predict_step((ready, None, None), 0).cpu()
                     seconds.append(now() - started)
             except torch.OutOfMemoryError:
-                print(f"inference of {size} pictures at once: the device is out of memory")
+                print(f"inference of {size} images at once: the device is out of memory")
             else:
                 self.inference[size] = seconds[3:]  # the first ones warm up
         pl_module.train()
@@ -218,7 +218,7 @@ class Bench(TemporaryFit):
         if subcommand == "fit":
             parser.description = (
                 "Measures loading, the bare training step, fit and inference on this machine. It takes the options "
-                "of fit; how long to train and to validate it decides itself. The test pictures are not read."
+                "of fit; how long to train and to validate it decides itself. The test images are not read."
             )
             parser.add_argument(
                 "--batches", type=int | None, default=None, help="Batches a round; 2 s worth by default."
@@ -253,7 +253,7 @@ class Bench(TemporaryFit):
         warm_up, parts = Turns(), Parts()
         self._train(5, 1, warm_up)
         if not warm_up.rounds:
-            raise UsageError("there is but one batch of training pictures: name a smaller --data.batch_size.")
+            raise UsageError("there is but one batch of training images: name a smaller --data.batch_size.")
         batches = options.batches or 2 + math.ceil(SECONDS / (warm_up.rounds[0][0] * datamodule.hparams["batch_size"]))
         self._train(batches, 1 + ROUNDS, parts)
         result = self._result(parts)
@@ -292,7 +292,7 @@ class Bench(TemporaryFit):
             "batches": int(self.trainer.num_training_batches),
             "training": {
                 name: {
-                    "pictures_per_second": {
+                    "images_per_second": {
                         "typical": 1 / middle[side],
                         "min": 1 / max(seconds[side] for seconds in rounds),
                         "max": 1 / min(seconds[side] for seconds in rounds),
@@ -306,7 +306,7 @@ class Bench(TemporaryFit):
                 size: {
                     "median_ms": 1e3 * median(runs),
                     "p90_ms": 1e3 * quantiles(runs, n=10, method="inclusive")[-1],
-                    "pictures_per_second": size / median(runs),
+                    "images_per_second": size / median(runs),
                 }
                 for size, runs in parts.inference.items()
             },
@@ -322,19 +322,19 @@ def _overhead(seconds: Sequence[float]) -> float:
 def _print(result: dict[str, Any]) -> None:
     rounds = f"{result['rounds']} rounds of {result['batches']} batches of {result['data']['batch_size']}"
     over = result["overhead"]
-    note = "pictures/s and shares are of the round with the median overhead"
-    table = Table("training", "pictures/s", "lowest – highest", "share of fit", title=rounds, caption=note)
+    note = "images/s and shares are of the round with the median overhead"
+    table = Table("training", "images/s", "lowest – highest", "share of fit", title=rounds, caption=note)
     for label, name in (("loading, augmentation", "loading"), ("bare step", "step"), ("fit", "fit")):
         part = result["training"][name]
-        speed, share = part["pictures_per_second"], part["share_of_fit"]
+        speed, share = part["images_per_second"], part["share_of_fit"]
         if name == "fit":
             table.add_row("all else", "", "", f"{over['median'] / (1 + over['median']):.1%}")
         table.add_row(label, f"{speed['typical']:,.0f}", f"{speed['min']:,.0f} – {speed['max']:,.0f}", f"{share:.1%}")
     precision = f"inference in {result['precision']}"
-    inference = Table("batch size", "median", "90 % within", "pictures/s", title=precision)
+    inference = Table("batch size", "median", "90 % within", "images/s", title=precision)
     for size, row in result["inference"].items():
         times = (f"{row[name]:.2f} ms" for name in ("median_ms", "p90_ms"))
-        inference.add_row(str(size), *times, f"{row['pictures_per_second']:,.0f}")
+        inference.add_row(str(size), *times, f"{row['images_per_second']:,.0f}")
     for column in (*table.columns[1:], *inference.columns[1:]):
         column.justify = "right"
     console = Console(highlight=False)

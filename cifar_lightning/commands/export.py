@@ -1,4 +1,4 @@
-"""export: a checkpoint as one ONNX or .pt2 file that takes pictures as they are, verified before it is kept."""
+"""export: a checkpoint as one ONNX or .pt2 file that takes images as they are, verified before it is kept."""
 
 import os
 import shlex
@@ -15,7 +15,7 @@ import torch
 from numpy.typing import NDArray
 
 from cifar_lightning.commands.parser import Parser
-from cifar_lightning.data.sources.drawings import draw_pictures
+from cifar_lightning.data.sources.drawings import draw_images
 from cifar_lightning.errors import UsageError
 from cifar_lightning.inference.card import Card
 from cifar_lightning.inference.pipeline import Pipeline, load_pipeline
@@ -26,17 +26,17 @@ TOLERANCE = 1e-4
 """The most that a probability may differ from the checkpoint's."""
 
 SPREAD = 0.01
-"""The least by which some logit must differ between pictures: a comparison of constants proves nothing."""
+"""The least by which some logit must differ between images: a comparison of constants proves nothing."""
 
-PICTURES = 100
-"""How many drawn pictures, and how many random ones, a file is verified on."""
+IMAGES = 100
+"""How many drawn images, and how many random ones, a file is verified on."""
 
 
 def main(argv: Sequence[str]) -> int:
     """Exports a checkpoint.
 
     Args:
-        argv: The verb and its arguments, with ``--ckpt_path`` resolved.
+        argv: The command and its arguments, with ``--ckpt_path`` resolved.
 
     Returns:
         The exit status.
@@ -80,11 +80,11 @@ def main(argv: Sequence[str]) -> int:
         written.replace(output)
     program = ["--allow_custom_arch"] if form == "pt2" else []
     say(
-        f"maximum difference of a probability from the checkpoint's: {drawn:.1e} on {PICTURES} drawn pictures, "
-        f"{random:.1e} on {PICTURES} of random pixels\n"
+        f"maximum difference of a probability from the checkpoint's: {drawn:.1e} on {IMAGES} drawn images, "
+        f"{random:.1e} on {IMAGES} of random pixels\n"
         f"written: {output} ({output.stat().st_size / 1e6:.1f} MB; images uint8 (B, {card.image_size}, "
         f"{card.image_size}, 3) → probabilities (B, {len(card.classes)}))\n"
-        f"next:\n  {shlex.join(['cifar-lightning', 'predict', '--ckpt_path', str(output), *program])} YOUR_PICTURES"
+        f"next:\n  {shlex.join(['cifar-lightning', 'predict', '--ckpt_path', str(output), *program])} YOUR_IMAGES"
     )
     return 0
 
@@ -126,27 +126,27 @@ def write_model(pipeline: Pipeline, card: Card, path: Path) -> None:
 
 
 def verify(path: Path, checkpoint: Predictor) -> tuple[float, float]:
-    """Compares an exported file with its checkpoint, on drawn pictures and on random pixels, also one at a time.
+    """Compares an exported file with its checkpoint, on drawn images and on random pixels, also one at a time.
 
     Args:
         path: The exported file.
         checkpoint: What it must agree with, on the CPU.
 
     Returns:
-        The maximum difference of a probability on the drawn pictures, and on the random ones.
+        The maximum difference of a probability on the drawn images, and on the random ones.
 
     Raises:
-        UsageError: If they disagree, or if the checkpoint says the same of every picture.
+        UsageError: If they disagree, or if the checkpoint says the same of every image.
     """
     exported, size = Predictor(path, device="cpu", allow_custom_arch=True), checkpoint.card.image_size
-    drawn = draw_pictures(PICTURES, 0, size)[0].numpy()
+    drawn = draw_images(IMAGES, 0, size)[0].numpy()
     random = np.random.default_rng(0).integers(0, 256, drawn.shape, dtype=np.uint8)
     expected = checkpoint.probabilities(drawn)
-    # logarithms of probabilities are the logits, up to a number of each picture's own
+    # logarithms of probabilities are the logits, up to a number of each image's own
     spread = float(np.ptp(np.log(np.maximum(expected, 1e-30)), axis=0).max())
     if not spread >= SPREAD:
         raise UsageError(
-            f"nothing is written: the checkpoint says the same of every picture (its logits differ by {spread:.1e}), "
+            f"nothing is written: the checkpoint says the same of every image (its logits differ by {spread:.1e}), "
             "so agreeing with it would prove nothing. Was it trained?"
         )
     differences = [_compare(exported, drawn, expected), _compare(exported, random, checkpoint.probabilities(random))]

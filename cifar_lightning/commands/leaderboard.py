@@ -38,7 +38,7 @@ MEASURING = ("model.tta", "data.image_size", "data.resize", "data.mean", "data.s
 """Settings that can be given to test, too, and change what it measures."""
 
 MARKS = {
-    "†": "no validation pictures were held out: no checkpoint was chosen, and the last one is measured",
+    "†": "no validation images were held out: no checkpoint was chosen, and the last one is measured",
     "‡": "another checkpoint than the one that was best in validation or, without validation, the last",
     "§": "the training was not finished, or by a version that kept no record of it",
     "‖": "the training ended before its last epoch",
@@ -55,7 +55,7 @@ def main(argv: Sequence[str]) -> int:
     """Prints the table, or writes it.
 
     Args:
-        argv: The verb and its arguments.
+        argv: The command and its arguments.
 
     Returns:
         The exit status.
@@ -134,14 +134,14 @@ class Run:
         return str(self.test.get("dataset", described))
 
     @property
-    def pictures(self) -> tuple[int, str] | None:
-        """How many pictures it was tested on and what tells them from others; None while it is not tested."""
-        return (self.test["pictures"], self.test.get("dataset_sha256") or self.dataset) if self.test else None
+    def images(self) -> tuple[int, str] | None:
+        """How many images it was tested on and what tells them from others; None while it is not tested."""
+        return (self.test["images"], self.test.get("dataset_sha256") or self.dataset) if self.test else None
 
     @property
     def marks(self) -> str:
         """Those of ``MARKS`` that apply."""
-        validated = self.fit.get("validation_pictures", self.config["data"].get("val_size"))
+        validated = self.fit.get("validation_images", self.config["data"].get("val_size"))
         expected, trainer = ("best.ckpt" if validated else "last.ckpt"), self.config["trainer"]
         planned = trainer.get("max_epochs") if trainer.get("max_steps", -1) < 0 else None
         applies = {
@@ -161,7 +161,7 @@ class Run:
         flat |= {
             f"test {key}": tested[key] for key in MEASURING if key in flat and tested.get(key, flat[key]) != flat[key]
         }
-        versions, facts = self.fit.get("versions", {}), ("parameters", "flops", "devices", "training_pictures")
+        versions, facts = self.fit.get("versions", {}), ("parameters", "flops", "devices", "training_images")
         recorded = {
             **{name: versions.get(name) for name in ("cifar_lightning", "torch")},
             "data": self.fit.get("dataset_sha256"),
@@ -262,17 +262,17 @@ def _natural(folder: Path) -> tuple[str, int]:
 def _read_run(folder: Path) -> Run:
     config = load_yaml(read_text(folder / "config.yaml"))
     fit, odd = read_record(folder / "fit.json", FIT, ())
-    test, odd_too = read_record(folder / "test.json", TEST, ("accuracy", "pictures", "checkpoint"))
+    test, odd_too = read_record(folder / "test.json", TEST, ("accuracy", "images", "checkpoint"))
     if odd or odd_too:
         raise ValueError(odd or odd_too)
     run = Run(folder, config, fit, test)
-    _ = (run.seed, run.dataset, run.pictures, run.settings, str(config["model"]["arch"]))
+    _ = (run.seed, run.dataset, run.images, run.settings, str(config["model"]["arch"]))
     return run if _is_tested(run) else Run(folder, config, run.fit, {})
 
 
 def _is_tested(run: Run) -> bool:
-    """Tells whether all test pictures were measured, and with what is there now; if it is gone, no more was trained."""
-    if not run.test or run.test["pictures"] < run.test.get("of", 0):
+    """Tells whether all test images were measured, and with what is there now; if it is gone, no more was trained."""
+    if not run.test or run.test["images"] < run.test.get("of", 0):
         return False
     checkpoint = run.folder / (run.test.get("checkpoint") or "")
     if not checkpoint.is_file():
@@ -281,17 +281,17 @@ def _is_tested(run: Run) -> bool:
 
 
 def _check_one_dataset(runs: Sequence[Run]) -> None:
-    """Refuses to compare what was measured on different pictures."""
-    known = {run.dataset: run.pictures for run in runs if run.pictures}
+    """Refuses to compare what was measured on different images."""
+    known = {run.dataset: run.images for run in runs if run.images}
     sets: dict[Any, list[Run]] = {}
     for run in runs:
-        sets.setdefault(run.pictures or known.get(run.dataset, run.dataset), []).append(run)
+        sets.setdefault(run.images or known.get(run.dataset, run.dataset), []).append(run)
     if len(sets) == 1:
         return
     lines = []
     for key, members in sets.items():
         named = ", ".join(str(run.folder) for run in members[:6]) + (", …" if len(members) > 6 else "")
-        size = f", {key[0]:,} test pictures" if isinstance(key, tuple) else ""
+        size = f", {key[0]:,} test images" if isinstance(key, tuple) else ""
         lines.append(f"  {members[0].dataset}{size}: {named}")
     datasets = {run.dataset for run in runs}
     names = sorted({Path(dataset.removeprefix("folder ")).name for dataset in datasets})
@@ -373,8 +373,8 @@ def _describe(entries: Sequence[Entry]) -> tuple[str, list[tuple[str, ...]], lis
     places = list(dict.fromkeys(entry.place for entry in entries if entry.place))
     rows = [COLUMNS, *(_cells(entry, places) for entry in entries)]
     run = next((entry.runs[0] for entry in entries if entry.runs[0].test), entries[0].runs[0])
-    title = run.dataset + (f", {run.test['pictures']:,} test pictures" if run.test else "")
-    notes = ["Mean ± standard deviation over n seeds; MFLOPs for one picture, forwards; time of the training."]
+    title = run.dataset + (f", {run.test['images']:,} test images" if run.test else "")
+    notes = ["Mean ± standard deviation over n seeds; MFLOPs for one image, forwards; time of the training."]
     if len(places) == 1:
         title += f"; {places[0]}"
     else:
@@ -419,12 +419,12 @@ def format_csv(entries: Sequence[Entry]) -> str:
     facts = ("parameters", "flops", "hardware", "devices", "precision")
     numbers = [f"{name}_{what}" for name in ("test_accuracy", "val_accuracy", "seconds") for what in ("mean", "sd")]
     writer.writerow(
-        ["recipe", "dataset", "test_pictures", "n", *numbers, *facts, "checkpoint", "marks", "seeds", "commits", "runs"]
+        ["recipe", "dataset", "test_images", "n", *numbers, *facts, "checkpoint", "marks", "seeds", "commits", "runs"]
     )
     for entry in entries:
         first, row = (
             entry.runs[0],
-            [entry.name, entry.runs[0].dataset, entry.runs[0].test.get("pictures"), len(entry.runs)],
+            [entry.name, entry.runs[0].dataset, entry.runs[0].test.get("images"), len(entry.runs)],
         )
         for record, key in (("test", "accuracy"), ("fit", "val_accuracy"), ("fit", "seconds")):
             values = entry.values(record, key)

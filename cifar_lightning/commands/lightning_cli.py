@@ -86,7 +86,7 @@ def main(argv: Sequence[str]) -> int:
     """Runs fit, validate, test or predict.
 
     Args:
-        argv: The verb and its arguments, with ``--ckpt_path`` resolved.
+        argv: The command and its arguments, with ``--ckpt_path`` resolved.
 
     Returns:
         The exit status.
@@ -98,13 +98,13 @@ def main(argv: Sequence[str]) -> int:
     status, runs, folders = cli.status, cli.runs, [cli.folder]
     if runs == 1:
         return status
-    seed = cli.config[cli.verb].seed_everything
+    seed = cli.config[cli.command].seed_everything
     for number in range(1, runs):
         if cli.signal or cli.status > 128:
             status = cli.status or 128 + cli.signal
             break
         del cli
-        gc.collect()  # the next network and its pictures need the room
+        gc.collect()  # the next network and its images need the room
         torch.compiler.reset()  # it would compile no more than eight networks that look the same
         _say(f"\nrun {number + 1} of {runs}, --seed_everything {seed + number}:")
         words = [*argv, "--runs=1", f"--seed_everything={seed + number}"]
@@ -119,10 +119,10 @@ def main(argv: Sequence[str]) -> int:
 
 
 def run(argv: Sequence[str], make: Callable[[list[str]], Made]) -> Made:
-    """Carries a verb out as ``main`` does, for other verbs that train.
+    """Carries a command out as ``main`` does, for other commands that train.
 
     Args:
-        argv: The verb and its arguments, with ``--ckpt_path`` resolved.
+        argv: The command and its arguments, with ``--ckpt_path`` resolved.
         make: ``CLI``, or what builds one of its subclasses from the arguments.
 
     Returns:
@@ -168,7 +168,7 @@ def _explain(error: Exception) -> str:
     if isinstance(error, torch.OutOfMemoryError | MemoryError) or "can't allocate memory" in str(error):
         return (
             f"the memory is not enough ({first[-200:]}). Use smaller batches, such as --data.batch_size 64 "
-            "--data.eval_batch_size 200, keep the pictures off the device, --data.device_cache false, or use another "
+            "--data.eval_batch_size 200, keep the images off the device, --data.device_cache false, or use another "
             "one: --trainer.accelerator cpu."
         )
     if first.startswith("Expected more than 1 value per channel when training"):
@@ -202,7 +202,7 @@ def _quieten() -> None:
         ".*does not have many workers",  # one gather a batch leaves workers nothing to do
         ".*Total length of `list` across ranks is zero",  # validation is off
         ".*number of training batches .* is smaller than the logging interval",
-        ".*ended before the epoch ended",  # it is resumed with the pictures that are left
+        ".*ended before the epoch ended",  # it is resumed with the images that are left
         ".*Checkpoint directory .* exists and is not empty",  # resuming goes on in the run's folder
         ".*Experiment logs directory .* exists and is not empty",  # and MetricsLog in its file
         ".*sync_dist=True",  # torchmetrics has summed over the processes already
@@ -246,10 +246,10 @@ class SaveConfig(SaveConfigCallback):
 
 
 class CLI(LightningCLI):
-    """The verbs; running is part of the construction, as in LightningCLI.
+    """The commands; running is part of the construction, as in LightningCLI.
 
     Args:
-        argv: The verb and its arguments.
+        argv: The command and its arguments.
         several: Whether this is one of several runs: if it diverges, that is printed, and the next one can begin.
 
     Attributes:
@@ -260,10 +260,12 @@ class CLI(LightningCLI):
 
     def __init__(self, argv: list[str], *, several: bool = False) -> None:
         self.status, self.runs, self.several = 0, 1, several
-        self.verb = argv[0]
+        self.command = argv[0]
         self.config_files, options = split_options(argv[1:], ("-c", "--config"))
         self.ckpt_path = next(reversed(split_options(options, ("--ckpt_path",))[0]), None)
-        self.checkpoint = read_checkpoint(Path(self.ckpt_path), resume=self.verb == "fit") if self.ckpt_path else None
+        self.checkpoint = (
+            read_checkpoint(Path(self.ckpt_path), resume=self.command == "fit") if self.ckpt_path else None
+        )
         self.changes: list[str] = []
         self.folder = Path(self.ckpt_path or ".").parent
         self._on_exit = ExitStack()
@@ -271,7 +273,7 @@ class CLI(LightningCLI):
         self._contents, configs = [content for content, _ in read], [text for _, text in read]
         if self.ckpt_path and self.checkpoint:
             settings = checkpoint_settings(
-                self.checkpoint, resume=self.verb == "fit", allow_custom_arch="--allow_custom_arch" in options
+                self.checkpoint, resume=self.command == "fit", allow_custom_arch="--allow_custom_arch" in options
             )
             configs.insert(0, json.dumps(settings))
         with self._on_exit:  # which releases the run's folder
@@ -287,7 +289,7 @@ class CLI(LightningCLI):
                 seed_everything_default=0,
                 parser_class=Parser,
                 # configs first, so that flags win wherever they stand
-                args=[self.verb, *(word for config in configs for word in ("--config", config)), *options],
+                args=[self.command, *(word for config in configs for word in ("--config", config)), *options],
                 auto_configure_optimizers=False,
                 load_from_checkpoint_support=False,
             )
@@ -295,9 +297,9 @@ class CLI(LightningCLI):
     # -- what LightningCLI asks for ------------------------------------------------------------------------------
 
     def subcommands(self) -> dict[str, set[str]]:  # type: ignore[override]  # there static
-        """Names the verb, no other, whose parser would take its time; and the Trainer's arguments settled here."""
+        """Names the command, no other, whose parser would take its time; and the Trainer's arguments settled here."""
         settled = {"weights_only", "verbose", "return_predictions"}
-        return {self.verb: LightningCLI.subcommands()[self.verb] | settled}
+        return {self.command: LightningCLI.subcommands()[self.command] | settled}
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         """Gives the data module the run's seed."""
@@ -320,31 +322,31 @@ class CLI(LightningCLI):
         )
         if subcommand == "test":
             parser.add_argument(
-                "--corruptions", action="store_true", help="Measure the accuracy on corrupted pictures too."
+                "--corruptions", action="store_true", help="Measure the accuracy on corrupted images too."
             )
         if subcommand == "predict":
-            parser.add_argument("pictures", nargs="+", type=str, help="Picture files, and folders of them.")
+            parser.add_argument("images", nargs="+", type=str, help="Image files, and folders of them.")
             parser.add_argument(
                 "--output", type=str, default="predictions.csv", help="The table's file: .csv or .json."
             )
             parser.add_argument(
-                "--top_k", type=int | None, default=None, help="How many classes to name for each picture; 3, or all."
+                "--top_k", type=int | None, default=None, help="How many classes to name for each image; 3, or all."
             )
             parser.add_argument(
-                "--explain", action="store_true", help="Show beside each picture what speaks for its class (Grad-CAM)."
+                "--explain", action="store_true", help="Show beside each image what speaks for its class (Grad-CAM)."
             )
         return parser
 
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
         """Parses without LightningCLI's warning that there are arguments in ``sys.argv`` too."""
         for content in self._contents:
-            cast(Parser, self._parser(self.verb)).check_names(content)
+            cast(Parser, self._parser(self.command)).check_names(content)
         self.config = parser.parse_args(args)
-        refuse_null("model", self.config[self.verb].model, ImageClassifier)
-        refuse_null("data", self.config[self.verb].data, ImageDataModule)
-        check_finite(self.config[self.verb].as_dict())
-        seed = self.config[self.verb].seed_everything
-        self.runs = self.config[self.verb].get("runs", 1)
+        refuse_null("model", self.config[self.command].model, ImageClassifier)
+        refuse_null("data", self.config[self.command].data, ImageDataModule)
+        check_finite(self.config[self.command].as_dict())
+        seed = self.config[self.command].seed_everything
+        self.runs = self.config[self.command].get("runs", 1)
         self.several |= self.runs > 1
         if self.runs < 1:
             raise UsageError(f"runs is {self.runs}; it must be at least 1.")
@@ -354,29 +356,29 @@ class CLI(LightningCLI):
             raise UsageError("--runs begins new runs, and --ckpt_path goes on with one; leave out one of them.")
         if seed is None or isinstance(seed, bool) or not 0 <= int(seed) <= 2**32 - self.runs:
             raise UsageError(f"seed_everything is {seed}; it must be from 0 to {2**32 - self.runs}.")
-        if (minutes := self.config[self.verb].get("checkpoint_every_n_minutes", 0)) < 0:
+        if (minutes := self.config[self.command].get("checkpoint_every_n_minutes", 0)) < 0:
             raise UsageError(f"checkpoint_every_n_minutes is {minutes}; it must be at least 0.")
 
     def _parse_ckpt_path(self) -> None:
         """Does nothing: the checkpoint's settings came in as the first config, where configs and flags win."""
 
     def before_instantiate_classes(self) -> None:
-        """Takes the classes' number from the data, and the pictures' preprocessing from weights, unless resuming."""
-        config = self.config[self.verb]
+        """Takes the classes' number from the data, and the images' preprocessing from weights, unless resuming."""
+        config = self.config[self.command]
         set_default_epochs(config.trainer)
-        if self.verb == "predict":
-            refuse_processes(self.verb)
+        if self.command == "predict":
+            refuse_processes(self.command)
         else:
             join_processes(config.trainer)
         data = ImageDataModule(**config.data.as_dict())
         config.data.val_size = data.hparams["val_size"]  # the default depends on the data set
         if self.checkpoint is None:
             config.model.num_classes = data.num_classes
-            if self.verb == "fit" and config.model.weights is not None:
+            if self.command == "fit" and config.model.weights is not None:
                 _take_preprocessing(config)
             return
         check_architecture(Path(self.ckpt_path or ""), self.checkpoint, config.model.arch)
-        if self.verb == "fit":
+        if self.command == "fit":
             _check_resume(self.checkpoint, config, self.folder)
             self.changes = _find_changes(self.checkpoint, config)
 
@@ -399,9 +401,9 @@ class CLI(LightningCLI):
             return {}
         record, _ = read_record(self.folder / "fit.json", FIT, ())
         before = self.checkpoint["datamodule_hyper_parameters"]
-        sizes = {"val": record.get("validation_pictures")}
+        sizes = {"val": record.get("validation_images")}
         if before.get("train_size") == self.datamodule.hparams["train_size"]:
-            sizes["train"] = record.get("training_pictures")
+            sizes["train"] = record.get("training_images")
         return {split: size for split, size in sizes.items() if size is not None}
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
@@ -422,17 +424,17 @@ class CLI(LightningCLI):
         why = "as asked"
         if str(settings.precision) in ("16-true", "bf16-true", "64-true", "64"):
             raise UsageError(
-                f"trainer.precision is {settings.precision}, but pictures are normalised in 32 bits; take 32-true, "
+                f"trainer.precision is {settings.precision}, but images are normalised in 32 bits; take 32-true, "
                 "bf16-mixed or 16-mixed."
             )
-        if settings.precision is None and self.verb == "predict":
+        if settings.precision is None and self.command == "predict":
             chosen["precision"], why = "32-true", "as Predictor and exported files compute"
         elif settings.precision is None:
             chosen["precision"], why = choose_precision(settings.accelerator)
-        elif self.verb == "fit" and self.checkpoint:
+        elif self.command == "fit" and self.checkpoint:
             kept = self.checkpoint.get("trainer_settings", {}).get("precision")
             why = "as before" if settings.precision == kept else why
-        if self.verb == "fit":
+        if self.command == "fit":
             if self.checkpoint:
                 self._check_callbacks(self.checkpoint)
             self._claim_folder(Path(settings.default_root_dir or "runs"))
@@ -440,11 +442,11 @@ class CLI(LightningCLI):
             chosen["plugins"] = _plugins(settings.plugins)
         else:
             chosen |= {"enable_checkpointing": False}
-            if self.verb == "predict":  # each picture once and in order
+            if self.command == "predict":  # each image once and in order
                 chosen |= {"devices": 1, "num_nodes": 1, "limit_predict_batches": None}
             step = (self.checkpoint or {}).get("global_step", 0)
-            callbacks = [Report(self.folder, Path(self.ckpt_path or ""), step)] if self.verb == "test" else []
-        if self.verb == "fit":
+            callbacks = [Report(self.folder, Path(self.ckpt_path or ""), step)] if self.command == "test" else []
+        if self.command == "fit":
             chosen["logger"] = self._loggers(settings.logger)
         elif settings.logger in (None, True):
             chosen["logger"] = False
@@ -500,7 +502,7 @@ class CLI(LightningCLI):
         record = Record(self.folder, self.changes)
         callbacks: list[Callback] = [Throughput(), record, Report(self.folder, record=record), EpochLines()]
         if not settings.fast_dev_run:
-            callbacks.append(SaveConfig(self._parser(self.verb), self.config[self.verb], self.folder))
+            callbacks.append(SaveConfig(self._parser(self.command), self.config[self.command], self.folder))
             callbacks.append(AnnounceDuration())
         if settings.enable_progress_bar is not False and not any(isinstance(c, AnyProgressBar) for c in self._given):
             callbacks.append(ProgressBar())
@@ -510,10 +512,10 @@ class CLI(LightningCLI):
             callbacks.append(TrainerSettings(plain | {"callbacks": self._asked}, self.changes))
             if self._get(self.config_init, "data").hparams["val_size"]:
                 callbacks.append(RunCheckpoint(self.folder, "best", monitor="val/acc"))
-            callbacks.append(LastCheckpoint(self.folder, self.config[self.verb].checkpoint_every_n_minutes))
+            callbacks.append(LastCheckpoint(self.folder, self.config[self.command].checkpoint_every_n_minutes))
         return callbacks
 
-    # -- the verbs -----------------------------------------------------------------------------------------------
+    # -- the commands -----------------------------------------------------------------------------------------------
 
     def before_fit(self) -> None:
         """Tries the network and looks for its weights before any data are loaded."""
@@ -535,9 +537,9 @@ class CLI(LightningCLI):
         return progress
 
     def _check_position(self, checkpoint: dict[str, Any]) -> None:
-        """Refuses to go on inside an epoch where its pictures would be drawn otherwise than before."""
+        """Refuses to go on inside an epoch where its images would be drawn otherwise than before."""
         data = self.datamodule.hparams
-        before = {"data.batch_size times the processes": checkpoint["ImageDataModule"].get("pictures_a_step")}
+        before = {"data.batch_size times the processes": checkpoint["ImageDataModule"].get("images_per_step")}
         now = {"data.batch_size times the processes": data["batch_size"] * self.trainer.world_size}
         for option, name in [("seed_everything", "seed"), ("data.train_size", "train_size")]:
             before[option], now[option] = checkpoint["datamodule_hyper_parameters"].get(name), data[name]
@@ -545,7 +547,7 @@ class CLI(LightningCLI):
             if value != now[option]:
                 raise UsageError(
                     f"{self.ckpt_path} was written inside an epoch, with {option} {value}; with {now[option]} the rest "
-                    f"of its pictures would be others. Leave it at {value}, or go on from one that was written between "
+                    f"of its images would be others. Leave it at {value}, or go on from one that was written between "
                     "two epochs, such as best.ckpt."
                 )
 
@@ -619,7 +621,7 @@ class CLI(LightningCLI):
             return ""
         checkpoint = read_checkpoint(last)
         command = self._next("fit", last)
-        if self._asked and (longer := find_longer_time(checkpoint, self.config[self.verb].trainer.max_time)):
+        if self._asked and (longer := find_longer_time(checkpoint, self.config[self.command].trainer.max_time)):
             command += f" --trainer.max_time {longer}"  # instead of the one in the config that is named
         return f" To go on from {last}, written after {checkpoint['global_step']:,} steps:\n  {command}"
 
@@ -636,15 +638,15 @@ class CLI(LightningCLI):
     def _say_trained(self, model: ImageClassifier, data: ImageDataModule, seconds: float) -> None:
         record, _ = read_record(self.folder / "fit.json", FIT)
         throughput = next(c for c in self._callbacks if isinstance(c, Throughput))
-        if throughput.pictures:
-            rate = throughput.pictures / throughput.seconds
+        if throughput.images:
+            rate = throughput.images / throughput.seconds
         else:  # With ddp_spawn and its like this process has not trained itself; or nothing was left to train.
             rate = read_throughput(self.folder, (self.checkpoint or {}).get("global_step", 0))
         epochs = record.get("epochs", self.trainer.current_epoch)
         _say(
             f"\ntrained {model.hparams['arch']} on {data.description}: {epochs} epoch{'s' * (epochs != 1)} in "
             f"{seconds:.0f} s{' since it was resumed' * bool(self.checkpoint)}"
-            + (f", {rate:,.0f} pictures/s" if rate else "")
+            + (f", {rate:,.0f} images/s" if rate else "")
         )
         best, last = self.folder / "best.ckpt", self.folder / "last.ckpt"
         if best.exists():
@@ -652,13 +654,13 @@ class CLI(LightningCLI):
             if (accuracy := record.get("val_accuracy")) is None:
                 _say("best: none; training has diverged, and val/loss was finite in no epoch")
             else:
-                measured, held_out = record.get("val_accuracy_of"), record["validation_pictures"]
+                measured, held_out = record.get("val_accuracy_of"), record["validation_images"]
                 of = f"{measured:,} of the " if measured and measured < held_out else ""  # limit_val_batches
-                _say(f"best: epoch {epoch}, val/acc {accuracy:.2%} of {of}{held_out:,} pictures")
+                _say(f"best: epoch {epoch}, val/acc {accuracy:.2%} of {of}{held_out:,} images")
         elif last.exists():
             why = (
                 "the training ended before its first validation"
-                if record.get("validation_pictures")
+                if record.get("validation_images")
                 else "validation is off (data.val_size 0)"
             )
             _say(f"no best.ckpt: {why}, so no epoch can be told to be the best")
@@ -667,7 +669,7 @@ class CLI(LightningCLI):
             _say(
                 f"run:  {self.folder} (report.html shows it)\nnext:\n"
                 f"  {self._next('test', path)}\n"
-                f"  {self._next('predict', path)} YOUR_PICTURES"
+                f"  {self._next('predict', path)} YOUR_IMAGES"
             )
             if any(isinstance(logger, TensorBoardLogger) for logger in self.trainer.loggers):
                 _say(f"  tensorboard --logdir {shlex.quote(str(self.folder.parent.parent))}")
@@ -687,28 +689,28 @@ class CLI(LightningCLI):
     def _report(self) -> Report | None:
         return next((callback for callback in self._callbacks if isinstance(callback, Report)), None)
 
-    def _next(self, verb: str, path: Path) -> str:
+    def _next(self, command: str, path: Path) -> str:
         arch = self.model.hparams["arch"]
         needed = ["--model.arch", arch] if is_custom(arch) else []
-        minutes = self.config[self.verb].get("checkpoint_every_n_minutes", 10.0)
-        if verb == "fit" and minutes != 10:
+        minutes = self.config[self.command].get("checkpoint_every_n_minutes", 10.0)
+        if command == "fit" and minutes != 10:
             needed += ["--checkpoint_every_n_minutes", str(minutes)]
-        if verb == "fit" and self._asked:
+        if command == "fit" and self._asked:
             needed += ["--config", str(self.folder / "config.yaml")]
-        return shlex.join(["cifar-lightning", verb, "--ckpt_path", str(path), *needed])
+        return shlex.join(["cifar-lightning", command, "--ckpt_path", str(path), *needed])
 
     def validate(self, model: ImageClassifier, datamodule: ImageDataModule, ckpt_path: str) -> None:
-        """Measures the validation pictures and prints the result."""
+        """Measures the validation images and prints the result."""
         if not datamodule.hparams["val_size"]:
-            raise UsageError("validation is off (data.val_size 0). Measure the test pictures: cifar-lightning test")
+            raise UsageError("validation is off (data.val_size 0). Measure the test images: cifar-lightning test")
         self._evaluate("val", model, datamodule, ckpt_path)
 
     def test(self, model: ImageClassifier, datamodule: ImageDataModule, ckpt_path: str) -> None:
-        """Measures the test pictures, prints the result, and says where the figures are."""
+        """Measures the test images, prints the result, and says where the figures are."""
         measured = self._evaluate("test", model, datamodule, ckpt_path)
         report = self._report
         assert report is not None
-        if self.config[self.verb].corruptions and measured:
+        if self.config[self.command].corruptions and measured:
             accuracy = measure_corruptions(self.trainer, model, datamodule)
             self._print(corruption_table(accuracy, f"{datamodule.description}, test: accuracy by severity"))
             if _is_rank_zero() and not report.error:
@@ -726,7 +728,7 @@ class CLI(LightningCLI):
         run(model, datamodule=data, ckpt_path=ckpt_path, weights_only=True, verbose=False)
         evaluation = (model.test_metrics if split == "test" else model.val_metrics).evaluation
         if evaluation is None:
-            raise UsageError(f"no pictures were measured: trainer.limit_{split}_batches is 0.")
+            raise UsageError(f"no images were measured: trainer.limit_{split}_batches is 0.")
         counts, title = evaluation.confusion, f"{data.description}, {split}"
         means = {name: float(value) for name, value in self.trainer.callback_metrics.items()}
         if not math.isfinite(means[f"{split}/loss"]):
@@ -735,7 +737,7 @@ class CLI(LightningCLI):
         self._print(class_table(counts, data.classes, title))
         further = [f"{split}/{name}" for name in ("ece", "top2", "top3") if f"{split}/{name}" in means]
         _say(
-            f"{split}/acc {int(counts.trace()) / int(counts.sum()):.2%} of {int(counts.sum()):,} pictures, "
+            f"{split}/acc {int(counts.trace()) / int(counts.sum()):.2%} of {int(counts.sum()):,} images, "
             f"{split}/loss {means[f'{split}/loss']:.4f} ({data.description}, {ckpt_path})\n"
             f"{', '.join(f'{name} {means[name]:.2%}' for name in further)}; the loss is the negative log-likelihood"
         )
@@ -746,8 +748,8 @@ class CLI(LightningCLI):
             Console().print(table)
 
     def predict(self, model: ImageClassifier, datamodule: ImageDataModule, ckpt_path: str) -> None:
-        """Classifies the user's own pictures."""
-        options = self.config[self.verb]
+        """Classifies the user's own images."""
+        options = self.config[self.command]
         assert self.checkpoint is not None
         datamodule.load_state_dict(self.checkpoint["ImageDataModule"])
         check_network(model, datamodule)
@@ -767,7 +769,7 @@ class CLI(LightningCLI):
                 return grad_cam(model.net.eval(), batch, torch.from_numpy(labels).to(model.device)).cpu().numpy()
 
         self.status = classify_files(
-            options.pictures,
+            options.images,
             classify,
             datamodule.classes,
             datamodule.hparams["image_size"],
@@ -803,7 +805,7 @@ def _check_resume(checkpoint: dict[str, Any], config: Any, folder: Path) -> None
         if config.data[name] != data.get(name, 0):  # earlier releases had no test_size
             raise UsageError(
                 f"data.{name} can't change from {printable(data.get(name, 0))} to {config.data[name]} when a run is "
-                "resumed: pictures it was trained on would be among the validation pictures. Leave out --ckpt_path to "
+                "resumed: images it was trained on would be among the validation images. Leave out --ckpt_path to "
                 "begin a new run."
             )
     for name in ("lr", "weight_decay", "momentum", "sgd_lr", "sgd_momentum", "backbone_lr"):
@@ -855,7 +857,7 @@ def _take_preprocessing(config: Any) -> None:
         data.mean, data.std = official.mean, official.std
     elif data.mean is None and Path(model.weights).expanduser().is_file():
         _say(
-            f"note: {model.weights} is no official file, so the pictures are normalised by their own mean and "
+            f"note: {model.weights} is no official file, so the images are normalised by their own mean and "
             "std; if the weights want others, set data.mean and data.std"
         )
     built = {"img_size", "image_size"} & set(model.arch_options or {})  # transformers are built for one size
@@ -863,7 +865,7 @@ def _take_preprocessing(config: Any) -> None:
         data.resize = official.size
         size = f"{official.size} × {official.size}"
         _say(
-            f"note: pictures are enlarged to {size}, the size that {model.weights} was trained with; --data.resize 64, "
+            f"note: images are enlarged to {size}, the size that {model.weights} was trained with; --data.resize 64, "
             f"or --model.stem cifar for {data.image_size} × {data.image_size}, is faster"
         )
 

@@ -17,11 +17,11 @@ HELP = """\
 usage: cifar-lightning models
 
 Lists the built-in networks: their options (--model.arch_options '{depth: 16}') with defaults, their parameters for
-10 classes, their operations for one picture, and the recipes in configs/ that use them."""
+10 classes, their operations for one image, and the recipes in configs/ that use them."""
 
 NOTE = """\
 MFLOPs: millions of operations of the convolutions, matrix products and attention
-for one picture of 32 × 32, forwards; a multiplication and an addition are two.
+for one image of 32 × 32, forwards; a multiplication and an addition are two.
 Others: --model.arch torchvision:<name>, timm:<name>, or your own package.module:Class."""
 
 
@@ -29,7 +29,7 @@ def main(argv: Sequence[str]) -> int:
     """Prints the table.
 
     Args:
-        argv: The verb, and nothing else but ``--help``.
+        argv: The command, and nothing else but ``--help``.
 
     Returns:
         The exit status.
@@ -55,7 +55,7 @@ def main(argv: Sequence[str]) -> int:
 
 
 def measure(arch: str) -> tuple[int, int]:
-    """Counts a network's parameters, and its floating-point operations for one picture of 32 × 32 and 10 classes."""
+    """Counts a network's parameters, and its floating-point operations for one image of 32 × 32 and 10 classes."""
     with torch.device("meta"):  # shapes only: nothing is computed
         network = create_model(arch, 10)
     return count_cost(network)

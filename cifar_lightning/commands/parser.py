@@ -73,8 +73,8 @@ class Parser(LightningArgumentParser):
             if value and wanted:
                 choices = " or ".join(dict.fromkeys(filter(None, wanted)))
                 raise UsageError(f"{wrong[1]} is {value[1]}; it must be {choices}.") from ex
-        if "predict.pictures" in message:
-            message = "name at least one picture or folder: cifar-lightning predict --ckpt_path best.ckpt cat.jpg"
+        if "predict.images" in message:
+            message = "name at least one image or folder: cifar-lightning predict --ckpt_path best.ckpt cat.jpg"
         raise UsageError(message.strip()) from ex
 
     def parse_args(self, args: Sequence[str], *rest: Any, **options: Any) -> Any:  # type: ignore[override]

@@ -13,20 +13,20 @@ from cifar_lightning.io.text import printable, say
 class _Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
         raise UsageError(
-            f"{message}. With an exported file, predict takes pictures, --output, --top_k, --device and "
+            f"{message}. With an exported file, predict takes images, --output, --top_k, --device and "
             "--allow_custom_arch: "
             "cifar-lightning predict --ckpt_path model.onnx cat.jpg"
         )
 
 
 def main(argv: Sequence[str]) -> int:
-    """Classifies the user's own pictures.
+    """Classifies the user's own images.
 
     Args:
-        argv: The verb and its arguments, with ``--ckpt_path`` resolved.
+        argv: The command and its arguments, with ``--ckpt_path`` resolved.
 
     Returns:
-        The exit status: 0 if all pictures were read, 3 if some were not.
+        The exit status: 0 if all images were read, 3 if some were not.
 
     Raises:
         UsageError: For a mistake of the user's.
@@ -41,7 +41,7 @@ def main(argv: Sequence[str]) -> int:
         from cifar_lightning.inference.image_files import classify_files
     except ModuleNotFoundError as error:
         raise UsageError(f"predict needs {error.name}, which is not installed: pip install rich matplotlib.") from error
-    parser.add_argument("pictures", nargs="+")
+    parser.add_argument("images", nargs="+")
     parser.add_argument("--output", default="predictions.csv")
     parser.add_argument("--top_k", type=int)
     parser.add_argument("--device", default="auto")
@@ -56,7 +56,7 @@ def main(argv: Sequence[str]) -> int:
     predictor = Predictor(options.ckpt_path, device=options.device, allow_custom_arch=options.allow_custom_arch)
     say(printable(f"{predictor.card.arch}, trained on {predictor.card.dataset}"))
     return classify_files(
-        options.pictures,
+        options.images,
         predictor.probabilities,
         predictor.classes,
         predictor.card.image_size,

@@ -1,4 +1,4 @@
-"""serve: a web page and an HTTP API that classify people's own pictures."""
+"""serve: a web page and an HTTP API that classify people's own images."""
 
 import argparse
 import os
@@ -46,7 +46,7 @@ def main(argv: Sequence[str]) -> int:
     """Serves until it is told to stop.
 
     Args:
-        argv: The verb and its arguments, with ``--model`` resolved.
+        argv: The command and its arguments, with ``--model`` resolved.
 
     Returns:
         The exit status.
@@ -130,7 +130,7 @@ def _parse(argv: Sequence[str]) -> argparse.Namespace:
         "--allow_custom_arch", action="store_true", help="run the code that a checkpoint names or a .pt2 file holds"
     )
     parser.add_argument("--max_megabytes", type=_number(0.001, 10_000), default=10, help="of a request (10)")
-    parser.add_argument("--max_megapixels", type=_number(0.001, MAX_MEGAPIXELS), default=50, help="of a picture (50)")
+    parser.add_argument("--max_megapixels", type=_number(0.001, MAX_MEGAPIXELS), default=50, help="of an image (50)")
     parser.add_argument(
         "--max_requests", type=_number(1, 10_000, int), default=64, help="at once; others are told to come again (64)"
     )

@@ -220,7 +220,7 @@ def _check(sweep: Sweep) -> tuple[dict[str, BaseDistribution], Path]:
             "--workers."
         )
     if not first.datamodule.hparams["val_size"]:
-        raise UsageError("data.val_size is 0; a sweep compares its trials by the validation pictures.")
+        raise UsageError("data.val_size is 0; a sweep compares its trials by the validation images.")
     space = {key: _distribution(sweep, key, entry) for key, entry in sweep.space.items()}
     _named("sampler", sweep, sweep.seed)
     _named("pruner", sweep)
@@ -667,7 +667,7 @@ def _report(study: optuna.Study, sweep: Sweep, folder: Path) -> int:
         f"best: {best.user_attrs['run']} (trial {best.number})\n"
         f"written: {folder / 'best.yaml'}, {folder / 'trials.csv'}, {folder / 'figures'}: {', '.join(drawn)}\n"
         f"next:\n  cifar-lightning fit --config {folder / 'best.yaml'}\n"
-        f"  cifar-lightning predict --ckpt_path {best.user_attrs['run']}/best.ckpt YOUR_PICTURES"
+        f"  cifar-lightning predict --ckpt_path {best.user_attrs['run']}/best.ckpt YOUR_IMAGES"
     )
     return 0
 
@@ -717,7 +717,7 @@ def _write_best(sweep: Sweep, best: FrozenTrial, trials: int, path: Path) -> Non
         notes.append(f"#   {key} {value}" + (f" (there {before})" if before is not None else ""))
     header = [
         f"# The best of {trials} trials around {sweep.base}: {sweep.monitor} {sweep.show(best.value)}, with one seed",
-        "# and on the pictures by which it was chosen: measure it anew, with other seeds and on the test pictures.",
+        "# and on the images by which it was chosen: measure it anew, with other seeds and on the test images.",
         f"#   cifar-lightning fit --config {path}",
         *(["# Fixed in all trials:", *notes] if notes else []),
     ]

@@ -1,1 +1,1 @@
-"""Pictures: where they come from, how they are split and how they reach the network."""
+"""Images: where they come from, how they are split and how they reach the network."""

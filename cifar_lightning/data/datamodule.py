@@ -1,4 +1,4 @@
-"""The LightningDataModule: prepares, splits, loads, augments and normalises pictures."""
+"""The LightningDataModule: prepares, splits, loads, augments and normalises images."""
 
 import hashlib
 from collections.abc import Callable, Iterator, Mapping
@@ -25,25 +25,25 @@ SPLITS = {"fit": ("train", "val"), "validate": ("train", "val"), "test": ("test"
 
 
 class ImageDataModule(LightningDataModule):
-    """Pictures for training, validation, test and prediction.
+    """Images for training, validation, test and prediction.
 
-    A loader yields images (B, C, H, W) uint8, labels (B,) int64 and the pictures' numbers in their source (B,)
-    int64; on the device, training pictures are augmented and all are normalised to float32, channels-last.
+    A loader yields images (B, C, H, W) uint8, labels (B,) int64 and the images' indices in their source (B,)
+    int64; on the device, training images are augmented and all are normalised to float32, channels-last.
 
-    The order of an epoch is a function of (seed, epoch), and what augmentation does to a picture one of (seed,
-    epoch, picture), so the number of processes makes no difference to either.
+    The order of an epoch is a function of (seed, epoch), and what augmentation does to an image one of (seed,
+    epoch, image), so the number of processes makes no difference to either.
 
     Args:
         dataset: "cifar10", "cifar100", "folder" (your own: root/train/<class>/**) or "synthetic" (built in).
-        root: The folder the pictures are in or are downloaded to.
+        root: The folder the images are in or are downloaded to.
         url: A mirror of the CIFAR archive: http(s), or a local file; its checksum must be the official one.
-        image_size: Height and width of the pictures as they are loaded, in pixels.
+        image_size: Height and width of the images as they are loaded, in pixels.
         resize: Height and width that they are resized to for the network, on the device, after flip and translation
             and before cutout; None leaves them as they are.
         mean: What is subtracted from each channel, of pixels in [0, 1]; by default the published figures, or those
-            of the training pictures. The command line takes it from pretrained weights.
+            of the training images. The command line takes it from pretrained weights.
         std: What each channel is then divided by; goes with mean.
-        train_size: Number of training pictures to use, the same share of each class; None uses all.
+        train_size: Number of training images to use, the same share of each class; None uses all.
         val_size: Number of training images held out for validation, stratified, or below 1 the fraction of them; not
             used where the data set has a validation split of its own. 0 turns validation off. By default 5,000 of
             cifar10, cifar100 and synthetic, and 0.1 of a folder.
@@ -51,17 +51,17 @@ class ImageDataModule(LightningDataModule):
             root/train/<class>/** or root/<class>/**. Never trained on, and the same for the same split_seed.
         skip_broken: Leaves out images of a folder that can't be read, and names them, instead of refusing it.
         split_seed: Which images are held out, and which training images are used.
-        batch_size: Training pictures a step, in each process.
-        eval_batch_size: Pictures a step in validation, test and prediction.
-        flip: "random" mirrors each training picture in half of the epochs, left to right; "alternating" in every
+        batch_size: Training images a step, in each process.
+        eval_batch_size: Images a step in validation, test and prediction.
+        flip: "random" mirrors each training image in half of the epochs, left to right; "alternating" in every
             other epoch; "none" never does.
-        translate: Training pictures are moved by up to this many pixels in each direction, reflected at the border.
-        auto_augment: "randaugment" or "trivialaugment" (torchvision's operations, drawn for each training picture); it
+        translate: Training images are moved by up to this many pixels in each direction, reflected at the border.
+        auto_augment: "randaugment" or "trivialaugment" (torchvision's operations, drawn for each training image); it
             takes longer than all the rest. "none" is off.
-        cutout: Side of the square that is blanked in each training picture, in pixels; 0 blanks none.
-        mixup: alpha, the strength of mixup: training pictures and labels are blended in pairs; 0 is off.
-        cutmix: alpha, the strength of cutmix: rectangles of one training picture are pasted into another; 0 is off.
-        device_cache: True keeps the pictures on the accelerator, False copies each batch to it; "auto" keeps them
+        cutout: Side of the square that is blanked in each training image, in pixels; 0 blanks none.
+        mixup: alpha, the strength of mixup: training images and labels are blended in pairs; 0 is off.
+        cutmix: alpha, the strength of cutmix: rectangles of one training image are pasted into another; 0 is off.
+        device_cache: True keeps the images on the accelerator, False copies each batch to it; "auto" keeps them
             there if they take less than a quarter of a CUDA device's free memory.
         seed: Seed of the order and the augmentation; the command line takes it from --seed_everything.
 
@@ -120,7 +120,7 @@ class ImageDataModule(LightningDataModule):
             if value > 1 and value != int(value):
                 raise UsageError(f"data.{name} is {value}; it must be a whole number, or a fraction below 1.")
         if translate >= image_size:
-            raise UsageError(f"data.translate is {translate}; it must be smaller than the pictures ({image_size}).")
+            raise UsageError(f"data.translate is {translate}; it must be smaller than the images ({image_size}).")
         if flip not in ("none", "random", "alternating"):
             raise UsageError(f"data.flip is {flip!r}; it must be none, random or alternating.")
         if auto_augment not in ("none", "randaugment", "trivialaugment"):
@@ -148,7 +148,7 @@ class ImageDataModule(LightningDataModule):
 
     @property
     def input_size(self) -> int:
-        """Height and width of the pictures that the network sees."""
+        """Height and width of the images that the network sees."""
         return self.hparams["resize"] or self.hparams["image_size"]  # type: ignore[no-any-return]
 
     @property
@@ -175,7 +175,7 @@ class ImageDataModule(LightningDataModule):
             self.source.prepare(splits)
 
     def setup(self, stage: str) -> None:
-        """Loads and splits what the stage needs; the test pictures for the stage "test" only."""
+        """Loads and splits what the stage needs; the test images for the stage "test" only."""
         for split in self._splits(stage):
             if split not in self.sets:
                 self.sets[split] = self.source.load(split)
@@ -194,7 +194,7 @@ class ImageDataModule(LightningDataModule):
     def _hold_out(self, split: str) -> None:
         """Takes images for validation or testing out of the training images, and leaves some of each class."""
         name, train = f"{split}_size", self.sets["train"]
-        size, labels = self.hparams[name], train.labels[train.numbers]
+        size, labels = self.hparams[name], train.labels[train.indices]
         count = int(size) if size >= 1 else max(1, round(size * len(train)))
         classes = len(set(labels.tolist()))
         if count > len(train) - classes:
@@ -205,25 +205,25 @@ class ImageDataModule(LightningDataModule):
                 f"{way_out}."
             )
         first, second = hold_out(labels, count, self.hparams["split_seed"])
-        held = train.subset(train.numbers[second])
-        self.sets |= {"train": train.subset(train.numbers[first]), split: replace(held, digest=_identify(held))}
+        held = train.subset(train.indices[second])
+        self.sets |= {"train": train.subset(train.indices[first]), split: replace(held, digest=_identify(held))}
 
     def _limit_training(self) -> None:
-        """Leaves out the training pictures beyond ``train_size``."""
+        """Leaves out the training images beyond ``train_size``."""
         size, train = self.hparams["train_size"], self.sets["train"]
         if size is None or size == len(train):
             return
         if size > len(train):
             raise UsageError(f"data.train_size is {size:,}, but there are {len(train):,} training images.")
-        labels = train.labels[train.numbers]
+        labels = train.labels[train.indices]
         _, chosen = stratified_split(labels, size, self.hparams["split_seed"])
         if missing := sorted(set(labels.tolist()) - set(labels[chosen].tolist())):
             names = first_ten([train.classes[label] for label in missing])
             raise UsageError(f"data.train_size {size:,} leaves no image of {names} to train on. Name a larger one.")
-        self.sets["train"] = train.subset(train.numbers[chosen])
+        self.sets["train"] = train.subset(train.indices[chosen])
 
     def _cache_on_device(self) -> None:
-        """Moves the pictures to the accelerator once and for all, where they are to stay there."""
+        """Moves the images to the accelerator once and for all, where they are to stay there."""
         cache = self.hparams["device_cache"]
         if self.trainer is None or not cache:
             return
@@ -231,11 +231,11 @@ class ImageDataModule(LightningDataModule):
         size = sum(images.nbytes for images in {id(held.images): held.images for held in self.sets.values()}.values())
         if cache == "auto" and (device.type != "cuda" or size > torch.cuda.mem_get_info(device)[0] / 4):
             return
-        moved: dict[int, Tensor] = {}  # splits share their pictures
+        moved: dict[int, Tensor] = {}  # splits share their images
         for split, held in self.sets.items():
             images = moved.setdefault(id(held.images), held.images.to(device))
             self.sets[split] = replace(
-                held, images=images, labels=held.labels.to(device), numbers=held.numbers.to(device)
+                held, images=images, labels=held.labels.to(device), indices=held.indices.to(device)
             )
 
     def _check_classes(self, classes: tuple[str, ...]) -> None:
@@ -256,7 +256,7 @@ class ImageDataModule(LightningDataModule):
             "classes": list(self.classes),
             "mean": list(mean),
             "std": list(std),
-            "pictures_a_step": size,
+            "images_per_step": size,
             "digests": digests,
         }
 
@@ -314,33 +314,33 @@ class ImageDataModule(LightningDataModule):
             )
 
     def predict_on(self, images: Tensor) -> None:
-        """Sets the pictures that ``Trainer.predict`` classifies: (N, H, W, C) uint8."""
+        """Sets the images that ``Trainer.predict`` classifies: (N, H, W, C) uint8."""
         self.sets["predict"] = ImageSet.whole(images, torch.full((len(images),), -1), self.classes)
 
     def train_dataloader(self) -> DataLoader[Batch]:
-        """Loads the training pictures, in an order that is a function of (seed, epoch)."""
+        """Loads the training images, in an order that is a function of (seed, epoch)."""
         train, seed, size = self.sets["train"], self.hparams["seed"], self.hparams["batch_size"]
-        sampler = ResumingSampler(train, *self._place(), shuffle=True, seed=seed, done=self._pictures_done)
-        # batch normalisation can't be trained on a last batch of one picture
+        sampler = ResumingSampler(train, *self._place(), shuffle=True, seed=seed, done=self._images_done)
+        # batch normalisation can't be trained on a last batch of one image
         single = 1 < size < len(sampler) and len(sampler) % size == 1
         return WholeBatches(train, batch_size=size, sampler=sampler, drop_last=single)
 
-    def _pictures_done(self) -> int:
-        """Returns how many pictures of the running epoch were trained on, in this process, before it was resumed."""
+    def _images_done(self) -> int:
+        """Returns how many images of the running epoch were trained on, in this process, before it was resumed."""
         if self.trainer is None:
             return 0
         return int(self.trainer.fit_loop.epoch_loop.batch_progress.current.ready) * int(self.hparams["batch_size"])
 
     def val_dataloader(self) -> DataLoader[Batch] | list[DataLoader[Batch]]:
-        """Loads the validation pictures, each exactly once; nothing when validation is off."""
+        """Loads the validation images, each exactly once; nothing when validation is off."""
         return self._eval_loader("val") if "val" in self.sets else []
 
     def test_dataloader(self) -> DataLoader[Batch]:
-        """Loads the test pictures, each exactly once."""
+        """Loads the test images, each exactly once."""
         return self._eval_loader("test")
 
     def predict_dataloader(self) -> DataLoader[Batch]:
-        """Loads the pictures given to ``predict_on``."""
+        """Loads the images given to ``predict_on``."""
         return self._eval_loader("predict")
 
     def _eval_loader(self, split: str) -> DataLoader[Batch]:
@@ -358,39 +358,39 @@ class ImageDataModule(LightningDataModule):
         return batch if there else cast(Batch, super().transfer_batch_to_device(batch, device, dataloader_idx))
 
     def on_after_batch_transfer(self, batch: Batch, dataloader_idx: int) -> Batch:
-        """Augments training pictures and normalises all, on the device.
+        """Augments training images and normalises all, on the device.
 
         Returns:
             Images (B, C, H, W) float32, channels-last; labels (B,) int64, or with mixup or cutmix the shares of the
-            classes (B, K) float32; numbers (B,) int64.
+            classes (B, K) float32; indices (B,) int64.
         """
-        images, labels, numbers = batch
+        images, labels, indices = batch
         if not (self.trainer and self.trainer.training):
-            return self.normalise(images), labels, numbers
+            return self.normalise(images), labels, indices
         return self.augment(batch, self.trainer.current_epoch)
 
     def augment(self, batch: Batch, epoch: int) -> Batch:
-        """Augments and normalises training pictures as it is done in an epoch, from 0."""
-        images, labels, numbers = batch
+        """Augments and normalises training images as it is done in an epoch, from 0."""
+        images, labels, indices = batch
         options = self.hparams
         seed = options["seed"]
-        images = augment(images, numbers, seed=seed, epoch=epoch, flip=options["flip"], translate=options["translate"])
-        images = auto_augment(images, numbers, seed=seed, epoch=epoch, policy=options["auto_augment"])
+        images = augment(images, indices, seed=seed, epoch=epoch, flip=options["flip"], translate=options["translate"])
+        images = auto_augment(images, indices, seed=seed, epoch=epoch, policy=options["auto_augment"])
         images = self.normalise(images)
         if size := options["cutout"]:
-            images = cutout(images, numbers, seed=seed, epoch=epoch, size=size)
+            images = cutout(images, indices, seed=seed, epoch=epoch, size=size)
         if options["mixup"] or options["cutmix"]:
             images, labels = mix(
                 images,
                 labels,
-                numbers,
+                indices,
                 num_classes=self.num_classes,
                 seed=seed,
                 epoch=epoch,
                 mixup=options["mixup"],
                 cutmix=options["cutmix"],
             )
-        return images, labels, numbers
+        return images, labels, indices
 
     def normalise(self, images: Tensor) -> Tensor:
         """Turns (B, C, H, W) uint8 into what the network sees."""
@@ -415,7 +415,7 @@ class ResumingSampler(DistributedSampler[Batch]):
         rank: This process.
         shuffle: Whether to draw in random order, a function of (seed, epoch).
         seed: The run's seed.
-        done: Tells, when an epoch begins, how many of its pictures were drawn before.
+        done: Tells, when an epoch begins, how many of its images were drawn before.
     """
 
     def __init__(
@@ -425,12 +425,12 @@ class ResumingSampler(DistributedSampler[Batch]):
         self.done = done
 
     def __iter__(self) -> Iterator[Any]:
-        """Yields the numbers of the pictures that are left of the epoch."""
+        """Yields the indices of the images that are left of the epoch."""
         return islice(super().__iter__(), self.done(), None)
 
 
 class WholeBatches(DataLoader[Batch]):
-    """A DataLoader for an ``ImageSet``: looks the numbers and labels up once an epoch, so that a step only slices them.
+    """A DataLoader for an ``ImageSet``: looks the indices and labels up once an epoch, so that a step only slices them.
 
     Of a DataLoader's arguments it takes ``batch_size``, ``sampler`` or ``shuffle``, and ``drop_last``.
     """
@@ -438,18 +438,18 @@ class WholeBatches(DataLoader[Batch]):
     def __iter__(self) -> Iterator[Batch]:  # type: ignore[override]
         """Yields the batches of an epoch."""
         held, size = cast(ImageSet, self.dataset), cast(int, self.batch_size)
-        positions = torch.tensor(list(self.sampler), dtype=torch.int64, device=held.numbers.device)
-        numbers = held.numbers[positions]
-        labels = held.labels[numbers]
-        left = len(numbers) % size if self.drop_last else 0
-        for start in range(0, len(numbers) - left, size):
+        positions = torch.tensor(list(self.sampler), dtype=torch.int64, device=held.indices.device)
+        indices = held.indices[positions]
+        labels = held.labels[indices]
+        left = len(indices) % size if self.drop_last else 0
+        for start in range(0, len(indices) - left, size):
             chosen = slice(start, start + size)
-            yield held.look_up(numbers[chosen]), labels[chosen], numbers[chosen]
+            yield held.look_up(indices[chosen]), labels[chosen], indices[chosen]
 
 
 def _identify(held: ImageSet) -> str:
     """Computes a digest that tells some of a source's images from others of it."""
-    return hashlib.sha256(f"{held.digest} {held.numbers.tolist()}".encode()).hexdigest()
+    return hashlib.sha256(f"{held.digest} {held.indices.tolist()}".encode()).hexdigest()
 
 
 def _identity(batch: Any) -> Any:

@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 Batch = tuple[Tensor, Tensor, Tensor]
-"""Images (B, C, H, W) uint8, labels (B,) int64, and the pictures' numbers in their source (B,) int64."""
+"""Images (B, C, H, W) uint8, labels (B,) int64, and the images' indices in their source (B,) int64."""
 
 Normalisation = tuple[tuple[float, ...], tuple[float, ...]]
 """Mean and standard deviation of each channel, of pixels in [0, 1]."""
@@ -19,54 +19,54 @@ Normalisation = tuple[tuple[float, ...], tuple[float, ...]]
 
 @dataclass(frozen=True)
 class ImageSet(Dataset[Batch]):
-    """Pictures and labels in memory, fetched a whole batch at a time.
+    """Images and labels in memory, fetched a whole batch at a time.
 
     Attributes:
         images: (N, H, W, C) uint8.
         labels: (N,) int64, in [0, K); -1 where it is unknown.
         classes: The K classes' names.
-        numbers: (n,) int64, which of the N pictures this set consists of.
-        digest: SHA-256, in hexadecimal, that tells the N pictures from others wherever they lie and to whatever size
+        indices: (n,) int64, which of the N images this set consists of.
+        digest: SHA-256, in hexadecimal, that tells the N images from others wherever they lie and to whatever size
             they are decoded.
     """
 
     images: Tensor
     labels: Tensor
     classes: tuple[str, ...]
-    numbers: Tensor
+    indices: Tensor
     digest: str = ""
 
     @classmethod
     def whole(cls, images: Tensor, labels: Tensor, classes: Sequence[str], digest: str = "") -> "ImageSet":
-        """Makes the set of all pictures of a source."""
+        """Makes the set of all images of a source."""
         return cls(images, labels, tuple(classes), torch.arange(len(images)), digest)
 
-    def subset(self, numbers: Tensor) -> "ImageSet":
-        """Makes the set of some of the source's pictures, which shares their memory."""
-        return replace(self, numbers=numbers)
+    def subset(self, indices: Tensor) -> "ImageSet":
+        """Makes the set of some of the source's images, which shares their memory."""
+        return replace(self, indices=indices)
 
     def __len__(self) -> int:
-        return len(self.numbers)
+        return len(self.indices)
 
     def __getitem__(self, position: int) -> Batch:
         return self.__getitems__([position])
 
     def __getitems__(self, positions: Sequence[int]) -> Batch:
-        where, on_gpu = torch.as_tensor(positions), self.numbers.is_cuda
+        where, on_gpu = torch.as_tensor(positions), self.indices.is_cuda
         if on_gpu:  # from ordinary memory the copy would wait for the step before it
             where = where.pin_memory()
-        numbers = self.numbers[where.to(self.numbers.device, non_blocking=on_gpu)]
-        return self.look_up(numbers), self.labels[numbers], numbers
+        indices = self.indices[where.to(self.indices.device, non_blocking=on_gpu)]
+        return self.look_up(indices), self.labels[indices], indices
 
-    def look_up(self, numbers: Tensor) -> Tensor:
-        """Returns some of the source's pictures by their numbers (B,), as (B, C, H, W)."""
-        return self.images.index_select(0, numbers).permute(0, 3, 1, 2)
+    def look_up(self, indices: Tensor) -> Tensor:
+        """Returns some of the source's images by their indices (B,), as (B, C, H, W)."""
+        return self.images.index_select(0, indices).permute(0, 3, 1, 2)
 
     def normalisation(self) -> Normalisation:
         """Computes the mean and standard deviation of each channel over the set."""
         counts = torch.zeros(self.images.shape[-1], 256, dtype=torch.int64)
-        for numbers in torch.split(self.numbers, 1000):
-            channels = self.images[numbers].cpu().flatten(0, 2).T
+        for indices in torch.split(self.indices, 1000):
+            channels = self.images[indices].cpu().flatten(0, 2).T
             counts += torch.stack([channel.bincount(minlength=256) for channel in channels])
         shares = counts.double() / counts.sum(1, keepdim=True)
         levels = torch.arange(256).double() / 255
@@ -77,11 +77,11 @@ class ImageSet(Dataset[Batch]):
 
 
 def stratified_split(labels: Tensor, size: int, seed: int) -> tuple[Tensor, Tensor]:
-    """Splits pictures in two so that each class has the same share in both parts.
+    """Splits images in two so that each class has the same share in both parts.
 
     Args:
         labels: (N,) int64.
-        size: Number of pictures in the second part, in [0, N).
+        size: Number of images in the second part, in [0, N).
         seed: The same seed gives the same split, whatever else was drawn before.
 
     Returns:
@@ -90,7 +90,7 @@ def stratified_split(labels: Tensor, size: int, seed: int) -> tuple[Tensor, Tens
     generator = torch.Generator().manual_seed(seed)
     order = torch.randperm(len(labels), generator=generator)
     order = order[labels[order].argsort(stable=True)]  # class by class, at random within each
-    # every (N / size)-th of them: each class gives its share, to within one picture
+    # every (N / size)-th of them: each class gives its share, to within one image
     chosen = torch.zeros(len(labels), dtype=torch.bool)
     chosen[order[torch.arange(size) * len(labels) // max(size, 1)]] = True
     return (~chosen).nonzero().flatten(), chosen.nonzero().flatten()

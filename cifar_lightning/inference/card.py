@@ -29,10 +29,10 @@ class Card:
         arch: The network's name.
         classes: The K classes' names, in the order of the probabilities.
         dataset: What it was trained on.
-        image_size: Height and width of the pictures it takes, in pixels.
+        image_size: Height and width of the images it takes, in pixels.
         mean: What is subtracted from each channel, of pixels in [0, 1].
         std: What each channel is then divided by.
-        test_accuracy: The part of the test pictures it gets right, in [0, 1]; None where ``test`` was not run.
+        test_accuracy: The part of the test images it gets right, in [0, 1]; None where ``test`` was not run.
         checkpoint_sha256: Of the checkpoint's file, in hexadecimal.
         versions: Of the packages that read the checkpoint, or wrote the exported file, by name.
     """

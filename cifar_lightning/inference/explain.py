@@ -1,6 +1,6 @@
 """Where a network looks: Grad-CAM (Selvaraju et al. 2016, https://arxiv.org/abs/1610.02391), by captum.
 
-B batch, H height and W width of the pictures; D features and h × w positions of a feature map.
+B batch, H height and W width of the images; D features and h × w positions of a feature map.
 """
 
 from collections.abc import Iterator
@@ -21,7 +21,7 @@ except ModuleNotFoundError as error:
 
 
 def grad_cam(network: nn.Module, images: Tensor, classes: Tensor) -> Tensor:
-    """Computes how much each part of a picture speaks for a class.
+    """Computes how much each part of an image speaks for a class.
 
     The feature map that is looked at is the last one before the network forgets where things are; of a vision
     transformer, the patches' tokens that enter the last attention.
@@ -29,10 +29,10 @@ def grad_cam(network: nn.Module, images: Tensor, classes: Tensor) -> Tensor:
     Args:
         network: Turns (B, C, H, W) into logits (B, K); in evaluation mode.
         images: (B, C, H, W) float, normalised.
-        classes: (B,) int64, the class of each picture that is to be explained.
+        classes: (B,) int64, the class of each image that is to be explained.
 
     Returns:
-        (B, H, W) in [0, 1], the highest value of each picture 1; all 0 where nothing speaks for the class.
+        (B, H, W) in [0, 1], the highest value of each image 1; all 0 where nothing speaks for the class.
 
     Raises:
         UsageError: If the network has no feature map.
@@ -73,11 +73,11 @@ def _last_feature_map(network: nn.Module, image: Tensor) -> nn.Module:
     if laid_out or (found and not tokens):
         return (laid_out or found)[-1]
     if tokens:
-        why = "turns a picture into tokens; of such networks, it knows torchvision's vision transformers only."
+        why = "turns an image into tokens; of such networks, it knows torchvision's vision transformers only."
     else:
         why = "has no layer whose output still has places, (B, D, h, w) with several positions."
     raise UsageError(
-        f"--explain can't be done: {type(network).__name__}, for pictures of {image.shape[2]} × {image.shape[3]}, {why}"
+        f"--explain can't be done: {type(network).__name__}, for images of {image.shape[2]} × {image.shape[3]}, {why}"
     )
 
 

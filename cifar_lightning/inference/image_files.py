@@ -1,6 +1,6 @@
-"""Predictions for people's own picture files: a table on the screen, CSV or JSON, and a contact sheet.
+"""Predictions for people's own image files: a table on the screen, CSV or JSON, and a contact sheet.
 
-n pictures, K classes.
+n images, K classes.
 """
 
 import csv
@@ -23,16 +23,16 @@ from cifar_lightning.inference.predictor import Guess, rank
 from cifar_lightning.io.files import write_output
 from cifar_lightning.io.text import csv_text, printable, say
 from cifar_lightning.reporting import figures
-from cifar_lightning.transforms.decode import PictureError, decode_picture, describe_unread, find_pictures
+from cifar_lightning.transforms.decode import ImageError, decode_image, describe_unread, find_images
 
 Explain: TypeAlias = Callable[[NDArray[np.uint8], NDArray[np.int64]], NDArray[np.float32]]
-"""Turns decoded pictures (n, H, W, 3) and a class for each, (n,), into heat maps (n, H, W) in [0, 1]."""
+"""Turns decoded images (n, H, W, 3) and a class for each, (n,), into heat maps (n, H, W) in [0, 1]."""
 
 SHEET = 64
-"""The most pictures on a contact sheet."""
+"""The most images on a contact sheet."""
 
 SHOWN = 50
-"""The most pictures in a table on the screen."""
+"""The most images in a table on the screen."""
 
 
 NO_PREDICTION = "no prediction (the network's output is not a number)"
@@ -44,12 +44,12 @@ class Row:
     """What is said of one file.
 
     Attributes:
-        picture: The file.
-        probabilities: (K,), or None where the picture can't be read or has no prediction.
+        image: The file.
+        probabilities: (K,), or None where the image can't be read or has no prediction.
         error: Why there are none.
     """
 
-    picture: Path
+    image: Path
     probabilities: NDArray[np.float32] | None = None
     error: str = ""
 
@@ -68,14 +68,14 @@ def classify_files(
     title: str,
     explain: Explain | None = None,
 ) -> int:
-    """Classifies picture files, shows the predictions, and writes them.
+    """Classifies image files, shows the predictions, and writes them.
 
     Args:
-        names: Picture files, and folders of them.
-        classify: Turns decoded pictures (n, H, W, 3) into probabilities (n, K).
+        names: Image files, and folders of them.
+        classify: Turns decoded images (n, H, W, 3) into probabilities (n, K).
         classes: The K classes' names.
-        image_size: Height and width that the pictures are decoded to, in pixels.
-        top_k: How many classes to name for each picture, from 1 to K; None names 3, or all.
+        image_size: Height and width that the images are decoded to, in pixels.
+        top_k: How many classes to name for each image, from 1 to K; None names 3, or all.
         output: The table's file, .csv or .json; the contact sheet's is the same with .png.
         title: Stands above the contact sheet.
         explain: Computes what speaks for the most probable class, for the contact sheet.
@@ -84,7 +84,7 @@ def classify_files(
         The exit status: 0 if all images have a prediction, 3 if some have none, or were left out of a folder.
 
     Raises:
-        UsageError: If an option is out of its range, there are no pictures, one would be written over, or none can be
+        UsageError: If an option is out of its range, there are no images, one would be written over, or none can be
             read.
     """
     top_k = min(3, len(classes)) if top_k is None else top_k
@@ -92,13 +92,13 @@ def classify_files(
         raise UsageError(f"--top_k is {top_k}; it must be from 1 to {len(classes)}.")
     if output.suffix not in (".csv", ".json"):
         raise UsageError(f"--output is {output}; its name must end in .csv or .json.")
-    paths, left_out = find_pictures(names)
+    paths, left_out = find_images(names)
     if left_out:
         say(describe_unread(left_out))
     for written in (output, output.with_suffix(".png")):
         if written.resolve() in {path.resolve() for path in paths}:
-            raise UsageError(f"{written} would be written over, but is one of the pictures. Name another --output.")
-    images, errors = read_pictures(paths, image_size)
+            raise UsageError(f"{written} would be written over, but is one of the images. Name another --output.")
+    images, errors = read_images(paths, image_size)
     probabilities = classify(images) if len(images) else np.empty((0, len(classes)), np.float32)
     finite = np.isfinite(probabilities.sum(1))
     readable = [path for path in paths if path not in errors]
@@ -115,8 +115,8 @@ def classify_files(
     return status or (3 if left_out else 0)
 
 
-def read_pictures(paths: Sequence[Path], size: int) -> tuple[NDArray[np.uint8], dict[Path, str]]:
-    """Decodes pictures.
+def read_images(paths: Sequence[Path], size: int) -> tuple[NDArray[np.uint8], dict[Path, str]]:
+    """Decodes images.
 
     Args:
         paths: The files.
@@ -128,8 +128,8 @@ def read_pictures(paths: Sequence[Path], size: int) -> tuple[NDArray[np.uint8], 
     images, errors = [], {}
     for path in paths:
         try:
-            images.append(decode_picture(path, size))
-        except PictureError as error:
+            images.append(decode_image(path, size))
+        except ImageError as error:
             errors[path] = str(error)
     return np.stack(images) if images else np.empty((0, size, size, 3), np.uint8), errors
 
@@ -138,7 +138,7 @@ def write_rows(rows: Sequence[Row], classes: Sequence[str], top_k: int, output: 
     """Writes a table of predictions, best class first.
 
     Args:
-        rows: One for each picture.
+        rows: One for each image.
         classes: The classes' names.
         top_k: How many classes to name.
         output: A file whose name ends in .csv or .json.
@@ -147,7 +147,7 @@ def write_rows(rows: Sequence[Row], classes: Sequence[str], top_k: int, output: 
     if output.suffix == ".json":
         entries = [
             {
-                "picture": str(row.picture),
+                "image": str(row.image),
                 "error": row.error or None,
                 "top": [{"class": g.label, "probability": g.probability} for g in row.top(classes, top_k)],
             }
@@ -158,28 +158,28 @@ def write_rows(rows: Sequence[Row], classes: Sequence[str], top_k: int, output: 
     table = io.StringIO(newline="")
     writer = csv.writer(table)
     pairs = [(f"class_{n}", f"probability_{n}") for n in range(1, top_k + 1)]
-    writer.writerow(["picture", *(column for pair in pairs for column in pair), "error"])
+    writer.writerow(["image", *(column for pair in pairs for column in pair), "error"])
     for row in rows:
         cells = [cell for g in row.top(classes, top_k) for cell in (csv_text(g.label), f"{g.probability:.6f}")]
-        writer.writerow([csv_text(row.picture), *(cells or [""] * 2 * top_k), csv_text(row.error)])
+        writer.writerow([csv_text(row.image), *(cells or [""] * 2 * top_k), csv_text(row.error)])
     write_output(output, table.getvalue())
 
 
 def write_contact_sheet(
     rows: Sequence[Row], classes: Sequence[str], title: str, output: Path, heat: NDArray[np.float32] | None = None
 ) -> None:
-    """Draws the pictures that could be read, the first ``SHEET`` of them, with what was predicted.
+    """Draws the images that could be read, the first ``SHEET`` of them, with what was predicted.
 
     Args:
-        rows: One for each picture.
+        rows: One for each image.
         classes: The classes' names.
         title: Stands above the figure.
         output: The figure's file.
-        heat: Heat maps (n, H, W) in [0, 1] of the pictures that are drawn, to stand beside them.
+        heat: Heat maps (n, H, W) in [0, 1] of the images that are drawn, to stand beside them.
     """
-    drawn = [(row.picture, row.probabilities) for row in rows if row.probabilities is not None][:SHEET]
+    drawn = [(row.image, row.probabilities) for row in rows if row.probabilities is not None][:SHEET]
     side = 128  # people look at more than the network's 32 × 32
-    images = np.stack([decode_picture(path, side) for path, _ in drawn])
+    images = np.stack([decode_image(path, side) for path, _ in drawn])
     if heat is not None:
         smooth = [Image.fromarray(one).resize((side, side), Image.Resampling.BILINEAR) for one in heat]
         images = figures.beside_heat(images, np.stack([np.asarray(one) for one in smooth]))
@@ -204,7 +204,7 @@ def report_rows(
     """Writes the table of predictions and, beside it, the contact sheet, and then shows them on the screen.
 
     Args:
-        rows: One for each picture.
+        rows: One for each image.
         classes: The classes' names.
         top_k: How many classes to name.
         output: The table's file; the contact sheet's is the same with .png.
@@ -212,7 +212,7 @@ def report_rows(
         heat: Heat maps for the contact sheet; see ``write_contact_sheet``.
 
     Returns:
-        The exit status: 0 if all pictures were read, 3 if some were not.
+        The exit status: 0 if all images were read, 3 if some were not.
 
     Raises:
         UsageError: If none was read; nothing is written then.
@@ -222,13 +222,13 @@ def report_rows(
     try:
         if readable:
             write_rows(rows, classes, top_k, output)
-            more = f" (the first {SHEET} pictures)" if readable > SHEET else ""
+            more = f" (the first {SHEET} images)" if readable > SHEET else ""
             what = "\nbeside each, what speaks for the class that is named: the brighter, the more"
             write_contact_sheet(rows, classes, f"{title}{more}{what * (heat is not None)}", sheet, heat)
     finally:  # shown even if they can't be written
         _print_rows(rows, classes, top_k, output)
         for row in unreadable[:SHOWN]:
-            shown = printable(f"{row.picture}: {row.error}")
+            shown = printable(f"{row.image}: {row.error}")
             say(f"{'' if row.error == NO_PREDICTION else 'unreadable: '}{shown}")
     if not readable and any(row.error == NO_PREDICTION for row in rows):
         raise UsageError(
@@ -236,19 +236,19 @@ def report_rows(
             "an earlier checkpoint, or train with a lower --model.lr."
         )
     if not readable:
-        raise UsageError(f"no picture could be read, of {len(rows):,}; nothing is written.")
+        raise UsageError(f"no image could be read, of {len(rows):,}; nothing is written.")
     say(f"written: {output}, {sheet}")
     if not unreadable:
         return 0
-    print(f"no prediction for {len(unreadable):,} of the {len(rows):,} pictures")
+    print(f"no prediction for {len(unreadable):,} of the {len(rows):,} images")
     return 3
 
 
 def _print_rows(rows: Sequence[Row], classes: Sequence[str], top_k: int, output: Path) -> None:
-    names = [printable(row.picture.name) for row in rows]
+    names = [printable(row.image.name) for row in rows]
     if len(set(names)) < len(names):
-        names = [printable(row.picture) for row in rows]
-    table = Table("picture", *(f"{n}." for n in range(1, top_k + 1)))
+        names = [printable(row.image) for row in rows]
+    table = Table("image", *(f"{n}." for n in range(1, top_k + 1)))
     table.columns[0].overflow = "fold"
     for name, row in list(zip(names, rows, strict=True))[:SHOWN]:
         cells = [escape(f"{printable(g.label)} {g.probability:.1%}") for g in row.top(classes, top_k)]

@@ -17,10 +17,10 @@ from cifar_lightning.transforms.preprocess import Preprocess
 
 
 class Pipeline(nn.Module):
-    """Turns decoded pictures into probabilities: what a ``Predictor`` runs and what is exported.
+    """Turns decoded images into probabilities: what a ``Predictor`` runs and what is exported.
 
     Args:
-        preprocess: Resizes and normalises the pictures.
+        preprocess: Resizes and normalises the images.
         classifier: What they are classified with.
     """
 
@@ -29,7 +29,7 @@ class Pipeline(nn.Module):
         self.preprocess, self.classifier = preprocess, classifier
 
     def forward(self, images: Tensor) -> Tensor:
-        """Classifies pictures.
+        """Classifies images.
 
         Args:
             images: (B, H, W, C) uint8, RGB.
@@ -95,9 +95,9 @@ def load_pipeline(
 
 
 def _find_accuracy(path: Path, digest: str, tta: str) -> float | None:
-    """Reads a test's result, if it is one of the checkpoint with this SHA-256, so used, on all test pictures."""
-    result, _ = read_record(path, TEST, ("checkpoint_sha256", "model", "accuracy", "pictures"))
+    """Reads a test's result, if it is one of the checkpoint with this SHA-256, so used, on all test images."""
+    result, _ = read_record(path, TEST, ("checkpoint_sha256", "model", "accuracy", "images"))
     if not result or result["checkpoint_sha256"] != digest or result["model"].get("tta") != tta:
         return None
-    whole = result["pictures"] >= result.get("of", 0)
+    whole = result["images"] >= result.get("of", 0)
     return float(result["accuracy"]) if whole and result["accuracy"] is not None else None

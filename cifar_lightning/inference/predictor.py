@@ -1,4 +1,4 @@
-"""Predictor: a checkpoint or an exported file, and pictures, make class probabilities.
+"""Predictor: a checkpoint or an exported file, and images, make class probabilities.
 
 An ONNX file needs onnxruntime, numpy and pillow alone: nothing here imports PyTorch before it is needed.
 
@@ -19,7 +19,7 @@ from PIL import Image
 
 from cifar_lightning.errors import UsageError
 from cifar_lightning.inference.card import Card
-from cifar_lightning.transforms.decode import PictureError, decode_picture
+from cifar_lightning.transforms.decode import ImageError, decode_image
 
 if TYPE_CHECKING:
     from torch import Tensor, device, nn
@@ -27,8 +27,8 @@ if TYPE_CHECKING:
 EXPORTED = frozenset({".onnx", ".pt2"})
 """How the names of exported files end; any other file is a checkpoint."""
 
-Picture: TypeAlias = "str | Path | bytes | Image.Image | NDArray[np.uint8] | Tensor"
-"""A picture of any size: a file's path or bytes, a PIL picture, an array (H, W, 3) or a tensor (3, H, W), uint8 RGB."""
+ImageInput: TypeAlias = "str | Path | bytes | Image.Image | NDArray[np.uint8] | Tensor"
+"""An image of any size: a file's path or bytes, a PIL image, an array (H, W, 3) or a tensor (3, H, W), uint8 RGB."""
 
 Run: TypeAlias = Callable[[NDArray[np.uint8]], NDArray[np.float32]]
 """Turns a batch (B, H, W, C) into probabilities (B, K); any number of threads may call it at once."""
@@ -44,7 +44,7 @@ class Guess:
 
 @dataclass(frozen=True)
 class Prediction:
-    """What a model says of one picture.
+    """What a model says of one image.
 
     Attributes:
         top: The most probable classes, best first.
@@ -64,7 +64,7 @@ class Prediction:
 
 
 def rank(probabilities: NDArray[np.float32], classes: Sequence[str], top_k: int) -> tuple[Guess, ...]:
-    """Returns the ``top_k`` most probable classes of one picture, (K,), best first.
+    """Returns the ``top_k`` most probable classes of one image, (K,), best first.
 
     Raises:
         UsageError: If a probability is not finite: the model is broken then, and no class may be named.
@@ -76,7 +76,7 @@ def rank(probabilities: NDArray[np.float32], classes: Sequence[str], top_k: int)
 
 
 class Predictor:
-    """Classifies pictures with a checkpoint or an exported file; threads may share one.
+    """Classifies images with a checkpoint or an exported file; threads may share one.
 
     Args:
         file: A checkpoint of ``fit``, or what ``export`` wrote: a name that ends in .onnx or .pt2. Checkpoints and ONNX
@@ -84,7 +84,7 @@ class Predictor:
         device: "cpu", "cuda", "cuda:1" or "mps"; "auto" takes an accelerator where there is one.
         arch: The network of a checkpoint, where it is your own code ("package.module:Class").
         allow_custom_arch: Whether to run the code that a checkpoint names, whichever it is, or that a .pt2 file holds.
-        batch_size: The most pictures to classify at once.
+        batch_size: The most images to classify at once.
         tta: Test-time augmentation of a checkpoint: "none", "flip" or "flip_translate"; None takes its own. Exported
             files hold the one of their checkpoint.
 
@@ -128,17 +128,17 @@ class Predictor:
         self._try(path)
 
     def _try(self, path: Path) -> None:
-        """Classifies two blank pictures, to see whether the model does what its card says."""
+        """Classifies two blank images, to see whether the model does what its card says."""
         size, expected = self.card.image_size, (2, len(self.card.classes))
         try:
             made = self._run(np.zeros((2, size, size, 3), np.uint8))
         except Exception as error:  # networks and onnxruntime raise whatever they like
             reason = " ".join(str(error).split())[:300]
-            raise UsageError(f"{path} can't be used: it does not classify two pictures: {reason}") from error
+            raise UsageError(f"{path} can't be used: it does not classify two images: {reason}") from error
         if not isinstance(made, np.ndarray) or made.dtype != np.float32 or made.shape != expected:
             kind = f"{made.dtype} {made.shape}" if isinstance(made, np.ndarray) else type(made).__name__
             raise UsageError(
-                f"{path} can't be used: of two pictures it makes {kind}; it must be float32 {expected}, a probability "
+                f"{path} can't be used: of two images it makes {kind}; it must be float32 {expected}, a probability "
                 f"for each of its {expected[1]} classes."
             )
         if not np.isfinite(made).all():
@@ -152,54 +152,54 @@ class Predictor:
         """The K classes' names."""
         return self.card.classes
 
-    def __call__(self, pictures: Picture | Sequence[Picture], top_k: int = 3) -> list[Prediction]:
-        """Classifies pictures of any size.
+    def __call__(self, images: ImageInput | Sequence[ImageInput], top_k: int = 3) -> list[Prediction]:
+        """Classifies images of any size.
 
         Args:
-            pictures: One or several: paths, bytes of a file, PIL pictures, uint8 RGB arrays (H, W, 3), or uint8 RGB
+            images: One or several: paths, bytes of a file, PIL images, uint8 RGB arrays (H, W, 3), or uint8 RGB
                 tensors (3, H, W), as torchvision decodes them. Also an array (B, H, W, 3) or a tensor (B, 3, H, W).
-            top_k: How many classes to name for each picture, >= 1; all if there are fewer.
+            top_k: How many classes to name for each image, >= 1; all if there are fewer.
 
         Returns:
-            One prediction for each picture, also when it is only one.
+            One prediction for each image, also when it is only one.
 
         Raises:
-            PictureError: If one can't be read; the message says which.
-            UsageError: If one is no picture, or ``top_k`` is less than 1.
+            ImageError: If one can't be read; the message says which.
+            UsageError: If one is no image, or ``top_k`` is less than 1.
         """
         if top_k < 1:
             raise UsageError(f"top_k is {top_k}; it must be at least 1.")
-        listed = _list_pictures(pictures)
+        listed = _list_images(images)
         predictions = []
         for first in range(0, len(listed), self._batch_size):  # as many as that are in memory at a time
-            images = []
-            for number, picture in enumerate(listed[first : first + self._batch_size], first):
+            decoded = []
+            for number, image in enumerate(listed[first : first + self._batch_size], first):
                 try:
-                    images.append(self.decode(picture))
-                except PictureError as error:
-                    name = f" ({picture})" if isinstance(picture, str | Path) else ""
-                    raise PictureError(f"picture {number}{name}: {error}") from error
-            rows = self.probabilities(np.stack(images))
+                    decoded.append(self.decode(image))
+                except ImageError as error:
+                    name = f" ({image})" if isinstance(image, str | Path) else ""
+                    raise ImageError(f"image {number}{name}: {error}") from error
+            rows = self.probabilities(np.stack(decoded))
             predictions += [Prediction(rank(row, self.classes, top_k)) for row in rows]
         return predictions
 
-    def decode(self, picture: Picture) -> NDArray[np.uint8]:
-        """Decodes one picture as it was done for training: (H, W, 3), both sides ``card.image_size``.
+    def decode(self, image: ImageInput) -> NDArray[np.uint8]:
+        """Decodes one image as it was done for training: (H, W, 3), both sides ``card.image_size``.
 
         Raises:
-            PictureError: If it can't be read.
-            UsageError: If it is an array or a tensor that is no picture.
+            ImageError: If it can't be read.
+            UsageError: If it is an array or a tensor that is no image.
         """
-        if isinstance(picture, np.ndarray) or _is_tensor(picture):
-            picture = _from_array(picture)
-        if not isinstance(picture, str | Path | bytes | Image.Image):
+        if isinstance(image, np.ndarray) or _is_tensor(image):
+            image = _from_array(image)
+        if not isinstance(image, str | Path | bytes | Image.Image):
             raise UsageError(
-                f"a {type(picture).__name__} is no picture; give a path, bytes, a PIL picture, an array or a tensor."
+                f"a {type(image).__name__} is no image; give a path, bytes, a PIL image, an array or a tensor."
             )
-        return decode_picture(picture, self.card.image_size)
+        return decode_image(image, self.card.image_size)
 
     def probabilities(self, images: NDArray[np.uint8]) -> NDArray[np.float32]:
-        """Classifies decoded pictures.
+        """Classifies decoded images.
 
         Args:
             images: (B, H, W, 3) uint8 RGB, H and W ``card.image_size``; B may be 0.
@@ -208,7 +208,7 @@ class Predictor:
             (B, K), rows that add up to 1.
 
         Raises:
-            UsageError: If the pictures are of another type or shape.
+            UsageError: If the images are of another type or shape.
         """
         size = self.card.image_size
         if images.dtype != np.uint8 or images.shape[1:] != (size, size, 3):
@@ -218,25 +218,25 @@ class Predictor:
         return np.concatenate(batches) if batches else np.empty((0, len(self.classes)), np.float32)
 
 
-def _list_pictures(pictures: Any) -> Sequence[Picture]:
-    if isinstance(pictures, np.ndarray) or _is_tensor(pictures):
-        return pictures if pictures.ndim == 4 else [pictures]
-    if isinstance(pictures, str | Path | bytes | Image.Image):
-        return [pictures]
-    return list(pictures)
+def _list_images(images: Any) -> Sequence[ImageInput]:
+    if isinstance(images, np.ndarray) or _is_tensor(images):
+        return images if images.ndim == 4 else [images]
+    if isinstance(images, str | Path | bytes | Image.Image):
+        return [images]
+    return list(images)
 
 
-def _is_tensor(picture: Any) -> bool:
+def _is_tensor(image: Any) -> bool:
     torch = sys.modules.get("torch")  # who has a tensor has imported it
-    return torch is not None and isinstance(picture, torch.Tensor)
+    return torch is not None and isinstance(image, torch.Tensor)
 
 
-def _from_array(picture: Any) -> Image.Image:
-    pixels = picture if isinstance(picture, np.ndarray) else picture.numpy(force=True)
-    channels = -1 if isinstance(picture, np.ndarray) else 0
+def _from_array(image: Any) -> Image.Image:
+    pixels = image if isinstance(image, np.ndarray) else image.numpy(force=True)
+    channels = -1 if isinstance(image, np.ndarray) else 0
     if pixels.dtype != np.uint8 or pixels.ndim != 3 or pixels.shape[channels] != 3 or not pixels.size:
         raise UsageError(
-            f"a {type(picture).__name__} of {pixels.dtype} {pixels.shape} is no picture; arrays must be uint8 "
+            f"a {type(image).__name__} of {pixels.dtype} {pixels.shape} is no image; arrays must be uint8 "
             "(H, W, 3), tensors uint8 (3, H, W), in RGB."
         )
     return Image.fromarray(np.moveaxis(pixels, channels, -1))

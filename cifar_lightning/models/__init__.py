@@ -56,7 +56,7 @@ def create_model(arch: str, num_classes: int, options: Mapping[str, Any] | None 
         options: Passed to the network's builder by name.
 
     Returns:
-        A network from (B, C, H, W) float pictures to (B, K) logits.
+        A network from (B, C, H, W) float images to (B, K) logits.
 
     Raises:
         UsageError: If the name is unknown or the options don't fit.
@@ -75,12 +75,12 @@ def create_model(arch: str, num_classes: int, options: Mapping[str, Any] | None 
 
 
 def count_cost(network: nn.Module, image_size: int = 32) -> tuple[int, int]:
-    """Counts a network's parameters, and its floating-point operations for one picture, forwards.
+    """Counts a network's parameters, and its floating-point operations for one image, forwards.
 
     Operations are those of the convolutions, matrix products and attention; a multiplication and an addition are two.
 
     Args:
-        network: Takes (1, 3, image_size, image_size) float pictures.
+        network: Takes (1, 3, image_size, image_size) float images.
         image_size: Height and width, in pixels.
     """
     network = deepcopy(network).eval()  # what is in training stays as it is

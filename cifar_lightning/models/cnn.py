@@ -29,7 +29,7 @@ def cnn(num_classes: int = 10) -> nn.Sequential:
 
     Weights begin as in Keras (Glorot and Bengio 2010: uniform, biases 0), which learns faster here than torch's own.
 
-    Shapes, for B pictures: (B, 3, 32, 32) → (B, 32, 15, 15) → (B, 64, 6, 6) → (B, 64, 4, 4) → (B, 1024) → (B, 64)
+    Shapes, for B images: (B, 3, 32, 32) → (B, 32, 15, 15) → (B, 64, 6, 6) → (B, 64, 4, 4) → (B, 1024) → (B, 64)
     → logits (B, num_classes). Feature maps of images of another size, at least 18 × 18, are pooled to 4 × 4.
 
     Args:

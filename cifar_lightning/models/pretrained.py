@@ -1,4 +1,4 @@
-"""Transfer learning: verified weights, a head of one's own, a stem for small pictures, and freezing."""
+"""Transfer learning: verified weights, a head of one's own, a stem for small images, and freezing."""
 
 import re
 from collections.abc import Mapping
@@ -14,7 +14,7 @@ from cifar_lightning.models.timm import convert_weights, list_pretrained
 
 
 class Official(NamedTuple):
-    """Weights that a library offers: where they are, the file's name, and what pictures they were trained with.
+    """Weights that a library offers: where they are, the file's name, and what images they were trained with.
 
     Those were normalised by ``mean`` and ``std``, of pixels in [0, 1], and ``size`` pixels high and wide.
     """
@@ -271,7 +271,7 @@ def evaluate_frozen(network: nn.Module) -> None:
 
 
 def use_small_stem(network: nn.Module) -> None:
-    """Gives a network's first convolution a stride of 1, for small pictures; its weights keep their shape.
+    """Gives a network's first convolution a stride of 1, for small images; its weights keep their shape.
 
     A max-pool after it stays.
 

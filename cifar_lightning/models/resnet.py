@@ -1,17 +1,17 @@
-"""Residual networks with stems for small pictures."""
+"""Residual networks with stems for small images."""
 
 import torchvision
 from torch import Tensor, nn
 
 
 def resnet18(num_classes: int = 10) -> nn.Module:
-    """Builds ResNet-18 with a stem for small pictures; 11,173,962 parameters for 10 classes.
+    """Builds ResNet-18 with a stem for small images; 11,173,962 parameters for 10 classes.
 
     torchvision's network (He et al. 2015, https://arxiv.org/abs/1512.03385) with a 3×3 convolution of stride 1 and no
     max-pool at its start, as in https://github.com/kuangliu/pytorch-cifar.
 
-    Shapes, for B pictures: (B, 3, 32, 32) → (B, 64, 32, 32) → (B, 128, 16, 16) → (B, 256, 8, 8) → (B, 512, 4, 4)
-    → logits (B, num_classes). Pictures may be of any size.
+    Shapes, for B images: (B, 3, 32, 32) → (B, 64, 32, 32) → (B, 128, 16, 16) → (B, 256, 8, 8) → (B, 512, 4, 4)
+    → logits (B, num_classes). Images may be of any size.
 
     Args:
         num_classes: Number of classes K, >= 1.
@@ -53,8 +53,8 @@ def resnet9(num_classes: int = 10) -> nn.Sequential:
     Eight convolutions and a linear layer, of which two pairs are residual
     (https://github.com/davidcpage/cifar10-fast, the "ResNet-9" of the DAWNBench entries).
 
-    Shapes, for B pictures: (B, 3, 32, 32) → (B, 64, 32, 32) → (B, 128, 16, 16) → (B, 256, 8, 8) → (B, 512, 4, 4)
-    → (B, 512) → logits (B, num_classes). Pictures must be at least 8 × 8.
+    Shapes, for B images: (B, 3, 32, 32) → (B, 64, 32, 32) → (B, 128, 16, 16) → (B, 256, 8, 8) → (B, 512, 4, 4)
+    → (B, 512) → logits (B, num_classes). Images must be at least 8 × 8.
 
     Args:
         num_classes: Number of classes K, >= 1.
@@ -121,8 +121,8 @@ def wide_resnet(num_classes: int = 10, depth: int = 28, widen_factor: int = 10, 
     Zagoruyko and Komodakis 2016, https://arxiv.org/abs/1605.07146. Narrow ones: 28-2 has 1,467,610 parameters,
     16-4 has 2,748,890.
 
-    Shapes, for B pictures and widen_factor k: (B, 3, 32, 32) → (B, 16, 32, 32) → (B, 16 k, 32, 32)
-    → (B, 32 k, 16, 16) → (B, 64 k, 8, 8) → (B, 64 k) → logits (B, num_classes). Pictures may be of any size.
+    Shapes, for B images and widen_factor k: (B, 3, 32, 32) → (B, 16, 32, 32) → (B, 16 k, 32, 32)
+    → (B, 32 k, 16, 16) → (B, 64 k, 8, 8) → (B, 64 k) → logits (B, num_classes). Images may be of any size.
 
     Args:
         num_classes: Number of classes K, >= 1.

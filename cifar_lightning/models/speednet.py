@@ -8,14 +8,14 @@ from torch.nn import functional as F
 
 
 class Whitening(nn.Conv2d):
-    """A convolution whose fixed filters decorrelate the patches of the training pictures.
+    """A convolution whose fixed filters decorrelate the patches of the training images.
 
     Its filters are the eigenvectors of the patches' covariance, each scaled to unit variance, and their negatives:
     (B, C, H, W) → (B, 2·C·k², H - k + 1, W - k + 1). They are random until ``init_from_data`` has been called. Only
     the bias is trained, in the first part of the training (https://arxiv.org/abs/2404.00498, section 3.2).
 
     Args:
-        in_channels: Channels C of the pictures.
+        in_channels: Channels C of the images.
         kernel_size: Height and width k of a patch, in pixels.
     """
 
@@ -32,7 +32,7 @@ class Whitening(nn.Conv2d):
         """Computes the filters, unless that has been done.
 
         Args:
-            images: (B, C, H, W) float, normalised training pictures.
+            images: (B, C, H, W) float, normalised training images.
             eps: Added to the variances, so that patches' faintest details are not blown up.
         """
         if self.initialised:
@@ -103,7 +103,7 @@ class SpeedNet(nn.Sequential):
     """Whitening, groups of convolutions, and a scaled head; see ``speednet``."""
 
     def init_from_data(self, images: Tensor) -> None:
-        """Prepares the first layer; called before the first step, with its normalised pictures (B, 3, H, W)."""
+        """Prepares the first layer; called before the first step, with its normalised images (B, 3, H, W)."""
         whitening = self[0]
         assert isinstance(whitening, Whitening)
         whitening.init_from_data(images)
@@ -112,9 +112,9 @@ class SpeedNet(nn.Sequential):
 def speednet(
     num_classes: int = 10, widths: Sequence[int] = (64, 256, 256), depth: int = 2, whitening: int = 2
 ) -> SpeedNet:
-    """Builds the network of airbench94, meant for ``model.optimizer: muon`` and 32 × 32 pictures.
+    """Builds the network of airbench94, meant for ``model.optimizer: muon`` and 32 × 32 images.
 
-    Shapes, for B pictures: (B, 3, 32, 32) → (B, 24, 31, 31) → (B, 64, 15, 15) → (B, 256, 7, 7) → (B, 256, 3, 3) →
+    Shapes, for B images: (B, 3, 32, 32) → (B, 24, 31, 31) → (B, 64, 15, 15) → (B, 256, 7, 7) → (B, 256, 3, 3) →
     (B, 256) → logits (B, num_classes); 1,971,352 parameters are trained. Images of another size work too, from about
     18 × 18 on.
 

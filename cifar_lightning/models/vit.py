@@ -1,4 +1,4 @@
-"""A vision transformer for small pictures."""
+"""A vision transformer for small images."""
 
 from torch import nn
 from torchvision.models import VisionTransformer
@@ -20,12 +20,12 @@ def vit(
     "Vision Transformer for Small-Size Datasets" (Lee et al. 2021, https://arxiv.org/abs/2112.13492). The head begins
     with zeros, so an untrained network gives every class the same logit.
 
-    Shapes, for B pictures, P = (image_size / patch_size)² patches and D = hidden_dim: (B, 3, 32, 32) → (B, P + 1, D)
-    → class token (B, D) → logits (B, num_classes). Pictures must be image_size × image_size.
+    Shapes, for B images, P = (image_size / patch_size)² patches and D = hidden_dim: (B, 3, 32, 32) → (B, P + 1, D)
+    → class token (B, D) → logits (B, num_classes). Images must be image_size × image_size.
 
     Args:
         num_classes: Number of classes K, >= 1.
-        image_size: Height and width of the pictures, in pixels.
+        image_size: Height and width of the images, in pixels.
         patch_size: Height and width of a patch, in pixels; a divisor of image_size.
         depth: Number of encoder blocks.
         hidden_dim: Features of a token; a multiple of num_heads.

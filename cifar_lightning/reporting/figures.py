@@ -1,6 +1,6 @@
 """Figures as functions from arrays to a matplotlib Figure; readable in print and by the colour-blind.
 
-n pictures, H height, W width, K classes.
+n images, H height, W width, K classes.
 """
 
 import textwrap
@@ -36,7 +36,7 @@ def prediction_grid(
     captions: Sequence[str] | None = None,
     title: str = "",
 ) -> Figure:
-    """Draws pictures with what was predicted for each and how sure the network was.
+    """Draws images with what was predicted for each and how sure the network was.
 
     Where the truth is known, right predictions have a thin blue frame and a tick, wrong ones a thick orange frame, a
     cross and the true class.
@@ -46,17 +46,17 @@ def prediction_grid(
         probabilities: (n, K), rows that add up to 1.
         classes: The K classes' names.
         labels: (n,) the true classes, or None where they are unknown.
-        captions: n lines to stand above the pictures, such as file names.
+        captions: n lines to stand above the images, such as file names.
         title: Stands above the figure.
     """
     wide = images.shape[2] / images.shape[1]
     columns = max(1, min(int(8 / wide), len(images)))
     rows = max(1, -(-len(images) // columns))
-    above, below = 0.16 if captions is not None else 0.0, 0.18 if labels is None else 0.32  # of a picture's side
+    above, below = 0.16 if captions is not None else 0.0, 0.18 if labels is None else 0.32  # of an image's side
     width, height = columns * (wide + 0.1), rows * (1.1 + above + below)
     figure = Figure(figsize=(max(1.45 * width, 4.5), 1.45 * height + 0.5), dpi=120, layout="constrained")
     _entitle(figure, title)
-    axis = figure.subplots()  # one for all pictures: one for each would take several times as long
+    axis = figure.subplots()  # one for all images: one for each would take several times as long
     for number, (image, row) in enumerate(zip(images, probabilities, strict=True)):
         left, top = number % columns * (wide + 0.1) + 0.05, number // columns * height / rows + above + 0.05
         guess = int(row.argmax())
@@ -77,7 +77,7 @@ def prediction_grid(
 
 
 def beside_heat(images: NDArray[np.uint8], heat: NDArray[np.floating]) -> NDArray[np.uint8]:
-    """Puts beside each picture the same in grey under its heat map: (n, H, 2 W, 3).
+    """Puts beside each image the same in grey under its heat map: (n, H, 2 W, 3).
 
     Args:
         images: (n, H, W, 3).
@@ -203,13 +203,13 @@ def class_accuracy(
 
     Args:
         right: (K,) numbers of right predictions.
-        total: (K,) numbers of pictures.
+        total: (K,) numbers of images.
         classes: The K classes' names.
         title: Stands above the figure.
     """
     shares, (low, high) = right / np.maximum(total, 1), wilson_interval(right, total)
-    order = np.lexsort((total, np.where(total, shares, -1)))  # classes without pictures at the bottom
-    label = f"accuracy with its Wilson 95% interval; dashed: all pictures, {right.sum() / max(total.sum(), 1):.1%}"
+    order = np.lexsort((total, np.where(total, shares, -1)))  # classes without images at the bottom
+    label = f"accuracy with its Wilson 95% interval; dashed: all images, {right.sum() / max(total.sum(), 1):.1%}"
     if len(classes) > 2 * ENDS:
         order = np.concatenate([order[:ENDS], order[-ENDS:]])
         label = f"the {ENDS} best and the {ENDS} worst classes of {len(classes):,}\n{label}"
@@ -234,7 +234,7 @@ def class_accuracy(
     axis.axvline(right.sum() / max(total.sum(), 1), color=UNSURE, linestyle="--", linewidth=1)
     axis.set_yticks(rows, [_shorten(classes[k]) for k in order], fontsize=size, parse_math=False)
     numbers = axis.secondary_yaxis("right")
-    texts = [f"{shares[k]:.1%} of {total[k]:,}" if total[k] else "no pictures" for k in order]
+    texts = [f"{shares[k]:.1%} of {total[k]:,}" if total[k] else "no images" for k in order]
     numbers.set_yticks(rows, texts, fontsize=size)
     numbers.tick_params(length=0)
     axis.set(xlabel=label, ylim=(-0.7, len(order) - 0.3))
@@ -246,7 +246,7 @@ def class_accuracy(
 def reliability_diagram(probabilities: NDArray[np.floating], labels: NDArray[np.integer], title: str = "") -> Figure:
     """Draws how often predictions are right against how sure the network was, in ``BINS`` bins, with the ECE.
 
-    The expected calibration error is the mean distance of the two over all pictures
+    The expected calibration error is the mean distance of the two over all images
     (https://arxiv.org/abs/1706.04599, equation 3).
 
     Args:
@@ -274,7 +274,7 @@ def reliability_diagram(probabilities: NDArray[np.floating], labels: NDArray[np.
     upper.legend(fontsize=9, loc="upper left")
     _entitle(figure, f"{title}\nexpected calibration error {ece:.2%}")
     lower.bar(centres, counts / max(counts.sum(), 1), width, color=UNSURE, edgecolor="white")
-    lower.set(xlabel="confidence: the predicted class's probability", ylabel="share of\nthe pictures")
+    lower.set(xlabel="confidence: the predicted class's probability", ylabel="share of\nthe images")
     for axis in (upper, lower):
         axis.yaxis.set_major_formatter(PercentFormatter(1))
         axis.xaxis.set_major_formatter(PercentFormatter(1))
@@ -312,7 +312,7 @@ def learning_curves(history: Sequence[Mapping[str, float]], title: str = "") -> 
 
 
 def augmentation_grid(images: NDArray[np.uint8], augmented: NDArray[np.uint8], title: str = "") -> Figure:
-    """Draws training pictures, one a row, and what augmentation makes of each in several epochs.
+    """Draws training images, one a row, and what augmentation makes of each in several epochs.
 
     Args:
         images: (n, H, W, 3), as they are loaded.
@@ -331,18 +331,18 @@ def augmentation_grid(images: NDArray[np.uint8], augmented: NDArray[np.uint8], t
 def corruption_curves(
     accuracy: Mapping[str, Sequence[float]], clean: float, examples: NDArray[np.uint8], title: str = ""
 ) -> Figure:
-    """Draws the accuracy over the severities of corruptions, beside a picture that each was done to.
+    """Draws the accuracy over the severities of corruptions, beside an image that each was done to.
 
     Args:
         accuracy: By corruption, the accuracy in [0, 1] at severities 1, 2, …
-        clean: The accuracy on the pictures as they are, drawn at severity 0.
+        clean: The accuracy on the images as they are, drawn at severity 0.
         examples: (corruptions, severities, H, W, 3).
         title: Stands above the figure.
     """
     severities = examples.shape[1]
     figure = Figure(figsize=(11, 4.6), dpi=120, layout="constrained")
     _entitle(figure, title)
-    axis, pictures = figure.subplots(1, 2, width_ratios=[1.1, 1])
+    axis, images = figure.subplots(1, 2, width_ratios=[1.1, 1])
     for number, (name, values) in enumerate(accuracy.items()):
         colour, marker = SERIES[number % len(SERIES)]
         label = f"{name.replace('_', ' ')}: mean {np.mean(values):.1%}"
@@ -352,13 +352,13 @@ def corruption_curves(
     axis.grid(alpha=0.3)
     axis.legend(fontsize=8, loc="lower left")
     names = [name.replace("_", " ") for name in accuracy]
-    _show_mosaic(pictures, examples, names, [str(severity + 1) for severity in range(severities)])
-    pictures.set_title("severity", fontsize=9)
+    _show_mosaic(images, examples, names, [str(severity + 1) for severity in range(severities)])
+    images.set_title("severity", fontsize=9)
     return figure
 
 
 def _show_mosaic(axis: Axes, images: NDArray[np.uint8], rows: Sequence[str], columns: Sequence[str]) -> None:
-    """Shows a table of pictures (rows, columns, H, W, 3) as one, which is ten times faster than an axis for each."""
+    """Shows a table of images (rows, columns, H, W, 3) as one, which is ten times faster than an axis for each."""
     height, width = images.shape[2:4]
     gap = max(1, height // 16)
     padded = np.pad(images, ((0, 0), (0, 0), (0, gap), (0, gap), (0, 0)), constant_values=255)

@@ -67,7 +67,7 @@ class Record(Callback):  # no Timer: beside one, the Trainer ignores max_time
     """Gathers what ``fit.json`` holds: what ``leaderboard`` compares, and where it was done. ``Report`` writes it.
 
     Its seconds are those from the first step to the end of the last epoch with validation, also of a training that
-    was interrupted and resumed; neither Python's start nor loading the pictures is in them.
+    was interrupted and resumed; neither Python's start nor loading the images is in them.
 
     Args:
         folder: The run's folder.
@@ -124,8 +124,8 @@ class Record(Callback):  # no Timer: beside one, the Trainer ignores max_time
             "network": model.hparams["arch"],
             "dataset": data.description,
             "dataset_sha256": data.sets["train"].digest,
-            "training_pictures": len(data.sets["train"]),
-            "validation_pictures": len(data.sets.get("val", ())),
+            "training_images": len(data.sets["train"]),
+            "validation_images": len(data.sets.get("val", ())),
             "seed": data.hparams["seed"],
             "epochs": max(0, epochs - (not trainer.is_last_batch)),  # one that ended early is not counted
             "steps": trainer.global_step,
@@ -177,7 +177,8 @@ def read_throughput(folder: Path, step: int = 0) -> float:
         for row in csv.DictReader(file):
             with suppress(KeyError, TypeError, ValueError):
                 if int(row["step"]) >= step:
-                    rates.append(float(row["throughput/pictures_per_second"]))
+                    rate = row.get("throughput/images_per_second") or row["throughput/pictures_per_second"]  # of 0.1.0
+                    rates.append(float(rate))
     # Exact where each epoch has as many images: not where the first or the last one was trained in part.
     return harmonic_mean(rates) if rates else 0.0
 

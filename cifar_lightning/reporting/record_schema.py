@@ -33,8 +33,8 @@ _DONE = {  # how and where
 }
 FIT = _DONE | {
     "network": NAME,
-    "training_pictures": whole(0),
-    "validation_pictures": whole(0),
+    "training_images": whole(0),
+    "validation_images": whole(0),
     "seed": whole(-(2**63)),
     "epochs": whole(0),
     "steps": optional(whole(0)),
@@ -48,14 +48,14 @@ FIT = _DONE | {
 """What ``fit.json`` holds."""
 
 TEST = _DONE | {
-    "pictures": whole(1),
+    "images": whole(1),
     "of": optional(whole(0)),
     "accuracy": _ACCURACY,
     "loss": nullable(number(-1, 1e40)),  # probabilities may add up to a little more than 1
     **dict.fromkeys(("ece", "top2", "top3", "corrupted_accuracy"), optional(_ACCURACY)),
     "corruptions": optional(mapping(several(_ACCURACY, (5,)))),
     "classes": mapping(
-        holding({"pictures": whole(0), "accuracy": _ACCURACY, "interval": nullable(several(number(0, 1), (2,)))})
+        holding({"images": whole(0), "accuracy": _ACCURACY, "interval": nullable(several(number(0, 1), (2,)))})
     ),
     "checkpoint": nullable(NAME),
     "checkpoint_sha256": nullable(TEXT),
@@ -91,7 +91,20 @@ def read_record(
         return {}, f"{path.name} is cut short, or no JSON: {error}"
     if not isinstance(record, dict):
         return {}, f"{path.name} holds {reprlib.repr(record)}; it must be a JSON object"
+    record = _rename(record)
     missing, wrong = check(record, kinds)
     if lacking := [name for name in missing if needed is None or name in needed]:
         return {}, f"{path.name} lacks {', '.join(lacking)}"
     return (record, "") if not wrong else ({}, f"in {path.name} {'; '.join(wrong)}")
+
+
+_RENAMED = {"pictures": "images", "training_pictures": "training_images", "validation_pictures": "validation_images"}
+"""What release 0.1.0 called these values: their names now."""
+
+
+def _rename(values: dict[str, Any]) -> dict[str, Any]:
+    """Return a record of any release, or the entry of a class in it, with the names of this one."""
+    renamed = {_RENAMED.get(name, name): value for name, value in values.items()}
+    if isinstance(classes := renamed.get("classes"), dict):
+        renamed["classes"] = {k: _rename(entry) if isinstance(entry, dict) else entry for k, entry in classes.items()}
+    return renamed

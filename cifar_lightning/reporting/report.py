@@ -28,15 +28,15 @@ from cifar_lightning.training.metrics import Evaluation
 from cifar_lightning.transforms.corruptions import SEVERITIES, corrupt
 
 SAMPLES = 24
-"""Pictures in a figure of sample predictions or mistakes."""
+"""Images in a figure of sample predictions or mistakes."""
 
 
 class Report(Callback):
     """Writes figures, results and ``report.html`` to the run's folder, and figures and results to TensorBoard.
 
-    When training begins: what augmentation does. When it has ended: figures of the validation pictures, the learning
+    When training begins: what augmentation does. When it has ended: figures of the validation images, the learning
     curves, and the hyperparameters with the final ``val/acc``. After testing: the same figures of the
-    test pictures, and ``test.json``.
+    test images, and ``test.json``.
 
     Args:
         folder: The run's folder.
@@ -161,14 +161,14 @@ class Report(Callback):
             "dataset": data.description,
             "dataset_sha256": data.sets["test"].digest,
             "split": "test",
-            "pictures": int(total.sum()),
+            "images": int(total.sum()),
             "of": len(data.sets["test"]),
             "accuracy": right.sum() / max(total.sum(), 1) if known else None,
             "loss": means["test/loss"],  # the mean negative log-likelihood, in nats
             **{name: means[f"test/{name}"] for name in ("ece", "top2", "top3") if f"test/{name}" in means},
             "classes": {
                 name: {
-                    "pictures": n,
+                    "images": n,
                     "accuracy": r / n if n and known else None,
                     "interval": interval if n and known else None,
                 }
@@ -182,18 +182,18 @@ class Report(Callback):
         }
 
     def add_corruptions(self, data: ImageDataModule, accuracy: Mapping[str, Sequence[float]]) -> None:
-        """Adds what was measured on corrupted test pictures to the results of the test.
+        """Adds what was measured on corrupted test images to the results of the test.
 
         Args:
-            data: With the test pictures as they are.
+            data: With the test images as they are.
             accuracy: By corruption, the accuracy at severities 1 to 5.
         """
         with self._writing():
             result, mean = self._result, float(np.mean(list(accuracy.values())))
             further = {"corruptions": dict(accuracy), "corrupted_accuracy": mean}
             write_json(self.folder / "test.json", {**result, **further})
-            picture = data.sets["test"].images[:1].cpu().numpy()
-            examples = [[corrupt(picture, name, severity)[0] for severity in SEVERITIES] for name in accuracy]
+            image = data.sets["test"].images[:1].cpu().numpy()
+            examples = [[corrupt(image, name, severity)[0] for severity in SEVERITIES] for name in accuracy]
             title = f"{data.description}, test: {result['accuracy']:.2%} right; {mean:.2%} of corrupted ones"
             drawn = figures.corruption_curves(accuracy, result["accuracy"], np.array(examples), title)
             with SummaryWriter(str(self.folder)) as writer:
@@ -215,20 +215,18 @@ class Report(Callback):
 
 def _draw(data: ImageDataModule, split: str, evaluation: Evaluation, when: str) -> dict[str, Figure]:
     """Draws what validation or test found."""
-    held, order = data.sets[split], evaluation.numbers.argsort()  # the same however many processes there were
-    numbers, labels = evaluation.numbers[order].to(held.images.device), evaluation.labels[order].cpu().numpy()
+    held, order = data.sets[split], evaluation.indices.argsort()  # the same however many processes there were
+    indices, labels = evaluation.indices[order].to(held.images.device), evaluation.labels[order].cpu().numpy()
     # a network that has diverged predicts no probabilities at all
     probabilities = evaluation.logits[order].softmax(1).nan_to_num().cpu().numpy()
     counts = evaluation.confusion.cpu().numpy()
-    title = (
-        f"{data.description}, {split}: {counts.trace() / max(counts.sum(), 1):.2%} of {len(labels):,} pictures right"
-    )
-    # the same pictures each time, so that runs can be compared, and in no order that could flatter
+    title = f"{data.description}, {split}: {counts.trace() / max(counts.sum(), 1):.2%} of {len(labels):,} images right"
+    # the same images each time, so that runs can be compared, and in no order that could flatter
     some = torch.randperm(len(labels), generator=torch.Generator().manual_seed(0))[:SAMPLES].numpy()
     hard = figures.hardest_mistakes(probabilities, labels, SAMPLES)
 
     def fetch(chosen: NDArray[np.integer]) -> NDArray[np.uint8]:
-        images: NDArray[np.uint8] = held.images[numbers[torch.from_numpy(chosen)]].cpu().numpy()
+        images: NDArray[np.uint8] = held.images[indices[torch.from_numpy(chosen)]].cpu().numpy()
         return images
 
     return {
@@ -262,8 +260,8 @@ def _validate(trainer: Trainer, model: ImageClassifier, data: ImageDataModule) -
     model.to(device).eval()
     with torch.no_grad(), trainer.precision_plugin.val_step_context():
         for number, batch in enumerate(islice(loader, limit if isinstance(limit, int) else int(limit * len(loader)))):
-            images, labels, numbers = data.transfer_batch_to_device(batch, device, 0)
-            model.validation_step((data.normalise(images), labels, numbers), number)
+            images, labels, indices = data.transfer_batch_to_device(batch, device, 0)
+            model.validation_step((data.normalise(images), labels, indices), number)
     model.val_metrics.finish(probabilities=False)
     for average in averages:
         average.on_validation_epoch_end(trainer, model)
@@ -271,16 +269,16 @@ def _validate(trainer: Trainer, model: ImageClassifier, data: ImageDataModule) -
 
 
 def draw_augmentation(data: ImageDataModule) -> Figure:
-    """Draws some training pictures as the network will see them; this draws no random numbers."""
+    """Draws some training images as the network will see them; this draws no random numbers."""
     train = data.sets["train"]
-    # a folder's pictures are in the order of the classes
+    # a folder's images are in the order of the classes
     batch = train.__getitems__(sorted({len(train) * quarter // 4 for quarter in range(4)}))
     data.normalise(batch[0])
     assert data.preprocess is not None
     seen = [data.preprocess.restore(data.augment(batch, epoch)[0]) for epoch in range(8)]
-    pictures = torch.stack(seen, 1).permute(0, 1, 3, 4, 2).cpu().numpy()
-    title = f"{data.description}: training pictures as the network sees them"
-    return figures.augmentation_grid(batch[0].permute(0, 2, 3, 1).cpu().numpy(), pictures, title)
+    images = torch.stack(seen, 1).permute(0, 1, 3, 4, 2).cpu().numpy()
+    title = f"{data.description}: training images as the network sees them"
+    return figures.augmentation_grid(batch[0].permute(0, 2, 3, 1).cpu().numpy(), images, title)
 
 
 def _environment(trainer: Trainer) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""What validate and test show on the screen, and what test measures on corrupted pictures."""
+"""What validate and test show on the screen, and what test measures on corrupted images."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -25,7 +25,7 @@ def class_table(confusion: Tensor, classes: Sequence[str], title: str) -> Table:
         classes: The K classes' names.
         title: Stands above the table.
     """
-    table = _table(title, "class", "right", "pictures", "accuracy", "95% interval")
+    table = _table(title, "class", "right", "images", "accuracy", "95% interval")
     right, total = confusion.diagonal().cpu().numpy(), confusion.sum(1).cpu().numpy()
     for name, r, n, low, high in zip(classes, right, total, *wilson_interval(right, total), strict=True):
         shares = (f"{r / n:.1%}", f"{low:.1%} – {high:.1%}") if n else ("–", "–")
@@ -50,21 +50,21 @@ def _table(title: str, *columns: str) -> Table:
 
 
 def measure_corruptions(trainer: Trainer, model: ImageClassifier, data: ImageDataModule) -> dict[str, list[float]]:
-    """Measures the accuracy on corrupted test pictures, each just before it is normalised.
+    """Measures the accuracy on corrupted test images, each just before it is normalised.
 
     Args:
         trainer: One that has tested the model with the data; its callbacks and loggers see nothing of this. Only as
             many images as it tests, in all its processes, are corrupted.
         model: The network.
-        data: With the test pictures, which it has again in the end.
+        data: With the test images, which it has again in the end.
 
     Returns:
         By corruption, the accuracy in [0, 1] at severities 1 to 5.
     """
     clean = data.sets["test"]
     batches = trainer.num_test_batches[0]
-    tested = clean.numbers[: int(batches * data.hparams["eval_batch_size"] * trainer.world_size)]
-    pictures = clean.images[tested].cpu().numpy()
+    tested = clean.indices[: int(batches * data.hparams["eval_batch_size"] * trainer.world_size)]
+    images = clean.images[tested].cpu().numpy()
     callbacks: list[object] = trainer.callbacks  # type: ignore[attr-defined]
     loggers = trainer.loggers
     trainer.callbacks, trainer.loggers = [], []  # type: ignore[attr-defined]
@@ -72,7 +72,7 @@ def measure_corruptions(trainer: Trainer, model: ImageClassifier, data: ImageDat
     for name in track(CORRUPTIONS, "Corrupting", transient=True, disable=not trainer.is_global_zero):
         accuracy[name] = []
         for severity in SEVERITIES:
-            corrupted = torch.from_numpy(corrupt(pictures, name, severity)).to(clean.images.device)
+            corrupted = torch.from_numpy(corrupt(images, name, severity)).to(clean.images.device)
             data.sets["test"] = replace(clean, images=clean.images.index_copy(0, tested, corrupted))
             trainer.test(model, datamodule=data, verbose=False)
             accuracy[name].append(float(trainer.callback_metrics["test/acc"]))

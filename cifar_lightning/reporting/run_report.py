@@ -14,7 +14,7 @@ from cifar_lightning.reporting.record import read_history
 from cifar_lightning.reporting.record_schema import FIT, TEST, read_record
 
 FIGURES = {
-    "predictions": "Pictures drawn at random, with what was predicted and how surely.",
+    "predictions": "Images drawn at random, with what was predicted and how surely.",
     "mistakes": "The mistakes with the highest loss: sure and wrong. Some may be mislabelled.",
     "confusion": "Rows are the true classes, columns the predicted ones; off the diagonal are the mistakes.",
     "classes": "Intervals that overlap widely are no difference to speak of.",
@@ -57,9 +57,9 @@ def _is_outdated(folder: Path, test: dict[str, Any]) -> bool:
 
 
 def _inline(path: Path) -> dict[str, Any]:
-    """Returns a picture's data URI and its width in CSS pixels; figures have 120 dots an inch."""
-    with Image.open(path) as picture:
-        width = picture.width * 96 // 120
+    """Returns an image's data URI and its width in CSS pixels; figures have 120 dots an inch."""
+    with Image.open(path) as image:
+        width = image.width * 96 // 120
     return {"uri": "data:image/png;base64," + base64.b64encode(path.read_bytes()).decode(), "width": width}
 
 

@@ -32,13 +32,13 @@ from cifar_lightning.inference.card import Card
 from cifar_lightning.inference.predictor import Guess, Predictor, rank
 from cifar_lightning.serving.batching import Batcher, Workers
 from cifar_lightning.serving.middleware import Guard, Problem, problem
-from cifar_lightning.transforms.decode import PictureError, TooManyPixelsError, UnknownFormatError, decode_picture
+from cifar_lightning.transforms.decode import ImageError, TooManyPixelsError, UnknownFormatError, decode_image
 
 WEB = Path(__file__).parent / "web"
 """The page's files."""
 
 DECODERS = 4
-"""How many pictures are decoded at once: one of 50 megapixels takes 180 to 750 MB meanwhile, by its format."""
+"""How many images are decoded at once: one of 50 megapixels takes 180 to 750 MB meanwhile, by its format."""
 
 _T = TypeVar("_T")
 
@@ -49,8 +49,8 @@ class Limits:
 
     Attributes:
         bytes: Of a request's body.
-        pixels: Of a picture, width times height.
-        pictures: Of one request to /v1/predict/batch.
+        pixels: Of an image, width times height.
+        images: Of one request to /v1/predict/batch.
         requests: That are received or answered at once.
         seconds: For receiving a request, and then for answering it.
         head_seconds: For the head of a request to arrive, and for a client to read some of what it is sent.
@@ -58,7 +58,7 @@ class Limits:
 
     bytes: int = 10_000_000
     pixels: int = 50_000_000
-    pictures: int = 32
+    images: int = 32
     requests: int = 64
     seconds: float = 30.0
     head_seconds: float = 10.0
@@ -69,7 +69,7 @@ class Wish(BaseModel, extra="forbid"):
 
     Attributes:
         top_k: How many classes to name, from 1 to K; 3, or all, by default.
-        preview: Whether to show the picture as the network sees it.
+        preview: Whether to show the image as the network sees it.
     """
 
     top_k: int | None = Field(None, ge=1)
@@ -77,17 +77,17 @@ class Wish(BaseModel, extra="forbid"):
 
 
 class Answer(BaseModel):
-    """What the model says of one picture: its most probable class, and the most probable ones, best first."""
+    """What the model says of one image: its most probable class, and the most probable ones, best first."""
 
     label: str
     probability: float
     top: tuple[Guess, ...]
     preview: str | None = None
-    """The picture as the network sees it, a data: URL of a PNG, where ?preview=true asks for it."""
+    """The image as the network sees it, a data: URL of a PNG, where ?preview=true asks for it."""
 
 
 class Item(BaseModel):
-    """What became of one picture of several: an answer or a problem."""
+    """What became of one image of several: an answer or a problem."""
 
     filename: str
     answer: Answer | None = None
@@ -95,7 +95,7 @@ class Item(BaseModel):
 
 
 class Answers(BaseModel):
-    """What became of several pictures, in the order in which they were sent."""
+    """What became of several images, in the order in which they were sent."""
 
     results: list[Item]
 
@@ -129,14 +129,14 @@ _ERRORS: dict[int | str, dict[str, Any]] = {
         "content": {"application/problem+json": {"schema": Problem.model_json_schema()}},
     }
     for status, text in {
-        400: "The request holds no picture, or not as many as it should",
+        400: "The request holds no image, or not as many as it should",
         401: "The server needs its token",
         403: "A page of another web site sent it",
         408: "The request took too long to arrive",
         413: "Too many bytes or pixels",
-        415: "The request, or the picture in it, is of another format",
+        415: "The request, or the image in it, is of another format",
         421: "The server does not go by the name in Host",
-        422: "The picture is broken, or an argument is",
+        422: "The image is broken, or an argument is",
         500: "The server, or its model, is broken",
         503: "The server is busy; Retry-After says when to come again",
     }.items()
@@ -144,7 +144,7 @@ _ERRORS: dict[int | str, dict[str, Any]] = {
 
 
 class _Service:
-    """Receives, decodes and classifies pictures, within limits."""
+    """Receives, decodes and classifies images, within limits."""
 
     def __init__(self, predictor: Predictor, limits: Limits, registry: CollectorRegistry) -> None:
         self.card, self.limits, self.ready = predictor.card, limits, False
@@ -152,14 +152,14 @@ class _Service:
         self._decoders = Workers(DECODERS, "decoder")
         self._batcher = Batcher(self._classify_batch)
         self._batches = Histogram(
-            "model_batch_size", "Pictures classified at once", buckets=[1, 2, 4, 8, 16, 32, 64], registry=registry
+            "model_batch_size", "Images classified at once", buckets=[1, 2, 4, 8, 16, 32, 64], registry=registry
         )
         self._busy = Counter("requests_refused_busy_total", "Requests refused as too many", registry=registry)
         self._active = 0
-        Gauge("requests_active", "Requests with pictures now", registry=registry).set_function(lambda: self._active)
+        Gauge("requests_active", "Requests with images now", registry=registry).set_function(lambda: self._active)
 
     async def warm_up(self) -> None:
-        """Classifies a first picture, which takes longer than those after it."""
+        """Classifies a first image, which takes longer than those after it."""
         size = self.card.image_size
         await self._batcher.classify(np.zeros((size, size, 3), np.uint8))
         self.ready = True
@@ -189,7 +189,7 @@ class _Service:
         body = _limited(request, self.limits.bytes)
         if kind == "multipart/form-data":
             try:
-                form = await _InMemory(request.headers, body, max_files=self.limits.pictures).parse()
+                form = await _InMemory(request.headers, body, max_files=self.limits.images).parse()
             except MultiPartException as error:
                 raise HTTPException(400, f"the form can't be read: {error.message}") from error
             fields = [value for _, value in form.multi_items()]
@@ -200,11 +200,11 @@ class _Service:
         else:
             raise HTTPException(
                 415,
-                f"the request is {kind}; send multipart/form-data, or the picture itself as image/jpeg, image/png, … "
+                f"the request is {kind}; send multipart/form-data, or the image itself as image/jpeg, image/png, … "
                 "With curl: -F file=@cat.jpg, or --data-binary @cat.jpg -H 'Content-Type: image/jpeg'.",
             )
         if not any(data for _, data in files):
-            raise HTTPException(400, "the request holds no picture.")
+            raise HTTPException(400, "the request holds no image.")
         return files
 
     def check(self, wish: Wish) -> None:
@@ -215,12 +215,12 @@ class _Service:
             )
 
     async def answer(self, data: bytes, wish: Wish) -> Answer:
-        """Classifies one picture, or says why not."""
+        """Classifies one image, or says why not."""
         try:
-            image = await self._decoders.run(decode_picture, data, self.card.image_size, self.limits.pixels)
-        except PictureError as error:
+            image = await self._decoders.run(decode_image, data, self.card.image_size, self.limits.pixels)
+        except ImageError as error:
             status = {TooManyPixelsError: 413, UnknownFormatError: 415}.get(type(error), 422)
-            raise HTTPException(status, f"the picture can't be used: {error}.") from error
+            raise HTTPException(status, f"the image can't be used: {error}.") from error
         try:
             top = rank(await self._batcher.classify(image), self.card.classes, wish.top_k or 3)
         except UsageError as error:
@@ -312,7 +312,7 @@ def create_app(
     app = FastAPIOffline(
         title="cifar-lightning",
         version=__version__,
-        description="Classifies pictures. Every error is a problem as RFC 9457 describes it.",
+        description="Classifies images. Every error is a problem as RFC 9457 describes it.",
         redoc_url=None,
         favicon_url="/static/icon.svg",
         lifespan=lifespan,
@@ -337,12 +337,12 @@ def create_app(
 
     @app.post("/v1/predict", responses=_ERRORS, openapi_extra=_body(_FORM | _RAW))
     async def predict(request: Request, wish: Annotated[Wish, Query()]) -> Answer:
-        """Classifies one picture: a form with one file, or the file itself as the body."""
+        """Classifies one image: a form with one file, or the file itself as the body."""
         service.check(wish)
         with service.admitted():
             files = await service.receive(request)
             if len(files) > 1:
-                raise HTTPException(400, f"these are {len(files)} pictures; /v1/predict/batch takes several.")
+                raise HTTPException(400, f"these are {len(files)} images; /v1/predict/batch takes several.")
             return await service.in_time(request, service.answer(files[0][1], wish))
 
     @app.post("/v1/predict/batch", responses=_ERRORS, openapi_extra=_body(_FORMS))
@@ -372,7 +372,7 @@ def create_app(
 
     @app.get("/readyz", response_class=PlainTextResponse, responses={503: _ERRORS[503]})
     async def readyz() -> str:
-        """Whether a first picture was classified, and the server did not end."""
+        """Whether a first image was classified, and the server did not end."""
         if not service.ready:
             raise _busy("the model is not ready.")
         return "ready\n"

@@ -1,4 +1,4 @@
-"""The server's threads, and micro-batching: pictures that arrive while the model is busy are classified together."""
+"""The server's threads, and micro-batching: images that arrive while the model is busy are classified together."""
 
 import asyncio
 from collections.abc import Callable
@@ -14,17 +14,17 @@ from cifar_lightning.inference.predictor import Run
 _T = TypeVar("_T")
 
 PAUSE = 0.002
-"""How long to wait for more, in seconds, where there is more than one picture already; a lone one never waits."""
+"""How long to wait for more, in seconds, where there is more than one image already; a lone one never waits."""
 
 
 class Batcher:
-    """Classifies single pictures in batches, in a thread of its own; for one event loop.
+    """Classifies single images in batches, in a thread of its own; for one event loop.
 
-    There is nothing to start or stop: it works while pictures wait.
+    There is nothing to start or stop: it works while images wait.
 
     Args:
         run: Turns a batch (B, H, W, C) into probabilities (B, K).
-        batch_size: The most pictures to classify at once.
+        batch_size: The most images to classify at once.
     """
 
     def __init__(self, run: Run, batch_size: int = 64) -> None:
@@ -34,7 +34,7 @@ class Batcher:
         self._work: asyncio.Task[None] | None = None
 
     async def classify(self, image: NDArray[np.uint8]) -> NDArray[np.float32]:
-        """Returns the probabilities (K,) of a picture (H, W, C); raises what ``run`` raises."""
+        """Returns the probabilities (K,) of an image (H, W, C); raises what ``run`` raises."""
         future: asyncio.Future[NDArray[np.float32]] = asyncio.get_running_loop().create_future()
         self._waiting.append((image, future))
         if self._work is None or self._work.done():

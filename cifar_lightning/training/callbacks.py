@@ -50,7 +50,7 @@ class EpochLines(Callback):
         for stage in ("train", "val"):
             if f"{stage}/loss" in means:
                 line += f"  {stage} loss {means[f'{stage}/loss']:.3f} acc {means[f'{stage}/acc']:5.1%}"
-        rate = means.get("throughput/pictures_per_second")
+        rate = means.get("throughput/images_per_second")
         print(line + (f"  {rate:,.0f} img/s" if rate is not None else ""), flush=True)
 
 
@@ -59,36 +59,36 @@ def _of_all_epochs(trainer: Trainer) -> str:
 
 
 class Throughput(Callback):
-    """Measures training without validation, and logs ``throughput/pictures_per_second`` each epoch.
+    """Measures training without validation, and logs ``throughput/images_per_second`` each epoch.
 
     Attributes:
-        pictures: Pictures trained on, by all processes together.
+        images: Images trained on, by all processes together.
         seconds: Time that took.
     """
 
     def __init__(self) -> None:
-        self.pictures, self.seconds = 0, 0.0
+        self.images, self.seconds = 0, 0.0
         self._started = self._ended = 0.0
-        self._epoch_pictures = 0
+        self._epoch_images = 0
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
-        if self._epoch_pictures == 0:  # not on_train_epoch_start: inside an epoch, resuming does not call it
+        if self._epoch_images == 0:  # not on_train_epoch_start: inside an epoch, resuming does not call it
             self._started = time.perf_counter()
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        self._epoch_pictures += len(batch[1]) * trainer.world_size
+        self._epoch_images += len(batch[1]) * trainer.world_size
         if trainer.is_last_batch and torch.accelerator.is_available():
             torch.accelerator.synchronize()  # what is timed must be done
         self._ended = time.perf_counter()
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         seconds = max(self._ended - self._started, 1e-9)
-        self.pictures += self._epoch_pictures
+        self.images += self._epoch_images
         self.seconds += seconds
-        pl_module.log("throughput/pictures_per_second", self._epoch_pictures / seconds)
-        self._epoch_pictures = 0
+        pl_module.log("throughput/images_per_second", self._epoch_images / seconds)
+        self._epoch_images = 0
 
 
 class TrainerSettings(Callback):

@@ -47,8 +47,8 @@ _TENSOR = Kind("tensors", torch.is_tensor)
 _LOOPS = {f"{name}_loop": mapping(mapping(ANY)) for name in ("fit", "validate", "test", "predict")}
 _SUMS = {
     "loss": Kind("a number", lambda loss: isinstance(loss, float)),  # NaN if the training diverged
-    "pictures": whole(0, 2**31),
-    "right": whole(0, 2**31),
+    "images": whole(0, 2**31),
+    "correct": whole(0, 2**31),
 }
 
 KINDS = {
@@ -157,6 +157,7 @@ def read_checkpoint(path: Path, *, resume: bool = False) -> dict[str, Any]:
             "last.ckpt of the same run."
         ) from error
     checkpoint = checkpoint if isinstance(checkpoint, dict) else {}
+    upgrade(checkpoint)
     for name in SETTINGS:
         _check_size(path, name, checkpoint.get(name))
     missing, wrong = check(checkpoint, KINDS)
@@ -176,6 +177,21 @@ def read_checkpoint(path: Path, *, resume: bool = False) -> dict[str, Any]:
     if wrong:
         raise UsageError(f"{path} can't be used: {'; '.join(wrong[:5])}.")
     return checkpoint
+
+
+def upgrade(content: dict[str, Any]) -> None:
+    """Rename, in place, what release 0.1.0 called otherwise.
+
+    Args:
+        content: Of a checkpoint of any release; nothing is known of its types yet.
+    """
+    for part, renamed in [
+        ("partial_epoch", {"pictures": "images", "right": "correct"}),
+        ("ImageDataModule", {"pictures_a_step": "images_per_step"}),
+    ]:
+        values = content.get(part)
+        if isinstance(values, dict):
+            content[part] = {renamed.get(name, name): value for name, value in values.items()}
 
 
 def _check_size(path: Path, name: str, value: object) -> None:

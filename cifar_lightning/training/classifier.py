@@ -28,6 +28,7 @@ from cifar_lightning.models.pretrained import (
     use_small_stem,
 )
 from cifar_lightning.training.averaging import Averaging
+from cifar_lightning.training.checkpoint import upgrade
 from cifar_lightning.training.metrics import EpochMetrics
 from cifar_lightning.training.optim import build_optimizer, build_schedule
 from cifar_lightning.transforms.augment import hash_integers, tta_views
@@ -43,7 +44,7 @@ def main_output(output: Any) -> Any:
 
 
 class ImageClassifier(LightningModule):
-    """Trains any network that turns pictures (B, C, H, W) into logits (B, K).
+    """Trains any network that turns images (B, C, H, W) into logits (B, K).
 
     In training mode a network may return a tuple: its first element is trained, and auxiliary heads are not.
 
@@ -59,7 +60,7 @@ class ImageClassifier(LightningModule):
         arch_options: The network's own options, by name.
         weights: Pretrained weights to begin with: a name of torchvision's, such as "IMAGENET1K_V1", a tag of
             timm's, such as "a1_in1k", or a file. They are loaded when fit begins, into all but the last layer.
-        stem: "cifar" gives the first convolution a stride of 1 instead of 2, for small pictures; "keep" does not.
+        stem: "cifar" gives the first convolution a stride of 1 instead of 2, for small images; "keep" does not.
         freeze: What is not trained: "all_but_head" (the last layer), "backbone" (all but the part of the network
             that this layer is in), or "none". What is frozen stays in evaluation mode.
         backbone_lr: What the learning rate of the backbone is multiplied by, > 0.
@@ -78,7 +79,7 @@ class ImageClassifier(LightningModule):
         swa: The part of the training after which the mean of the weights begins, in [0, 1), such as 0.75; that mean is
             what is validated, saved and used. 0 takes none.
         label_smoothing: Part of the target that is spread over all classes in training, in [0, 1).
-        tta: Test-time augmentation, in validate, test and predict: "flip" averages the logits of a picture and its
+        tta: Test-time augmentation, in validate, test and predict: "flip" averages the logits of an image and its
             mirror image, "flip_translate" those of both moved by a pixel too; "none" is fastest.
         stop_on_nan: Whether fit, validate and test end with an error after an epoch whose loss is not finite (NaN or
             infinite), and fit before it writes a checkpoint of such a training; otherwise they warn, and what was
@@ -153,7 +154,7 @@ class ImageClassifier(LightningModule):
         self.test_metrics = EpochMetrics(num_classes, evaluation=True)
 
     def forward(self, images: Tensor) -> Tensor:
-        """Computes logits (B, K) of normalised pictures (B, C, H, W)."""
+        """Computes logits (B, K) of normalised images (B, C, H, W)."""
         output = self.net(images)
         return main_output(output) if self.training else output  # type: ignore[no-any-return]
 
@@ -209,6 +210,7 @@ class ImageClassifier(LightningModule):
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         self._fresh = False
         self._seed = checkpoint.get("seed")
+        upgrade(checkpoint)
         self._partial = checkpoint.get("partial_epoch", {})
 
     def setup(self, stage: str) -> None:
@@ -322,7 +324,7 @@ class ImageClassifier(LightningModule):
                 parameter.requires_grad_(group["lr"] > 0)
 
     def probabilities(self, images: Tensor, *, tta: bool = True) -> Tensor:
-        """Computes the classes' probabilities (B, K) float32 of normalised pictures (B, C, H, W).
+        """Computes the classes' probabilities (B, K) float32 of normalised images (B, C, H, W).
 
         Whatever predicts goes through here: ``Trainer.predict``, ``Predictor``, exported files and figures.
 
@@ -337,11 +339,11 @@ class ImageClassifier(LightningModule):
         return torch.stack([weight * self(view).float() for weight, view in views]).sum(0)
 
     def training_step(self, batch: tuple[Tensor, Tensor, Tensor], batch_idx: int) -> Tensor:
-        images, labels, numbers = batch
+        images, labels, indices = batch
         logits = self(images)
         loss = F.cross_entropy(logits, labels, label_smoothing=self.hparams["label_smoothing"])
-        # of a mixed picture, the class of the larger part counts
-        self.train_metrics.update(logits, labels if labels.ndim == 1 else labels.argmax(1), loss, numbers)
+        # of a mixed image, the class of the larger part counts
+        self.train_metrics.update(logits, labels if labels.ndim == 1 else labels.argmax(1), loss, indices)
         every = self.trainer.log_every_n_steps  # type: ignore[attr-defined]
         if every and (self.global_step + 1) % every == 0:
             groups = self.optimizers(use_pl_optimizer=False).param_groups  # type: ignore[union-attr]
@@ -361,10 +363,10 @@ class ImageClassifier(LightningModule):
         return self.probabilities(batch[0])
 
     def _evaluate(self, batch: tuple[Tensor, Tensor, Tensor], metrics: EpochMetrics) -> None:
-        images, labels, numbers = batch
+        images, labels, indices = batch
         # between the epochs of a training, test-time augmentation would cost more than it tells
         logits = self._logits(images, tta=self.trainer.state.fn != "fit")
-        metrics.update(logits, labels, F.cross_entropy(logits, labels), numbers)
+        metrics.update(logits, labels, F.cross_entropy(logits, labels), indices)
 
     def on_train_epoch_end(self) -> None:
         if self.train_metrics.started:  # not if the checkpoint that is resumed was saved after the last step

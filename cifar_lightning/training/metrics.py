@@ -32,25 +32,25 @@ class ExactSum(Metric):
 
 @dataclass(frozen=True)
 class Evaluation:
-    """What validation or test found, picture by picture.
+    """What validation or test found, image by image.
 
     Attributes:
         confusion: (K, K) int64, rows the true classes; of all processes together, unlike the rest.
-        logits: (n, K) float32, of the n pictures that this process was given.
+        logits: (n, K) float32, of the n images that this process was given.
         labels: (n,) int64.
-        numbers: (n,) int64, the pictures' numbers in their source.
+        indices: (n,) int64, the images' indices in their source.
     """
 
     confusion: Tensor
     logits: Tensor
     labels: Tensor
-    numbers: Tensor
+    indices: Tensor
 
     def gather(self) -> "Evaluation":
-        """Returns that of all processes' pictures; all of them must ask for it."""
+        """Returns that of all processes' images; all of them must ask for it."""
         if not torch.distributed.is_initialized():
             return self
-        parts = [torch.cat(gather_all_tensors(t)) for t in (self.logits, self.labels, self.numbers)]
+        parts = [torch.cat(gather_all_tensors(t)) for t in (self.logits, self.labels, self.indices)]
         return Evaluation(self.confusion, *parts)
 
 
@@ -62,7 +62,7 @@ class EpochMetrics(nn.Module):
 
     Args:
         num_classes: Number of classes K.
-        evaluation: Whether to keep what was found of each picture too.
+        evaluation: Whether to keep what was found of each image too.
     """
 
     def __init__(self, num_classes: int, *, evaluation: bool) -> None:
@@ -70,7 +70,7 @@ class EpochMetrics(nn.Module):
         self.num_classes = num_classes
         self.evaluation: Evaluation | None = None
         """Of the newest epoch."""
-        self.loss, self.pictures = ExactSum(), ExactSum()
+        self.loss, self.images = ExactSum(), ExactSum()
         # labels are known to be in range: checking would wait for the device
         self.acc = MulticlassAccuracy(num_classes, average="micro", validate_args=False)
         self.confusion = MulticlassConfusionMatrix(num_classes, validate_args=False) if evaluation else None
@@ -82,15 +82,15 @@ class EpochMetrics(nn.Module):
                 self.of_probabilities[f"top{k}"] = top
         self._steps: list[tuple[Tensor, Tensor, Tensor, Tensor]] = []
 
-    def update(self, logits: Tensor, labels: Tensor, loss: Tensor, numbers: Tensor) -> None:
-        """Takes in a batch: logits (B, K), labels (B,) int64, its mean loss () and the pictures' numbers (B,)."""
+    def update(self, logits: Tensor, labels: Tensor, loss: Tensor, indices: Tensor) -> None:
+        """Takes in a batch: logits (B, K), labels (B,) int64, its mean loss () and the images' indices (B,)."""
         kept = logits.argmax(1) if self.confusion is None else logits
-        self._steps.append((kept, labels, loss.detach(), numbers))
+        self._steps.append((kept, labels, loss.detach(), indices))
 
     @property
     def started(self) -> bool:
         """Whether there is anything that ``finish`` has not seen."""
-        return bool(self._steps) or self.pictures.update_called
+        return bool(self._steps) or self.images.update_called
 
     def finish(self, *, probabilities: bool) -> dict[str, Tensor]:
         """Computes the means by name, keeps the evaluation, and begins anew.
@@ -99,8 +99,8 @@ class EpochMetrics(nn.Module):
             probabilities: Whether to compute what depends on more than the most probable class, too: the expected
                 calibration error "ece" and, with enough classes, the accuracies "top2" and "top3".
         """
-        logits, labels, numbers = self._count()
-        means = {"loss": (self.loss.compute() / self.pictures.compute()).float(), "acc": self.acc.compute()}
+        logits, labels, indices = self._count()
+        means = {"loss": (self.loss.compute() / self.images.compute()).float(), "acc": self.acc.compute()}
         if probabilities:
             for name, metric in cast(dict[str, Metric], dict(self.of_probabilities.items())).items():
                 if len(labels):
@@ -108,7 +108,7 @@ class EpochMetrics(nn.Module):
                     metric.update(logits.softmax(1).clamp_max(1 - 2**-24), labels)
                 means[name] = metric.compute()
         if self.confusion is not None:
-            self.evaluation = Evaluation(self.confusion.compute(), logits, labels, numbers)
+            self.evaluation = Evaluation(self.confusion.compute(), logits, labels, indices)
         self.discard()
         return means
 
@@ -120,36 +120,36 @@ class EpochMetrics(nn.Module):
                 module.reset()
 
     def _count(self) -> tuple[Tensor, Tensor, Tensor]:
-        """Gives torchmetrics the steps so far, and returns what was kept of them: logits, labels and numbers."""
+        """Gives torchmetrics the steps so far, and returns what was kept of them: logits, labels and indices."""
         device = self.acc.device
         if not self._steps:
             none = torch.empty(0, dtype=torch.int64, device=device)
             return torch.empty(0, self.num_classes, device=device), none, none
         parts, all_labels, losses, all_numbers = zip(*self._steps, strict=True)
         self._steps = []
-        logits, labels, numbers = torch.cat(parts), torch.cat(all_labels), torch.cat(all_numbers)
+        logits, labels, indices = torch.cat(parts), torch.cat(all_labels), torch.cat(all_numbers)
         self.loss.update(torch.stack(losses) * torch.tensor([len(some) for some in all_labels], device=device))
-        self.pictures.update(torch.tensor(len(labels), device=device))
+        self.images.update(torch.tensor(len(labels), device=device))
         for count in filter(None, (self.acc, self.confusion)):
             count.update(logits if self.confusion is None else logits.argmax(1), labels)
-        return logits, labels, numbers
+        return logits, labels, indices
 
     def partial(self) -> dict[str, float]:
         """Returns the sums so far of an epoch that is not finished, over all processes, for ``resume``."""
         self._count()
-        if not self.pictures.update_called:
+        if not self.images.update_called:
             return {}
-        pictures = int(self.pictures.compute())
+        images = int(self.images.compute())
         return {
             "loss": self.loss.compute().item(),
-            "pictures": pictures,
-            "right": round(self.acc.compute().item() * pictures),
+            "images": images,
+            "correct": round(self.acc.compute().item() * images),
         }
 
     def resume(self, sums: dict[str, float]) -> None:
         """Takes in what ``partial`` returned; in all processes but one, with zeros for the sums."""
         if sums:
             self.loss.update(torch.tensor(sums["loss"], dtype=_EXACT, device=self.acc.device))
-            self.pictures.update(torch.tensor(sums["pictures"], device=self.acc.device))
-            labels = torch.zeros(int(sums["pictures"]), dtype=torch.int64, device=self.acc.device)
-            self.acc.update((torch.arange(len(labels), device=labels.device) >= sums["right"]).long(), labels)
+            self.images.update(torch.tensor(sums["images"], device=self.acc.device))
+            labels = torch.zeros(int(sums["images"]), dtype=torch.int64, device=self.acc.device)
+            self.acc.update((torch.arange(len(labels), device=labels.device) >= sums["correct"]).long(), labels)

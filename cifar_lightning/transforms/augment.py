@@ -1,8 +1,8 @@
-"""Augmentation of whole batches on their device, as pure functions of (seed, epoch, picture).
+"""Augmentation of whole batches on their device, as pure functions of (seed, epoch, image).
 
-B batch, C channels, H height, W width, K classes. Nothing here keeps a generator: what happens to a picture in an
-epoch depends on the seed, the epoch and the picture's number alone, so a run resumes exactly and any number of
-processes together do what one does. (What mixup and cutmix mix a picture with depends on its batch, too.)
+B batch, C channels, H height, W width, K classes. Nothing here keeps a generator: what happens to an image in an
+epoch depends on the seed, the epoch and the image's number alone, so a run resumes exactly and any number of
+processes together do what one does. (What mixup and cutmix mix an image with depends on its batch, too.)
 """
 
 from collections import defaultdict
@@ -24,10 +24,10 @@ _STREAMS = {
 
 
 def random_integers(indices: Tensor, high: int, seed: int, epoch: int, stream: str) -> Tensor:
-    """Draws one integer for each picture, by hashing.
+    """Draws one integer for each image, by hashing.
 
     Args:
-        indices: (B,) int64, the pictures' numbers.
+        indices: (B,) int64, the images' indices.
         high: Exclusive upper bound, at most 2³¹.
         seed: The run's seed.
         epoch: The epoch, from 0.
@@ -42,13 +42,13 @@ def random_integers(indices: Tensor, high: int, seed: int, epoch: int, stream: s
 
 
 def _hash(indices: Tensor, seed: int, *streams: tuple[int, str]) -> Tensor:
-    """Draws 32 bits for each picture from some streams, each in an epoch: (S, B) int64."""
+    """Draws 32 bits for each image from some streams, each in an epoch: (S, B) int64."""
     mixed = _mix(indices & _MASK)
     return _mix(torch.stack([mixed ^ hash_integers(seed, epoch, _STREAMS[stream]) for epoch, stream in streams]))
 
 
 def hash_integers(*parts: int) -> int:
-    """Hashes whole numbers into one of 32 bits, the same everywhere."""
+    """Hashes whole indices into one of 32 bits, the same everywhere."""
     key = 0
     for part in parts:
         key = _mix((key + part + 0x9E3779B9) & _MASK)
@@ -63,14 +63,14 @@ def _mix(x: Integers) -> Integers:
 
 
 def flip_translate(images: Tensor, mirror: Tensor | None, dy: Tensor | None, dx: Tensor | None) -> Tensor:
-    """Mirrors and shifts each picture by its own amount; what moves in at a border is reflected there.
+    """Mirrors and shifts each image by its own amount; what moves in at a border is reflected there.
 
-    One gather does it all: on uint8 pictures it costs a few per cent of a small network's step on a CPU, and it is
+    One gather does it all: on uint8 images it costs a few per cent of a small network's step on a CPU, and it is
     free of branches and of synchronisation on a GPU.
 
     Args:
         images: (B, C, H, W) of any type, fastest when channels-last.
-        mirror: (B,) bool, the pictures to mirror left to right before they are shifted; None mirrors none.
+        mirror: (B,) bool, the images to mirror left to right before they are shifted; None mirrors none.
         dy: (B,) int64, rows to move the content up by, in (-H, H); None shifts none.
         dx: (B,) int64, columns to move the content to the left by, in (-W, W); None shifts none.
 
@@ -88,8 +88,8 @@ def flip_translate(images: Tensor, mirror: Tensor | None, dy: Tensor | None, dx:
         columns = _reflect(columns + dx[:, None].to(index), width)
     if mirror is not None:
         columns = torch.where(mirror[:, None], width - 1 - columns, columns)
-    pictures = torch.arange(batch, dtype=index, device=device)[:, None, None]
-    pixels = ((pictures * height + rows[:, :, None]) * width + columns[:, None, :]).flatten()
+    position = torch.arange(batch, dtype=index, device=device)[:, None, None]
+    pixels = ((position * height + rows[:, :, None]) * width + columns[:, None, :]).flatten()
     moved = images.permute(0, 2, 3, 1).reshape(-1, channels).index_select(0, pixels)
     return moved.view(batch, height, width, channels).permute(0, 3, 1, 2)
 
@@ -105,12 +105,12 @@ def augment(images: Tensor, indices: Tensor, *, seed: int, epoch: int, flip: str
 
     Args:
         images: (B, C, H, W) uint8.
-        indices: (B,) int64, the pictures' numbers.
+        indices: (B,) int64, the images' indices.
         seed: The run's seed.
         epoch: The epoch, from 0.
-        flip: "none"; "random" to mirror each picture in half of the epochs; or "alternating" to mirror each in every
+        flip: "none"; "random" to mirror each image in half of the epochs; or "alternating" to mirror each in every
             other epoch, beginning with a random half (https://arxiv.org/abs/2404.00498, section 3.6).
-        translate: The most pixels to move a picture by in each direction, below H and W; 0 moves none.
+        translate: The most pixels to move an image by in each direction, below H and W; 0 moves none.
 
     Returns:
         (B, C, H, W) uint8.
@@ -126,14 +126,14 @@ def augment(images: Tensor, indices: Tensor, *, seed: int, epoch: int, flip: str
 
 
 def auto_augment(images: Tensor, indices: Tensor, *, seed: int, epoch: int, policy: str) -> Tensor:
-    """Changes each picture by torchvision's operations, drawn at random: colours, shears, rotations and their like.
+    """Changes each image by torchvision's operations, drawn at random: colours, shears, rotations and their like.
 
-    torchvision draws once for a whole batch. So the draws are ours, and those pictures are changed together that drew
-    the same. It takes about 50 µs a picture of 32 × 32 on a CPU core (one by one 90 to 160), and waits for the device.
+    torchvision draws once for a whole batch. So the draws are ours, and those images are changed together that drew
+    the same. It takes about 50 µs an image of 32 × 32 on a CPU core (one by one 90 to 160), and waits for the device.
 
     Args:
         images: (B, 3, H, W) uint8.
-        indices: (B,) int64, the pictures' numbers.
+        indices: (B,) int64, the images' indices.
         seed: The run's seed.
         epoch: The epoch, from 0.
         policy: "none"; "randaugment" for two operations of magnitude 9 of 30 (https://arxiv.org/abs/1909.13719); or
@@ -174,17 +174,17 @@ def _operations(policy: str, height: int, width: int) -> tuple[Any, list[tuple[s
 
 
 def cutout(images: Tensor, indices: Tensor, *, seed: int, epoch: int, size: int) -> Tensor:
-    """Blanks a square of each picture, cut off where it reaches over the border (https://arxiv.org/abs/1708.04552).
+    """Blanks a square of each image, cut off where it reaches over the border (https://arxiv.org/abs/1708.04552).
 
     Args:
         images: (B, C, H, W) float, normalised.
-        indices: (B,) int64, the pictures' numbers.
+        indices: (B,) int64, the images' indices.
         seed: The run's seed.
         epoch: The epoch, from 0.
         size: Side of the square, in pixels.
 
     Returns:
-        (B, C, H, W) float, with 0 in the square: the mean of the training pictures.
+        (B, C, H, W) float, with 0 in the square: the mean of the training images.
     """
     side = torch.full_like(indices, size)
     return images.masked_fill(_boxes(images, indices, seed, epoch, side, side), 0.0)
@@ -201,19 +201,19 @@ def mix(
     mixup: float,
     cutmix: float,
 ) -> tuple[Tensor, Tensor]:
-    """Mixes each picture and its label with the one before it in the batch.
+    """Mixes each image and its label with the one before it in the batch.
 
     Mixup blends the two (https://arxiv.org/abs/1710.09412); cutmix pastes a rectangle of the other one
-    (https://arxiv.org/abs/1905.04899). With both on, a coin decides for each picture.
+    (https://arxiv.org/abs/1905.04899). With both on, a coin decides for each image.
 
     Args:
         images: (B, C, H, W) float.
         labels: (B,) int64.
-        indices: (B,) int64, the pictures' numbers.
+        indices: (B,) int64, the images' indices.
         num_classes: Number of classes K.
         seed: The run's seed.
         epoch: The epoch, from 0.
-        mixup: alpha of mixup: a picture's own share is drawn from Beta(alpha, alpha); 0 turns mixup off.
+        mixup: alpha of mixup: an image's own share is drawn from Beta(alpha, alpha); 0 turns mixup off.
         cutmix: The same for cutmix, where it is the share of the area.
 
     Returns:
@@ -261,7 +261,7 @@ def tta_views(images: Tensor, tta: str) -> Iterator[tuple[float, Tensor]]:
 
     Args:
         images: (B, C, H, W) float.
-        tta: "none"; "flip" for the pictures and their mirror images; or "flip_translate" for these also moved by one
+        tta: "none"; "flip" for the images and their mirror images; or "flip_translate" for these also moved by one
             pixel, up and to the left and down and to the right.
 
     Yields:

@@ -1,10 +1,10 @@
-"""Corruptions of pictures at five severities, as CIFAR-10-C has them (https://arxiv.org/abs/1903.12261).
+"""Corruptions of images at five severities, as CIFAR-10-C has them (https://arxiv.org/abs/1903.12261).
 
-n pictures, H height, W width. Definitions and constants are those of make_cifar_c.py in
-https://github.com/hendrycks/robustness, for 32 × 32; of its fifteen these six need no other pictures and no other
+n images, H height, W width. Definitions and constants are those of make_cifar_c.py in
+https://github.com/hendrycks/robustness, for 32 × 32; of its fifteen these six need no other images and no other
 libraries. imagecorruptions has ImageNet's constants only, and needs OpenCV, SciPy and numba.
 
-What is relative to a picture (pixelate) or to its colours is the same at any size. The radius of the blur is in
+What is relative to an image (pixelate) or to its colours is the same at any size. The radius of the blur is in
 pixels, and grows with the height: at 224 it is near that of ImageNet-C. JPEG's blocks are always of 8 × 8.
 """
 
@@ -17,12 +17,12 @@ from PIL import Image
 
 SEVERITIES = (1, 2, 3, 4, 5)
 
-_Pictures = NDArray[np.uint8]
+_Images = NDArray[np.uint8]
 _Pixels = NDArray[np.float32]
 
 
-def corrupt(images: _Pictures, name: str, severity: int, seed: int = 0) -> _Pictures:
-    """Corrupts pictures; the same arguments give the same pictures.
+def corrupt(images: _Images, name: str, severity: int, seed: int = 0) -> _Images:
+    """Corrupts images; the same arguments give the same images.
 
     Args:
         images: (n, H, W, 3).
@@ -40,12 +40,12 @@ def corrupt(images: _Pictures, name: str, severity: int, seed: int = 0) -> _Pict
     return corrupted
 
 
-def _gaussian_noise(images: _Pictures, severity: int, rng: np.random.Generator) -> _Pictures:
+def _gaussian_noise(images: _Images, severity: int, rng: np.random.Generator) -> _Images:
     pixels = _to_floats(images)
     return _to_bytes(pixels + (0.04, 0.06, 0.08, 0.09, 0.10)[severity] * rng.standard_normal(pixels.shape, np.float32))
 
 
-def _defocus_blur(images: _Pictures, severity: int, rng: np.random.Generator) -> _Pictures:
+def _defocus_blur(images: _Images, severity: int, rng: np.random.Generator) -> _Images:
     radius, sigma = ((0.3, 0.4), (0.4, 0.5), (0.5, 0.6), (1, 0.2), (1.5, 0.1))[severity]
     scale = images.shape[1] / 32
     kernel = _disk(radius * scale, sigma * scale, soft=round(scale))
@@ -72,38 +72,38 @@ def _disk(radius: float, sigma: float, soft: int) -> _Pixels:
     return softened
 
 
-def _brightness(images: _Pictures, severity: int, rng: np.random.Generator) -> _Pictures:
+def _brightness(images: _Images, severity: int, rng: np.random.Generator) -> _Images:
     pixels = _to_floats(images)
     value = pixels.max(3, keepdims=True)  # V of HSV; with H and S as they are, the channels keep their ratios
     brighter = np.minimum(value + (0.05, 0.1, 0.15, 0.2, 0.3)[severity], 1)
     return _to_bytes(np.where(value > 0, pixels * (brighter / np.maximum(value, 1e-6)), brighter))
 
 
-def _contrast(images: _Pictures, severity: int, rng: np.random.Generator) -> _Pictures:
+def _contrast(images: _Images, severity: int, rng: np.random.Generator) -> _Images:
     pixels = _to_floats(images)
     mean = pixels.mean((1, 2), keepdims=True)
     return _to_bytes((pixels - mean) * (0.75, 0.5, 0.4, 0.3, 0.15)[severity] + mean)
 
 
-def _jpeg_compression(images: _Pictures, severity: int, rng: np.random.Generator) -> _Pictures:
+def _jpeg_compression(images: _Images, severity: int, rng: np.random.Generator) -> _Images:
     quality = (80, 65, 58, 50, 40)[severity]
 
-    def compress(picture: Image.Image) -> Image.Image:
+    def compress(image: Image.Image) -> Image.Image:
         file = io.BytesIO()
-        picture.save(file, "JPEG", quality=quality)
+        image.save(file, "JPEG", quality=quality)
         return Image.open(file)
 
     return _each(images, compress)
 
 
-def _pixelate(images: _Pictures, severity: int, rng: np.random.Generator) -> _Pictures:
+def _pixelate(images: _Images, severity: int, rng: np.random.Generator) -> _Images:
     share = (0.95, 0.9, 0.85, 0.75, 0.65)[severity]
     height, width = images.shape[1:3]
     box, coarse = Image.Resampling.BOX, (max(1, int(width * share)), max(1, int(height * share)))
-    return _each(images, lambda picture: picture.resize(coarse, box).resize((width, height), box))
+    return _each(images, lambda image: image.resize(coarse, box).resize((width, height), box))
 
 
-CORRUPTIONS: dict[str, Callable[[_Pictures, int, np.random.Generator], _Pictures]] = {
+CORRUPTIONS: dict[str, Callable[[_Images, int, np.random.Generator], _Images]] = {
     "gaussian_noise": _gaussian_noise,
     "defocus_blur": _defocus_blur,
     "brightness": _brightness,
@@ -111,16 +111,16 @@ CORRUPTIONS: dict[str, Callable[[_Pictures, int, np.random.Generator], _Pictures
     "jpeg_compression": _jpeg_compression,
     "pixelate": _pixelate,
 }
-"""Each corruption: pictures (n, H, W, 3), the severity from 0 and a generator → pictures (n, H, W, 3)."""
+"""Each corruption: images (n, H, W, 3), the severity from 0 and a generator → images (n, H, W, 3)."""
 
 
-def _each(images: _Pictures, change: Callable[[Image.Image], Image.Image]) -> _Pictures:
+def _each(images: _Images, change: Callable[[Image.Image], Image.Image]) -> _Images:
     return np.stack([np.asarray(change(Image.fromarray(image))) for image in images])
 
 
-def _to_floats(images: _Pictures) -> _Pixels:
+def _to_floats(images: _Images) -> _Pixels:
     return images.astype(np.float32) / np.float32(255)
 
 
-def _to_bytes(pixels: _Pixels) -> _Pictures:
+def _to_bytes(pixels: _Pixels) -> _Images:
     return (pixels.clip(0, 1) * 255).astype(np.uint8)  # cut off, not rounded, as CIFAR-10-C was made

@@ -1,4 +1,4 @@
-"""Picture files: finding them and decoding them, with PIL and numpy alone."""
+"""Image files: finding them and decoding them, with PIL and numpy alone."""
 
 import io
 import mmap
@@ -32,7 +32,7 @@ goes through libtiff, with 32-bit and float pixels of unknown range.
 """
 
 MAX_PIXELS = 120_000_000
-"""A larger picture is refused before it is decoded: it would need more than 360 MB of memory."""
+"""A larger image is refused before it is decoded: it would need more than 360 MB of memory."""
 
 MAX_SCANS = 100
 """A JPEG file of more scans is refused before it is decoded.
@@ -59,22 +59,22 @@ _JPEG_MARKER = re.compile(rb"\xff[\xc0-\xcf\xd8-\xfe]")
 _SOI, _EOI, _SOS = 0xD8, 0xD9, 0xDA
 
 
-class PictureError(ValueError):
-    """Why a file can't be read as a picture, in a few words."""
+class ImageError(ValueError):
+    """Why a file can't be read as an image, in a few words."""
 
 
-class UnknownFormatError(PictureError):
-    """It is no picture, or one of a format that is not read."""
+class UnknownFormatError(ImageError):
+    """It is no image, or one of a format that is not read."""
 
 
-class TooManyPixelsError(PictureError):
+class TooManyPixelsError(ImageError):
     """It is too large to decode."""
 
 
-def decode_picture(
+def decode_image(
     source: str | Path | bytes | Image.Image, size: int, max_pixels: int = MAX_PIXELS
 ) -> NDArray[np.uint8]:
-    """Decodes a picture of any size and mode to a square.
+    """Decodes an image of any size and mode to a square.
 
     The first frame is taken, turned upright as its EXIF data say where they can be read, laid on white where it is
     transparent, resized so that its shorter side is ``size``, and cropped to its centre.
@@ -83,37 +83,35 @@ def decode_picture(
         source: The file's path or its bytes: PNG, JPEG, WebP, AVIF, BMP or GIF. Or an image that PIL has opened or
             made.
         size: Height and width of the result, in pixels.
-        max_pixels: A picture of more is refused before it is decoded.
+        max_pixels: An image of more is refused before it is decoded.
 
     Returns:
         (size, size, 3) uint8, RGB.
 
     Raises:
-        PictureError: If it is missing or broken, or a kind of this: ``TooManyPixelsError``, ``UnknownFormatError``.
+        ImageError: If it is missing or broken, or a kind of this: ``TooManyPixelsError``, ``UnknownFormatError``.
     """
     try:
-        with _open(source) as picture:
-            if picture.width * picture.height > max_pixels:
-                raise TooManyPixelsError(
-                    f"{picture.width} × {picture.height} pixels are too many (over {max_pixels:,})"
-                )
-            if picture.format in ("JPEG", "MPO") and picture is not source:
+        with _open(source) as image:
+            if image.width * image.height > max_pixels:
+                raise TooManyPixelsError(f"{image.width} × {image.height} pixels are too many (over {max_pixels:,})")
+            if image.format in ("JPEG", "MPO") and image is not source:
                 _check_scans(source)
-            picture.load()
-            upright = _turn_upright(picture)
-            if upright is not picture and picture is not source:
-                picture.close()  # two copies of a large image would take hundreds of megabytes
+            image.load()
+            upright = _turn_upright(image)
+            if upright is not image and image is not source:
+                image.close()  # two copies of a large image would take hundreds of megabytes
             rgb = _to_rgb(upright)
     except UnidentifiedImageError:
         raise UnknownFormatError(f"it is not a PNG, JPEG, WebP, AVIF, BMP or GIF image{_name_format(source)}") from None
     except Image.DecompressionBombError:  # PIL's own limit, which it checks while opening
         raise TooManyPixelsError(f"it has too many pixels (over {max_pixels:,})") from None
     except FileNotFoundError:
-        raise PictureError("there is no such file") from None
-    except PictureError:
+        raise ImageError("there is no such file") from None
+    except ImageError:
         raise
     except Exception as error:  # PIL's decoders raise whatever a broken file makes them trip on
-        raise PictureError(f"it is broken ({error})") from error
+        raise ImageError(f"it is broken ({error})") from error
     if rgb.size != (size, size):
         rgb = ImageOps.fit(rgb, (size, size), Image.Resampling.BICUBIC)
     return np.asarray(rgb)
@@ -161,31 +159,31 @@ def _count_scans(content: bytes | mmap.mmap) -> None:
             continue
         scans += marker == _SOS
         if scans > MAX_SCANS:
-            raise PictureError(f"it has too many scans (over {MAX_SCANS})")
+            raise ImageError(f"it has too many scans (over {MAX_SCANS})")
         position += int.from_bytes(content[position : position + 2], "big")
 
 
-def _turn_upright(picture: Image.Image) -> Image.Image:
+def _turn_upright(image: Image.Image) -> Image.Image:
     """Returns the image as its EXIF or XMP data say, or as it is where they can't be read.
 
     ImageOps.exif_transpose also writes the EXIF data anew, and raises if any of them are odd.
     """
     try:
-        method = _UPRIGHT.get(picture.getexif().get(ExifTags.Base.Orientation, 1))
+        method = _UPRIGHT.get(image.getexif().get(ExifTags.Base.Orientation, 1))
     except Exception:  # broken EXIF data make PIL raise whatever they make it trip on
         method = None
-    return picture if method is None else picture.transpose(method)
+    return image if method is None else image.transpose(method)
 
 
-def _to_rgb(picture: Image.Image) -> Image.Image:
-    if picture.mode.startswith("I"):  # 16 bits a pixel, which PIL's own conversion clips at 255
-        return Image.fromarray((np.asarray(picture).clip(0, 65535) // 257).astype(np.uint8)).convert("RGB")
-    if picture.has_transparency_data:
-        rgba = picture if picture.mode == "RGBA" else picture.convert("RGBA")
+def _to_rgb(image: Image.Image) -> Image.Image:
+    if image.mode.startswith("I"):  # 16 bits a pixel, which PIL's own conversion clips at 255
+        return Image.fromarray((np.asarray(image).clip(0, 65535) // 257).astype(np.uint8)).convert("RGB")
+    if image.has_transparency_data:
+        rgba = image if image.mode == "RGBA" else image.convert("RGBA")
         white = Image.new("RGB", rgba.size, "white")
         white.paste(rgba, mask=rgba)
         return white
-    return picture if picture.mode == "RGB" else picture.convert("RGB")
+    return image if image.mode == "RGB" else image.convert("RGB")
 
 
 @dataclass(frozen=True)
@@ -247,7 +245,7 @@ def _is(kind: Callable[[], bool]) -> bool:
         return False
 
 
-def find_pictures(names: Iterable[str]) -> tuple[list[Path], list[Path]]:
+def find_images(names: Iterable[str]) -> tuple[list[Path], list[Path]]:
     """Lists the image files that a user named: files as they are, folders searched through and sorted.
 
     Returns:

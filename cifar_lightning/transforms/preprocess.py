@@ -1,4 +1,4 @@
-"""The one place where pictures become what a network sees."""
+"""The one place where images become what a network sees."""
 
 from collections.abc import Sequence
 
@@ -8,14 +8,14 @@ from torch.nn import functional as F
 
 
 class Preprocess(nn.Module):
-    """Turns uint8 pictures into normalised floats of the size that a network wants.
+    """Turns uint8 images into normalised floats of the size that a network wants.
 
     A module, so that an exported network can carry it and it follows the device.
 
     Args:
         mean: Mean of each of the C channels, in [0, 1].
         std: Standard deviation of each channel, in (0, 1].
-        size: Height and width that the pictures are resized to, in pixels, bilinearly and without aliasing; None
+        size: Height and width that the images are resized to, in pixels, bilinearly and without aliasing; None
             leaves them as they are.
     """
 
@@ -48,5 +48,5 @@ class Preprocess(nn.Module):
         return pixels.mul_(scale).add_(shift)
 
     def restore(self, images: Tensor) -> Tensor:
-        """Turns what ``forward`` returned into pictures for people, (B, C, H, W) uint8."""
+        """Turns what ``forward`` returned into images for people, (B, C, H, W) uint8."""
         return ((images.float() - self.shift) / self.scale).round().clamp(0, 255).to(torch.uint8)

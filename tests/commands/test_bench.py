@@ -31,13 +31,13 @@ def test_bench_measures_and_leaves_nothing_but_its_output(
     assert (result["data"]["batch_size"], result["model"]["optimizer"], result["batches"]) == (16, "sgd", 3)
     assert set(result["training"]) == {"loading", "step", "fit"}
     for part in result["training"].values():
-        speed = part["pictures_per_second"]
+        speed = part["images_per_second"]
         assert 0 < speed["min"] <= speed["typical"] <= speed["max"]
         assert part["share_of_fit"] > 0
     assert result["training"]["fit"]["share_of_fit"] == 1
     assert result["overhead"]["min"] <= result["overhead"]["median"] <= result["overhead"]["max"]
     parts = result["training"]
-    speeds = {name: part["pictures_per_second"]["typical"] for name, part in parts.items()}
+    speeds = {name: part["images_per_second"]["typical"] for name, part in parts.items()}
     assert {name: speeds["fit"] / speed for name, speed in speeds.items()} == pytest.approx(
         {name: part["share_of_fit"] for name, part in parts.items()}
     )
@@ -45,18 +45,18 @@ def test_bench_measures_and_leaves_nothing_but_its_output(
     assert 1 / together - 1 == pytest.approx(result["overhead"]["median"])
     assert set(result["inference"]) == {"1", "32", "512"}
     for size, row in result["inference"].items():
-        assert row["pictures_per_second"] == pytest.approx(1000 * int(size) / row["median_ms"])
+        assert row["images_per_second"] == pytest.approx(1000 * int(size) / row["median_ms"])
     out = capsys.readouterr().out
     for text in ("bare step", "overhead of fit", "512", "aten::convolution_backward", "written: bench.json"):
         assert text in out
 
 
 @pytest.mark.parametrize("val_size", [0, 12])
-def test_bench_does_not_read_the_test_pictures(
-    here: Path, picture_folder: Path, val_size: int, capsys: pytest.CaptureFixture[str]
+def test_bench_does_not_read_the_test_images(
+    here: Path, image_folder: Path, val_size: int, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    shutil.rmtree(picture_folder / "test")
-    words = ["--data.dataset=folder", f"--data.root={picture_folder}", f"--data.val_size={val_size}"]
+    shutil.rmtree(image_folder / "test")
+    words = ["--data.dataset=folder", f"--data.root={image_folder}", f"--data.val_size={val_size}"]
     before = set(here.iterdir())
     assert main(["bench", *words, "--data.batch_size=10", "--batches=2"]) == 0
     assert {p for p in here.iterdir() if not p.name.endswith(".cache")} == before
@@ -69,7 +69,7 @@ def test_bench_measures_an_epoch_of_two_batches(here: Path, data_root: Path) -> 
     assert main(["bench", "--config", DEMO, f"--data.root={data_root}", *words]) == 0
     result = json.loads(Path("bench.json").read_text())
     assert result["batches"] == 2
-    assert result["training"]["loading"]["pictures_per_second"]["min"] > 0
+    assert result["training"]["loading"]["images_per_second"]["min"] > 0
 
 
 @pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])

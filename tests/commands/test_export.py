@@ -11,7 +11,7 @@ import torch
 from cifar_lightning import Predictor, create_model
 from cifar_lightning.cli import main
 from cifar_lightning.commands import export
-from cifar_lightning.data.sources.drawings import draw_pictures
+from cifar_lightning.data.sources.drawings import draw_images
 from tests.conftest import replace_network
 
 
@@ -37,7 +37,7 @@ def test_it_is_written_beside_the_checkpoint(checkpoint: Path, capsys: pytest.Ca
 
 @pytest.mark.parametrize("name", ["model.onnx", "model.pt2"])
 def test_it_agrees_with_the_checkpoint(name: str, exported: Path, trained: Path) -> None:
-    images = draw_pictures(70, 3)[0].numpy()
+    images = draw_images(70, 3)[0].numpy()
     made = Predictor(exported / name, device="cpu", allow_custom_arch=True)
     source = Predictor(trained / "best.ckpt", device="cpu")
     for batch in (images, images[:1], images[:2]):
@@ -52,7 +52,7 @@ def test_other_programs_can_use_the_onnx_file(exported: Path, trained: Path) -> 
     (given,), (made,) = session.get_inputs(), session.get_outputs()
     assert (given.name, given.type, given.shape) == ("images", "tensor(uint8)", ["batch", 32, 32, 3])
     assert (made.name, made.type, made.shape) == ("probabilities", "tensor(float)", ["batch", 10])
-    images = draw_pictures(3, 0)[0].numpy()
+    images = draw_images(3, 0)[0].numpy()
     (probabilities,) = session.run(None, {"images": images})
     np.testing.assert_allclose(probabilities, Predictor(trained / "best.ckpt").probabilities(images), atol=1e-5)
     np.testing.assert_allclose(probabilities.sum(1), 1, atol=1e-5)
@@ -65,7 +65,7 @@ def change_weights(path: Path, change: Any) -> None:
     torch.save(checkpoint, path)
 
 
-@pytest.mark.parametrize(("value", "message"), [(0.0, "the same of every picture"), (float("nan"), "not finite (NaN)")])
+@pytest.mark.parametrize(("value", "message"), [(0.0, "the same of every image"), (float("nan"), "not finite (NaN)")])
 def test_a_checkpoint_that_says_nothing_is_refused(
     value: float, message: str, checkpoint: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -145,6 +145,6 @@ def test_without_the_extra(
 
 def test_an_exported_file_is_no_checkpoint(exported: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for name in ("model.onnx", "model.pt2"):
-        for verb in ("export", "test", "fit"):
-            assert main([verb, "--ckpt_path", str(exported / name)]) == 2
+        for command in ("export", "test", "fit"):
+            assert main([command, "--ckpt_path", str(exported / name)]) == 2
             assert f"{name} can't be read" in capsys.readouterr().err

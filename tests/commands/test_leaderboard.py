@@ -33,7 +33,7 @@ def make_run(folder: Path, seed: int, accuracy: float | None, **changes: Any) ->
         "data": {"dataset": changes.get("dataset", "synthetic"), "root": changes.get("root", "data"), "val_size": 9},
     }
     fit = {
-        "dataset": "synthetic", "dataset_sha256": "ab", "validation_pictures": changes.get("val", 9), "seed": seed,
+        "dataset": "synthetic", "dataset_sha256": "ab", "validation_images": changes.get("val", 9), "seed": seed,
         "seconds": 10.0 + seed, "val_accuracy": 0.5, "parameters": changes.get("parameters", 1234),
         "epochs": changes.get("epochs", 10), "changes": changes.get("changes", []), "flops": 9_000_000,
         "hardware": changes.get("hardware", "a CPU"), "devices": 1, "precision": "32-true",
@@ -49,7 +49,7 @@ def make_run(folder: Path, seed: int, accuracy: float | None, **changes: Any) ->
         described = f"folder {config['data']['root']}" if config["data"]["dataset"] == "folder" else "synthetic"
         test = {
             "dataset": described, "dataset_sha256": changes.get("digest", "cd"),
-            "pictures": changes.get("pictures", 50), "of": changes.get("of", 50),
+            "images": changes.get("images", 50), "of": changes.get("of", 50),
             "accuracy": accuracy, "checkpoint": checkpoint, "checkpoint_sha256": hash_file(folder / checkpoint),
             "model": config["model"] | {"tta": changes.get("tta", "none"), "lr": changes.get("test_lr", 0.1)},
             "precision": "32-true",
@@ -113,7 +113,7 @@ def test_markdown(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
     make_run(here / "runs" / "longer" / "version_0", 0, 0.1, changes=["trainer.max_epochs 5 → 10"])
     assert main(["leaderboard", "--output=out/results.md"]) == 0
     text = Path("out/results.md").read_text(encoding="utf-8")
-    assert text.startswith("synthetic, 50 test pictures; a CPU, 32-true\n\n| recipe | test accuracy | n |")
+    assert text.startswith("synthetic, 50 test images; a CPU, 32-true\n\n| recipe | test accuracy | n |")
     lines = [line for line in text.splitlines() if line.startswith("| ")]
     assert lines[1:] == [
         "| fast † | 70.00 % | 1 | 50.00 % | 1,234 | 9 | 10 s |",
@@ -144,27 +144,27 @@ def test_data_sets_are_not_mixed(here: Path, capsys: pytest.CaptureFixture[str])
         0,
         0.5,
         dataset="folder",
-        root="my/pictures",
+        root="my/images",
         digest="ef",
-        pictures=7,
+        images=7,
         of=7,
     )
     assert main(["leaderboard"]) == 2
     error = capsys.readouterr().err
-    assert "synthetic, 50 test pictures: runs/cnn/version_0" in error
-    assert "folder my/pictures, 7 test pictures: runs/mine/version_0" in error
-    assert "--dataset pictures or --dataset synthetic" in error
+    assert "synthetic, 50 test images: runs/cnn/version_0" in error
+    assert "folder my/images, 7 test images: runs/mine/version_0" in error
+    assert "--dataset images or --dataset synthetic" in error
     assert "test them again" not in error
-    assert [row["recipe"] for row in table(capsys, "--dataset=pictures")] == ["mine"]
+    assert [row["recipe"] for row in table(capsys, "--dataset=images")] == ["mine"]
     assert [row["recipe"] for row in table(capsys, "--dataset=synthetic")] == ["cnn"]
     assert [row["recipe"] for row in table(capsys, "runs/mine")] == ["mine"]
     assert main(["leaderboard", "--dataset=cifar10"]) == 2
-    assert "There are runs on folder my/pictures, synthetic." in capsys.readouterr().err
+    assert "There are runs on folder my/images, synthetic." in capsys.readouterr().err
 
 
-def test_a_test_of_some_pictures_is_no_result_on_all(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_test_of_some_images_is_no_result_on_all(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
     make_run(here / "runs" / "cnn" / "version_0", 0, 0.5)
-    make_run(here / "runs" / "cnn" / "version_1", 1, 0.9, pictures=10)
+    make_run(here / "runs" / "cnn" / "version_1", 1, 0.9, images=10)
     assert [row["test_accuracy_mean"] for row in table(capsys)] == ["0.5", ""]
     assert main(["leaderboard"]) == 0
     assert "tested in part, or trained on since:\n  cifar-lightning test --ckpt_path runs/cnn/version_1" in (
@@ -172,12 +172,12 @@ def test_a_test_of_some_pictures_is_no_result_on_all(here: Path, capsys: pytest.
     )
 
 
-def test_other_test_pictures_are_another_data_set(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_other_test_images_are_another_data_set(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
     make_run(here / "runs" / "cnn" / "version_0", 0, 0.5)
-    make_run(here / "runs" / "cnn" / "version_1", 1, 0.9, pictures=10, of=10)
+    make_run(here / "runs" / "cnn" / "version_1", 1, 0.9, images=10, of=10)
     assert main(["leaderboard"]) == 2
     error = capsys.readouterr().err
-    assert "synthetic, 10 test pictures: runs/cnn/version_1" in error
+    assert "synthetic, 10 test images: runs/cnn/version_1" in error
     assert "--dataset" not in error, "which would not tell them apart"
     assert "the images have changed, or an earlier version tested some of the runs: test them again" in error
 
@@ -194,8 +194,8 @@ def test_a_network_s_options_name_the_row(here: Path, capsys: pytest.CaptureFixt
     assert [row["recipe"] for row in table(capsys)] == ["demo (model.arch_options.width 64)", "demo"]
 
 
-def test_the_same_pictures_in_two_places_are_one_data_set(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    for number, root in enumerate(("data/pictures", "/mnt/pictures")):
+def test_the_same_images_in_two_places_are_one_data_set(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for number, root in enumerate(("data/images", "/mnt/images")):
         make_run(here / "runs" / "mine" / f"version_{number}", number, 0.5, dataset="folder", root=root)
     assert [row["n"] for row in table(capsys)] == ["2"]
 
@@ -270,8 +270,8 @@ BROKEN = {
         '{"epochs": true}',
     ],
     "test.json": [
-        "{", '{"accuracy": 0.5}', '{"accuracy": "0.5", "pictures": 50}',
-        '{"accuracy": -1, "pictures": 50, "checkpoint": "best.ckpt"}',
+        "{", '{"accuracy": 0.5}', '{"accuracy": "0.5", "images": 50}',
+        '{"accuracy": -1, "images": 50, "checkpoint": "best.ckpt"}',
     ],
     "config.yaml": ["", "seed_everything: 0", "seed_everything: [", "- 1"],
 }  # fmt: skip
@@ -305,7 +305,7 @@ def test_real_runs(here: Path, trained: Path, data_root: Path, capsys: pytest.Ca
     capsys.readouterr()
     (row,) = table(capsys)
     assert float(row["test_accuracy_mean"]) == result["accuracy"]
-    assert (row["recipe"], row["dataset"], row["test_pictures"]) == ("demo", "synthetic", "2000")
+    assert (row["recipe"], row["dataset"], row["test_images"]) == ("demo", "synthetic", "2000")
     assert (row["parameters"], row["flops"]) == ("122570", "9097216")
     assert row["checkpoint"] == "best.ckpt"
 

@@ -27,7 +27,7 @@ from torch.utils.data import DataLoader
 from cifar_lightning import ImageClassifier, ImageDataModule, Predictor
 from cifar_lightning.cli import main
 from cifar_lightning.commands.parser import keep_freed_memory
-from cifar_lightning.data.sources.drawings import draw_pictures
+from cifar_lightning.data.sources.drawings import draw_images
 from cifar_lightning.errors import UsageError
 from cifar_lightning.reporting import figures
 from cifar_lightning.reporting.record import read_history
@@ -67,7 +67,7 @@ def test_tensorboard_holds_curves_images_and_hyperparameters(trained: Path) -> N
     log = events(trained)
     scalars = set(log.Tags()["scalars"])
     stages = {f"{stage}/{name}" for stage in ("train", "val") for name in ("loss", "acc")}
-    assert stages | {"train/loss_step", "lr", "throughput/pictures_per_second"} <= scalars
+    assert stages | {"train/loss_step", "lr", "throughput/images_per_second"} <= scalars
     drawn = {f"val/{name}" for name in ("predictions", "mistakes", "confusion", "classes", "reliability")}
     assert drawn | {"curves", "train/augmentation"} <= set(log.Tags()["images"])
     assert {"_hparams_/experiment", "_hparams_/session_start_info"} <= set(log.summary_metadata)
@@ -82,10 +82,10 @@ def test_the_checkpoint_is_complete(run: Path, capsys: pytest.CaptureFixture[str
     assert main(["test", "--ckpt_path", "best.ckpt"]) == 0
     out = capsys.readouterr().out
     assert "checkpoint: runs/demo/version_0/best.ckpt" in out
-    assert "2,000 pictures" in out
+    assert "2,000 images" in out
     assert "synthetic" in out
     result = json.loads((run / "test.json").read_text())
-    assert result["pictures"] == 2000
+    assert result["images"] == 2000
     assert (run / "figures" / "test_predictions.png").stat().st_size > 10_000
     log = events(run)
     assert "test/predictions" in log.Tags()["images"]
@@ -99,7 +99,7 @@ def test_results_against_a_plain_loop(run: Path) -> None:
     checkpoint = torch.load(run / "last.ckpt", weights_only=True)
     model = ImageClassifier(**checkpoint["hyper_parameters"]).eval()
     model.load_state_dict(checkpoint["state_dict"])
-    images, labels = draw_pictures(2000, 1)
+    images, labels = draw_images(2000, 1)
     mean, std = (torch.tensor(checkpoint["ImageDataModule"][name]) for name in ("mean", "std"))
     with torch.no_grad():
         logits = model(((images / 255 - mean) / std).permute(0, 3, 1, 2))
@@ -107,7 +107,7 @@ def test_results_against_a_plain_loop(run: Path) -> None:
     assert result["accuracy"] == pytest.approx(right.double().mean().item(), abs=1e-3)
     assert result["loss"] == pytest.approx(torch.nn.functional.cross_entropy(logits, labels).item(), abs=1e-4)
     for k, entry in enumerate(result["classes"].values()):
-        assert entry["pictures"] == 200
+        assert entry["images"] == 200
         assert entry["accuracy"] == pytest.approx(right[labels == k].double().mean().item(), abs=0.011)
         assert 0 <= entry["interval"][0] <= entry["accuracy"] <= entry["interval"][1] <= 1
     probabilities, true = logits.double().softmax(1).numpy(), labels.numpy()
@@ -132,19 +132,19 @@ def test_validate(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
 
 
 @pytest.fixture
-def pictures(here: Path) -> Path:
-    folder = here / "my pictures"
+def images(here: Path) -> Path:
+    folder = here / "my images"
     folder.mkdir()
-    for number, image in enumerate(draw_pictures(3, 5, 64)[0]):
+    for number, image in enumerate(draw_images(3, 5, 64)[0]):
         Image.fromarray(image.numpy()).save(folder / f"{number}.png")
     return folder
 
 
-def test_predict(run: Path, pictures: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["predict", "--ckpt_path", "best.ckpt", str(pictures)]) == 0
+def test_predict(run: Path, images: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["predict", "--ckpt_path", "best.ckpt", str(images)]) == 0
     with open("predictions.csv", encoding="utf-8") as file:
         rows = list(csv.DictReader(file))
-    assert [Path(row["picture"]).name for row in rows] == ["0.png", "1.png", "2.png"]
+    assert [Path(row["image"]).name for row in rows] == ["0.png", "1.png", "2.png"]
     for row in rows:
         shares = [float(row[f"probability_{n}"]) for n in (1, 2, 3)]
         assert 1 >= shares[0] >= shares[1] >= shares[2] >= 0
@@ -154,39 +154,39 @@ def test_predict(run: Path, pictures: Path, capsys: pytest.CaptureFixture[str]) 
     assert "0.png" in capsys.readouterr().out
 
 
-def test_predict_needs_no_data_set(run: Path, pictures: Path) -> None:
+def test_predict_needs_no_data_set(run: Path, images: Path) -> None:
     checkpoint = torch.load(run / "best.ckpt", weights_only=True)
     checkpoint["datamodule_hyper_parameters"] |= {"dataset": "folder", "root": "gone"}
     torch.save(checkpoint, run / "best.ckpt")
-    assert main(["predict", "--ckpt_path", "best.ckpt", str(pictures / "0.png"), "--output", "out/p.json"]) == 0
+    assert main(["predict", "--ckpt_path", "best.ckpt", str(images / "0.png"), "--output", "out/p.json"]) == 0
     (row,) = json.loads(Path("out/p.json").read_text())
     assert len(row["top"]) == 3
 
 
-def test_predict_goes_on_past_unreadable_files(run: Path, pictures: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    (pictures / "bad.jpg").write_bytes(b"no picture")
-    assert main(["predict", "--ckpt_path=best.ckpt", str(pictures), "missing.png", "--output=p.json", "--top_k=1"]) == 3
+def test_predict_goes_on_past_unreadable_files(run: Path, images: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (images / "bad.jpg").write_bytes(b"no image")
+    assert main(["predict", "--ckpt_path=best.ckpt", str(images), "missing.png", "--output=p.json", "--top_k=1"]) == 3
     rows = json.loads(Path("p.json").read_text())
     assert [len(row["top"]) for row in rows] == [1, 1, 1, 0, 0]
     assert "not a PNG" in rows[3]["error"]
     assert "no such file" in rows[4]["error"]
-    assert "2 of the 5 pictures" in capsys.readouterr().out
+    assert "2 of the 5 images" in capsys.readouterr().out
 
 
-def test_predict_writes_nothing_where_no_picture_can_be_read(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_predict_writes_nothing_where_no_image_can_be_read(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for name in ("predictions.csv", "predictions.png"):
         Path(name).write_text("an older one")
     assert main(["predict", "--ckpt_path=best.ckpt", "missing.png"]) == 2
     captured = capsys.readouterr()
     assert "unreadable: missing.png: there is no such file" in captured.out
-    assert "no picture could be read, of 1; nothing is written" in captured.err
+    assert "no image could be read, of 1; nothing is written" in captured.err
     assert {Path(name).read_text() for name in ("predictions.csv", "predictions.png")} == {"an older one"}
 
 
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        ([], "name at least one picture"),
+        ([], "name at least one image"),
         (["x.png", "--top_k=11"], "from 1 to 10"),
         (["x.png", "--output=x.txt"], ".csv or .json"),
         (["cat.png", "--output=runs/demo/version_0/best.ckpt/p.csv"], "best.ckpt"),
@@ -295,7 +295,7 @@ def test_compiling_without_a_compiler(
     assert "needs a C++ compiler" in capsys.readouterr().err
 
 
-def test_the_loss_of_an_epoch_is_the_mean_over_its_pictures() -> None:
+def test_the_loss_of_an_epoch_is_the_mean_over_its_images() -> None:
     metrics = EpochMetrics(2, evaluation=False)
     for _ in range(2):
         metrics.update(torch.tensor([[1.0, 0.0]] * 3), torch.tensor([0, 0, 1]), torch.tensor(2.0), torch.arange(3))
@@ -305,7 +305,7 @@ def test_the_loss_of_an_epoch_is_the_mean_over_its_pictures() -> None:
         assert not metrics.started
 
 
-def test_an_evaluation_knows_each_picture() -> None:
+def test_an_evaluation_knows_each_image() -> None:
     metrics = EpochMetrics(4, evaluation=True)
     logits = torch.tensor([[100.0, 0, 0, 0], [1, 100, 0, 0], [1, 3, 2, 0]])  # softmax makes of 100 exactly 1
     labels, numbers = torch.tensor([0, 0, 0]), torch.tensor([7, 5, 3])
@@ -318,7 +318,7 @@ def test_an_evaluation_knows_each_picture() -> None:
     assert [round(float(means[name]), 3) for name in ("acc", "top2", "top3")] == [0.333, 0.667, 1.0]
     evaluation = metrics.evaluation
     assert evaluation is not None
-    assert evaluation.numbers.tolist() == [7, 5, 3]
+    assert evaluation.indices.tolist() == [7, 5, 3]
     assert torch.equal(evaluation.logits, logits)
     assert evaluation.confusion.tolist() == [[1, 2, 0, 0], [0] * 4, [0] * 4, [0] * 4]
     metrics.update(logits, labels, torch.tensor(0.0), numbers)
@@ -464,23 +464,23 @@ def test_saved_config_can_be_used_as_it_is(run: Path) -> None:
     assert Path("runs/config/version_0/best.ckpt").exists()
 
 
-def test_ones_own_pictures(picture_folder: Path, here: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    words = ["--data.dataset=folder", f"--data.root={picture_folder}", "--data.batch_size=8", "--data.val_size=12"]
+def test_ones_own_images(image_folder: Path, here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    words = ["--data.dataset=folder", f"--data.root={image_folder}", "--data.batch_size=8", "--data.val_size=12"]
     assert main(["fit", *words, "--trainer.max_epochs=8", "--model.lr=0.002"]) == 0
     assert main(["test", "--ckpt_path=best.ckpt"]) == 0
-    assert "100.00% of 15 pictures" in capsys.readouterr().out
-    picture = str(next((picture_folder / "test" / "red").iterdir()))
-    shutil.rmtree(picture_folder / "train")
-    assert main(["predict", "--ckpt_path=best.ckpt", picture]) == 0
-    assert main(["test", "--ckpt_path=best.ckpt"]) == 0, "the test pictures are enough"
+    assert "100.00% of 15 images" in capsys.readouterr().out
+    image = str(next((image_folder / "test" / "red").iterdir()))
+    shutil.rmtree(image_folder / "train")
+    assert main(["predict", "--ckpt_path=best.ckpt", image]) == 0
+    assert main(["test", "--ckpt_path=best.ckpt"]) == 0, "the test images are enough"
 
 
-def test_images_added_after_the_training(picture_folder: Path, here: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    words = ["--data.dataset=folder", f"--data.root={picture_folder}", "--data.batch_size=30", "--trainer.max_epochs=1"]
+def test_images_added_after_the_training(image_folder: Path, here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    words = ["--data.dataset=folder", f"--data.root={image_folder}", "--data.batch_size=30", "--trainer.max_epochs=1"]
     assert main(["fit", *words]) == 0
-    assert "of 6 images" in capsys.readouterr().out.replace("pictures", "images")
+    assert "of 6 images" in capsys.readouterr().out.replace("images", "images")
     assert "  val_size: 0.1\n" in Path("runs/cnn/version_0/config.yaml").read_text()
-    red = picture_folder / "train" / "red"
+    red = image_folder / "train" / "red"
     shutil.copy(red / "19.png", red / "05 again.png")
     assert main(["fit", "--ckpt_path=last.ckpt", "--trainer.max_epochs=2"]) == 2
     error = capsys.readouterr().err
@@ -492,30 +492,30 @@ def test_images_added_after_the_training(picture_folder: Path, here: Path, capsy
 
 
 @pytest.mark.rendered
-def test_two_classes_and_odd_names(picture_folder: Path, here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_two_classes_and_odd_names(image_folder: Path, here: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for split in ("train", "test"):
-        shutil.rmtree(picture_folder / split / "blue")
-        (picture_folder / split / "red").rename(picture_folder / split / "r_$5_$d")
-    words = ["--data.dataset=folder", f"--data.root={picture_folder}", "--data.batch_size=13", "--data.val_size=13"]
+        shutil.rmtree(image_folder / split / "blue")
+        (image_folder / split / "red").rename(image_folder / split / "r_$5_$d")
+    words = ["--data.dataset=folder", f"--data.root={image_folder}", "--data.batch_size=13", "--data.val_size=13"]
     assert main(["fit", *words, "--trainer.max_epochs=1"]) == 0
     odd = Path(os.fsdecode(b"caf\xe9 a_$5_$b.png"))
-    shutil.copy(next((picture_folder / "test" / "green").iterdir()), odd)
+    shutil.copy(next((image_folder / "test" / "green").iterdir()), odd)
     assert main(["predict", "--ckpt_path=best.ckpt", str(odd)]) == 0
     assert main(["test", "--ckpt_path=best.ckpt"]) == 0
 
 
-def test_predict_writes_over_no_picture(run: Path, pictures: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    before = (pictures / "0.png").read_bytes()
-    assert main(["predict", "--ckpt_path=best.ckpt", str(pictures), f"--output={pictures / '0.csv'}"]) == 2
+def test_predict_writes_over_no_image(run: Path, images: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    before = (images / "0.png").read_bytes()
+    assert main(["predict", "--ckpt_path=best.ckpt", str(images), f"--output={images / '0.csv'}"]) == 2
     assert "Name another --output" in capsys.readouterr().err
-    assert (pictures / "0.png").read_bytes() == before
+    assert (images / "0.png").read_bytes() == before
 
 
 def test_a_result_that_cannot_be_written_is_printed(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (run / "test.json").mkdir()
     assert main(["test", "--ckpt_path=best.ckpt"]) == 2
     captured = capsys.readouterr()
-    assert "of 2,000 pictures" in captured.out
+    assert "of 2,000 images" in captured.out
     assert "could not be written" in captured.err
 
 
@@ -536,17 +536,17 @@ def test_a_training_whose_report_cannot_be_written_is_kept(
     assert torch.load(folder / "last.ckpt", weights_only=True)["epoch"] == 1
     assert json.loads((folder / "fit.json").read_text())["epochs"] == 2
     assert main(["test", "--ckpt_path=best.ckpt"]) == 2
-    assert json.loads((folder / "test.json").read_text())["pictures"] == 2000
+    assert json.loads((folder / "test.json").read_text())["images"] == 2000
 
 
-def test_corrupted_pictures(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_corrupted_images(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["test", "--ckpt_path=best.ckpt", "--corruptions", "--trainer.limit_test_batches=2"]) == 0
     result = json.loads((run / "test.json").read_text())
     assert set(result["corruptions"]) == set(CORRUPTIONS)
     assert {len(values) for values in result["corruptions"].values()} == {5}
     # one of them against a plain computation
     predictor = Predictor(run / "best.ckpt")
-    images, labels = (tensor.numpy() for tensor in draw_pictures(2000, 1))
+    images, labels = (tensor.numpy() for tensor in draw_images(2000, 1))
     guesses = predictor.probabilities(corrupt(images[:200], "brightness", 5)).argmax(1)
     measured = result["corruptions"]["brightness"][4]
     assert measured == pytest.approx((guesses == labels[:200]).mean(), abs=0.01)
@@ -691,13 +691,13 @@ def test_val_acc_says_how_many_images_were_measured(
 ) -> None:
     words = ["fit", "--data.dataset=synthetic", f"--data.root={data_root}", *FAST, "--data.eval_batch_size=40"]
     assert main([*words, "--trainer.max_epochs=1", "--trainer.logger=false"]) == 0
-    assert "of 40 of the 100 pictures" in capsys.readouterr().out
+    assert "of 40 of the 100 images" in capsys.readouterr().out
 
 
 @pytest.mark.filterwarnings("ignore")  # of Lightning's, which the command line silences
-@pytest.mark.parametrize("verb", ["fit", "validate", "test"])
-def test_a_network_for_another_number_of_classes(verb: str, picture_folder: Path, tmp_path: Path) -> None:
-    data = ImageDataModule("folder", root=str(picture_folder), val_size=6, image_size=32)
+@pytest.mark.parametrize("command", ["fit", "validate", "test"])
+def test_a_network_for_another_number_of_classes(command: str, image_folder: Path, tmp_path: Path) -> None:
+    data = ImageDataModule("folder", root=str(image_folder), val_size=6, image_size=32)
     trainer = Trainer(
         accelerator="cpu",
         logger=False,
@@ -708,4 +708,4 @@ def test_a_network_for_another_number_of_classes(verb: str, picture_folder: Path
         default_root_dir=tmp_path,
     )
     with pytest.raises(UsageError, match=r"10 outputs, but the data have 3 classes.*num_classes=3"):
-        getattr(trainer, verb)(ImageClassifier("cnn"), datamodule=data)
+        getattr(trainer, command)(ImageClassifier("cnn"), datamodule=data)

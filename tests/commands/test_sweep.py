@@ -142,10 +142,10 @@ def test_a_failing_trial_ends_nothing(search: Path, capsys: pytest.CaptureFixtur
     assert "ArithmeticError" in capsys.readouterr().err, "a bug keeps its traceback"
 
 
-def test_the_test_pictures_are_never_read(search: Path, picture_folder: Path) -> None:
-    for picture in (picture_folder / "test").glob("*/*.png"):
-        picture.write_bytes(b"no picture: reading it fails")
-    words = ["--data.dataset=folder", f"--data.root={picture_folder}", "--data.val_size=12", "--data.batch_size=8"]
+def test_the_test_images_are_never_read(search: Path, image_folder: Path) -> None:
+    for image in (image_folder / "test").glob("*/*.png"):
+        image.write_bytes(b"no image: reading it fails")
+    words = ["--data.dataset=folder", f"--data.root={image_folder}", "--data.val_size=12", "--data.batch_size=8"]
     assert main(["sweep", f"--config={search}", "--trials=1", *words]) == 0
     assert main(["test", "--ckpt_path=runs/search/version_0/best.ckpt", "--model.arch=nets:Net"]) == 2
 
@@ -160,7 +160,7 @@ def test_the_test_pictures_are_never_read(search: Path, picture_folder: Path) ->
         ("low: 1e-3", "lo: 1", "must be {low: …, high: …}"),
         ("log: true", "lgo: true", "there is no lgo."),
         ("[0, 2]", "[0, 2.5]", "data.translate is 2.5; it must be a whole number."),
-        ("[0, 2]", "[0, 99]", "smaller than the pictures"),
+        ("[0, 2]", "[0, 99]", "smaller than the images"),
         ("[0, 2]", "[]", "the choices are []"),
         ("{choices: [0, 2]}", "2", "must be {low"),
         ("model.momentum: 0.5", "model.lr: 0.5", "model.lr stands in both"),

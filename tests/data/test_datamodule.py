@@ -23,23 +23,23 @@ def data(data_root: Path) -> ImageDataModule:
 
 
 def test_splits_are_disjoint_stratified_and_the_same_in_every_stage(data: ImageDataModule, data_root: Path) -> None:
-    train, val = data.sets["train"].numbers, data.sets["val"].numbers
+    train, val = data.sets["train"].indices, data.sets["val"].indices
     assert len(train) == 9000
     assert len(val) == 1000
     assert not set(train.tolist()) & set(val.tolist())
     assert data.sets["val"].labels[val].bincount().tolist() == [100] * 10
     other = ImageDataModule("synthetic", str(data_root), val_size=1000, seed=7)
     other.setup("validate")
-    assert torch.equal(other.sets["val"].numbers, val)
+    assert torch.equal(other.sets["val"].indices, val)
     third = ImageDataModule("synthetic", str(data_root), val_size=1000, split_seed=1)
     third.setup("fit")
-    assert not torch.equal(third.sets["val"].numbers, val)
+    assert not torch.equal(third.sets["val"].indices, val)
 
 
-def test_the_test_pictures_are_read_by_test_alone(picture_folder: Path) -> None:
-    (picture_folder / "test" / "red" / "00.png").write_bytes(b"no picture: reading the test pictures fails")
+def test_the_test_images_are_read_by_test_alone(image_folder: Path) -> None:
+    (image_folder / "test" / "red" / "00.png").write_bytes(b"no image: reading the test images fails")
     for stage in ("fit", "validate"):
-        data = ImageDataModule("folder", str(picture_folder), val_size=12)
+        data = ImageDataModule("folder", str(image_folder), val_size=12)
         data.prepare_data()
         data.setup(stage)
         assert set(data.sets) == {"train", "val"}
@@ -54,7 +54,7 @@ def test_an_epoch_is_a_function_of_seed_and_epoch(data: ImageDataModule, data_ro
         return [int(n) for _, _, numbers in loader for n in numbers]
 
     first = order(data, 0)
-    assert sorted(first) == data.sets["train"].numbers.tolist()
+    assert sorted(first) == data.sets["train"].indices.tolist()
     torch.manual_seed(5)
     assert order(data, 0) == first
     assert order(data, 1) != first
@@ -63,11 +63,11 @@ def test_an_epoch_is_a_function_of_seed_and_epoch(data: ImageDataModule, data_ro
     assert order(other, 0) != first
 
 
-def test_evaluation_sees_each_picture_once_and_in_order(data: ImageDataModule) -> None:
+def test_evaluation_sees_each_image_once_and_in_order(data: ImageDataModule) -> None:
     loader = data.val_dataloader()
     assert not isinstance(loader, list)
     batches = [numbers for _, _, numbers in loader]
-    assert torch.equal(torch.cat(batches), data.sets["val"].numbers)
+    assert torch.equal(torch.cat(batches), data.sets["val"].indices)
 
 
 def test_batches(data: ImageDataModule) -> None:
@@ -81,7 +81,7 @@ def test_batches(data: ImageDataModule) -> None:
     assert torch.equal(same_labels, labels)
 
 
-def test_a_last_batch_of_one_picture_is_left_out(data_root: Path) -> None:
+def test_a_last_batch_of_one_image_is_left_out(data_root: Path) -> None:
     for size, trained in ((50, 200), (67, 201), (200, 200), (201, 201), (1, 201)):
         data = ImageDataModule("synthetic", str(data_root), train_size=201, val_size=0, batch_size=size)
         data.setup("fit")
@@ -115,7 +115,7 @@ def test_processes_share_an_epoch_and_augment_as_one_does(
 
     alone, first, second = epoch(0, 1), epoch(0, 2), epoch(1, 2)
     assert not first.keys() & second.keys()
-    assert first.keys() | second.keys() == alone.keys() == set(data.sets["train"].numbers.tolist())
+    assert first.keys() | second.keys() == alone.keys() == set(data.sets["train"].indices.tolist())
     for number, image in {**first, **second}.items():  # normalised in batches of other lengths: close, not equal
         torch.testing.assert_close(image, alone[number])
 
@@ -128,9 +128,9 @@ def test_the_device_cache_keeps_the_splits_memory_shared(data_root: Path) -> Non
     assert len(next(iter(module.train_dataloader()))[0]) == 128
 
 
-def test_normalisation_is_measured_on_the_training_pictures(data: ImageDataModule) -> None:
+def test_normalisation_is_measured_on_the_training_images(data: ImageDataModule) -> None:
     state = data.state_dict()
-    pixels = data.sets["train"].images[data.sets["train"].numbers].double() / 255
+    pixels = data.sets["train"].images[data.sets["train"].indices].double() / 255
     assert state["mean"] == pytest.approx(pixels.mean((0, 1, 2)).tolist())
     assert state["std"] == pytest.approx(pixels.std((0, 1, 2)).tolist(), rel=1e-4)
 
@@ -140,7 +140,7 @@ def test_cifar_has_the_published_normalisation(archive: Archive, tmp_path: Path)
     data.prepare_data()
     data.setup("fit")
     assert data.state_dict()["std"] == [0.2470, 0.2435, 0.2616]
-    assert data.sets["val"].labels[data.sets["val"].numbers].bincount().tolist() == [1] * 10
+    assert data.sets["val"].labels[data.sets["val"].indices].bincount().tolist() == [1] * 10
 
 
 def test_the_checkpoint_s_normalisation_wins(data: ImageDataModule, data_root: Path) -> None:
@@ -155,14 +155,14 @@ def test_other_classes_are_refused(data: ImageDataModule) -> None:
         data.load_state_dict({"classes": ["cat", "dog"], "mean": [0.5], "std": [0.5]})
 
 
-def test_validation_can_be_off_or_come_with_the_data(picture_folder: Path) -> None:
-    off = ImageDataModule("folder", str(picture_folder), val_size=0)
+def test_validation_can_be_off_or_come_with_the_data(image_folder: Path) -> None:
+    off = ImageDataModule("folder", str(image_folder), val_size=0)
     off.prepare_data()
     off.setup("fit")
     assert off.val_dataloader() == []
     assert len(off.sets["train"]) == 60
-    (picture_folder / "val").symlink_to(picture_folder / "test")
-    own = ImageDataModule("folder", str(picture_folder))
+    (image_folder / "val").symlink_to(image_folder / "test")
+    own = ImageDataModule("folder", str(image_folder))
     own.prepare_data()
     own.setup("fit")
     assert len(own.sets["val"]) == 15
@@ -181,14 +181,14 @@ def test_resizing_is_the_network_s_not_the_set_s(archive: Archive, tmp_path: Pat
         ImageDataModule("cifar10", image_size=48)
 
 
-def test_some_of_the_training_pictures(data_root: Path) -> None:
+def test_some_of_the_training_images(data_root: Path) -> None:
     data = ImageDataModule("synthetic", str(data_root), val_size=1000, train_size=200)
     for stage in ("fit", "validate"):
         data.setup(stage)
     train, val = data.sets["train"], data.sets["val"]
-    assert train.labels[train.numbers].bincount().tolist() == [20] * 10
+    assert train.labels[train.indices].bincount().tolist() == [20] * 10
     assert len(val) == 1000
-    assert not set(train.numbers.tolist()) & set(val.numbers.tolist())
+    assert not set(train.indices.tolist()) & set(val.indices.tolist())
     with pytest.raises(UsageError, match="9,001, but there are 9,000"):
         ImageDataModule("synthetic", str(data_root), val_size=1000, train_size=9001).setup("fit")
 
@@ -216,18 +216,18 @@ def test_values_out_of_range(options: dict[str, object]) -> None:
         ImageDataModule(**options)  # type: ignore[arg-type]
 
 
-def test_too_few_images_to_hold_out(picture_folder: Path) -> None:
+def test_too_few_images_to_hold_out(image_folder: Path) -> None:
     for size in (5000, 58, 60):
-        data = ImageDataModule("folder", str(picture_folder), val_size=size, image_size=8)
+        data = ImageDataModule("folder", str(image_folder), val_size=size, image_size=8)
         with pytest.raises(UsageError, match=rf"{size:,}, but there are 60 .* 3 classes.*--data.val_size 0\.1"):
             data.setup("fit")
     with pytest.raises(UsageError, match="leaves no image of green, red to train on"):
-        ImageDataModule("folder", str(picture_folder), train_size=1, image_size=8).setup("fit")
+        ImageDataModule("folder", str(image_folder), train_size=1, image_size=8).setup("fit")
 
 
-def test_a_fraction_is_held_out_and_of_a_folder_a_tenth_by_default(picture_folder: Path) -> None:
+def test_a_fraction_is_held_out_and_of_a_folder_a_tenth_by_default(image_folder: Path) -> None:
     for options, count in (({}, 6), ({"val_size": 0.25}, 15), ({"val_size": 0.001}, 1), ({"val_size": 7}, 7)):
-        data = ImageDataModule("folder", str(picture_folder), image_size=8, **options)
+        data = ImageDataModule("folder", str(image_folder), image_size=8, **options)
         data.setup("fit")
         assert len(data.sets["val"]) == count
         assert len(data.sets["train"]) == 60 - count
@@ -235,44 +235,44 @@ def test_a_fraction_is_held_out_and_of_a_folder_a_tenth_by_default(picture_folde
     assert ImageDataModule("cifar10").hparams["val_size"] == ImageDataModule("synthetic").hparams["val_size"] == 5000
 
 
-def test_at_least_one_image_of_each_class_is_trained_on(picture_folder: Path) -> None:
+def test_at_least_one_image_of_each_class_is_trained_on(image_folder: Path) -> None:
     for name, count in (("blue", 4), ("green", 1), ("red", 5)):
-        for path in sorted((picture_folder / "train" / name).iterdir())[count:]:
+        for path in sorted((image_folder / "train" / name).iterdir())[count:]:
             path.unlink()
     for size in range(1, 8):
-        data = ImageDataModule("folder", str(picture_folder), val_size=size, image_size=8)
+        data = ImageDataModule("folder", str(image_folder), val_size=size, image_size=8)
         data.setup("fit")
         train, val = data.sets["train"], data.sets["val"]
-        assert train.labels[train.numbers].bincount(minlength=3).min() >= 1
+        assert train.labels[train.indices].bincount(minlength=3).min() >= 1
         assert len(val) == size
-        assert sorted([*train.numbers.tolist(), *val.numbers.tolist()]) == list(range(10))
+        assert sorted([*train.indices.tolist(), *val.indices.tolist()]) == list(range(10))
 
 
 def flat_data(root: Path, **options: object) -> ImageDataModule:
     return ImageDataModule("folder", str(root / "train"), image_size=8, **options)  # type: ignore[arg-type]
 
 
-def test_test_images_are_held_out_of_plain_class_folders(picture_folder: Path) -> None:
+def test_test_images_are_held_out_of_plain_class_folders(image_folder: Path) -> None:
     splits = {}
     for stage in ("fit", "validate", "test"):
-        data = flat_data(picture_folder, test_size=0.2, val_size=0.25)
+        data = flat_data(image_folder, test_size=0.2, val_size=0.25)
         data.prepare_data()
         data.setup(stage)
-        splits[stage] = {split: held.numbers.tolist() for split, held in data.sets.items()}
+        splits[stage] = {split: held.indices.tolist() for split, held in data.sets.items()}
     assert splits["fit"] == splits["validate"]
     assert splits["fit"]["test"] == splits["test"]["test"]
     assert [len(splits["fit"][split]) for split in ("train", "val", "test")] == [36, 12, 12]
     assert sorted(number for numbers in splits["fit"].values() for number in numbers) == list(range(60))
-    assert data.sets["test"].labels[data.sets["test"].numbers].bincount().tolist() == [4, 4, 4]
+    assert data.sets["test"].labels[data.sets["test"].indices].bincount().tolist() == [4, 4, 4]
     data.setup("fit")  # in Python one module serves all stages
-    assert data.sets["train"].numbers.tolist() == splits["fit"]["train"]
-    other = flat_data(picture_folder, test_size=0.2, split_seed=1)
+    assert data.sets["train"].indices.tolist() == splits["fit"]["train"]
+    other = flat_data(image_folder, test_size=0.2, split_seed=1)
     other.setup("test")
     assert other.sets["test"].digest != data.sets["test"].digest
     with pytest.raises(UsageError, match=r"--data\.test_size 0\.2"):
-        flat_data(picture_folder).prepare_data()
+        flat_data(image_folder).prepare_data()
     with pytest.raises(UsageError, match="test images of its own"):
-        ImageDataModule("folder", str(picture_folder), test_size=0.2).prepare_data()
+        ImageDataModule("folder", str(image_folder), test_size=0.2).prepare_data()
 
 
 def loaded(data: ImageDataModule, stage: TrainerFn, state: dict[str, object]) -> None:
@@ -283,50 +283,50 @@ def loaded(data: ImageDataModule, stage: TrainerFn, state: dict[str, object]) ->
     data.load_state_dict(state)
 
 
-def test_images_that_were_trained_on_are_never_validated_or_tested_on(picture_folder: Path) -> None:
+def test_images_that_were_trained_on_are_never_validated_or_tested_on(image_folder: Path) -> None:
     state = {}
     for size in (0, 0.2):
-        data = flat_data(picture_folder, test_size=0.2) if size else data_of(picture_folder)
+        data = flat_data(image_folder, test_size=0.2) if size else data_of(image_folder)
         data.setup("fit")
         state[size] = data.state_dict()
     old = {name: value for name, value in state[0].items() if name != "digests"}
     for stage in TrainerFn.FITTING, TrainerFn.VALIDATING, TrainerFn.TESTING:
         for known in (state[0], old):
-            loaded(data_of(picture_folder), stage, known)
-        loaded(flat_data(picture_folder, test_size=0.2), stage, state[0.2])
+            loaded(data_of(image_folder), stage, known)
+        loaded(flat_data(image_folder, test_size=0.2), stage, state[0.2])
     for known in (state[0], old):  # which has seen them all
         with pytest.raises(UsageError, match="was trained on would be among them"):
-            loaded(flat_data(picture_folder, test_size=0.2), TrainerFn.TESTING, known)
+            loaded(flat_data(image_folder, test_size=0.2), TrainerFn.TESTING, known)
     with pytest.raises(UsageError, match="was trained on would be among them"):
-        loaded(data_of(picture_folder, split_seed=1), TrainerFn.VALIDATING, state[0])
-    red = picture_folder / "train" / "red"
+        loaded(data_of(image_folder, split_seed=1), TrainerFn.VALIDATING, state[0])
+    red = image_folder / "train" / "red"
     shutil.copy(red / "19.png", red / "05 again.png")
     with pytest.raises(UsageError, match="leave out --ckpt_path to begin a new run"):
-        loaded(data_of(picture_folder), TrainerFn.FITTING, state[0])
+        loaded(data_of(image_folder), TrainerFn.FITTING, state[0])
     with pytest.raises(UsageError, match="was trained on would be among them"):
-        loaded(data_of(picture_folder), TrainerFn.VALIDATING, state[0])
+        loaded(data_of(image_folder), TrainerFn.VALIDATING, state[0])
     with pytest.raises(UsageError, match="was trained on would be among them"):
-        loaded(flat_data(picture_folder, test_size=0.2), TrainerFn.TESTING, state[0.2])
-    loaded(data_of(picture_folder), TrainerFn.TESTING, state[0])  # its test images are apart
-    (picture_folder / "val").symlink_to(picture_folder / "test")  # and so can its validation images be
-    own = data_of(picture_folder)
+        loaded(flat_data(image_folder, test_size=0.2), TrainerFn.TESTING, state[0.2])
+    loaded(data_of(image_folder), TrainerFn.TESTING, state[0])  # its test images are apart
+    (image_folder / "val").symlink_to(image_folder / "test")  # and so can its validation images be
+    own = data_of(image_folder)
     own.setup("fit")
     (red / "05 again.png").unlink()
-    loaded(data_of(picture_folder), TrainerFn.VALIDATING, own.state_dict())
+    loaded(data_of(image_folder), TrainerFn.VALIDATING, own.state_dict())
     with pytest.raises(UsageError, match="leave out --ckpt_path to begin a new run"):
-        loaded(data_of(picture_folder), TrainerFn.FITTING, own.state_dict())
+        loaded(data_of(image_folder), TrainerFn.FITTING, own.state_dict())
 
 
-def nest(picture_folder: Path) -> None:
+def nest(image_folder: Path) -> None:
     """Gives each class as many images again, in a folder where earlier releases did not look."""
-    for folder in (picture_folder / "train").iterdir():
+    for folder in (image_folder / "train").iterdir():
         shutil.copytree(folder, folder / "more")
 
 
 def test_an_earlier_release_s_checkpoint_is_compared_by_its_record_or_cannot_be_verified(
-    picture_folder: Path, here: Path, capsys: pytest.CaptureFixture[str]
+    image_folder: Path, here: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    words = ["--data.dataset=folder", f"--data.root={picture_folder}", "--data.val_size=6", "--trainer.max_epochs=1"]
+    words = ["--data.dataset=folder", f"--data.root={image_folder}", "--data.val_size=6", "--trainer.max_epochs=1"]
     assert main(["fit", *words, "--trainer.logger=false"]) == 0
     run = here / "runs" / "cnn" / "version_0"
     checkpoint = torch.load(run / "last.ckpt", weights_only=True)
@@ -336,7 +336,7 @@ def test_an_earlier_release_s_checkpoint_is_compared_by_its_record_or_cannot_be_
     capsys.readouterr()
     assert main(["validate", f"--ckpt_path={run / 'last.ckpt'}"]) == 0
     assert "note:" not in capsys.readouterr().out
-    nest(picture_folder)
+    nest(image_folder)
     assert main(["validate", f"--ckpt_path={run / 'last.ckpt'}"]) == 2
     assert "it was trained on would be among them" in capsys.readouterr().err
     assert main(resumed) == 2
@@ -348,16 +348,16 @@ def test_an_earlier_release_s_checkpoint_is_compared_by_its_record_or_cannot_be_
 
 @pytest.mark.parametrize("stage", [TrainerFn.FITTING, TrainerFn.VALIDATING])
 def test_an_earlier_release_s_checkpoint_is_compared_as_far_as_sizes_are_known(
-    picture_folder: Path, data_root: Path, stage: TrainerFn, capsys: pytest.CaptureFixture[str]
+    image_folder: Path, data_root: Path, stage: TrainerFn, capsys: pytest.CaptureFixture[str]
 ) -> None:
     state = {"classes": ["blue", "green", "red"], "mean": [0.5] * 3, "std": [0.5] * 3}
     for sizes, noted in (({}, True), ({"train": 54, "val": 6}, False), ({"val": 6}, False)):
-        data = data_of(picture_folder)
+        data = data_of(image_folder)
         data.sizes_before = sizes
         loaded(data, stage, state)
         assert ("can't be verified" in capsys.readouterr().out) == noted
     for sizes in ({"train": 27, "val": 6}, {"train": 54, "val": 3}, {"val": 0}):
-        data = data_of(picture_folder)
+        data = data_of(image_folder)
         data.sizes_before = sizes
         with pytest.raises(UsageError, match=r"was\s?trained on"):
             loaded(data, stage, state)

@@ -110,13 +110,13 @@ CODE = ["arch", "arch_options", "arch_options as text", "the weights"]
 
 
 @pytest.mark.parametrize("form", CODE)
-def test_code_is_refused_by_every_verb(form: str, hostile: Any, capsys: pytest.CaptureFixture[str]) -> None:
+def test_code_is_refused_by_every_command(form: str, hostile: Any, capsys: pytest.CaptureFixture[str]) -> None:
     path = hostile(form)
-    for verb in ("fit", "validate", "test", "predict x.png", "export", "serve", "bench"):
-        option = "--model" if verb == "serve" else "--ckpt_path"
-        assert main([*verb.split(), f"{option}={path}"]) == 2, verb
+    for command in ("fit", "validate", "test", "predict x.png", "export", "serve", "bench"):
+        option = "--model" if command == "serve" else "--ckpt_path"
+        assert main([*command.split(), f"{option}={path}"]) == 2, command
         assert capsys.readouterr().err.startswith("cifar-lightning: ")
-        assert nothing_ran(), verb
+        assert nothing_ran(), command
 
 
 OWN = """
@@ -143,22 +143,22 @@ def own(here: Path, trained: Path, monkeypatch: pytest.MonkeyPatch) -> str:
 def test_the_code_of_a_network_runs_for_who_allows_it(own: str, capsys: pytest.CaptureFixture[str]) -> None:
     Path("own.yaml").write_text("model: {arch: own_code:Net}")
     Path("other.yaml").write_text("model: {lr: 0.1}")
-    picture = str(ROOT / "docs" / "pictures" / "cat.jpg")
+    image = str(ROOT / "docs" / "images" / "cat.jpg")
     for words in ([], ["--config=other.yaml"], ["--model.arch=cnn"], ["--model.arch=own_code:Other"]):
-        assert main(["predict", picture, f"--ckpt_path={own}", *words]) == 2
+        assert main(["predict", image, f"--ckpt_path={own}", *words]) == 2
         error = capsys.readouterr().err
         assert "is own_code:Net: loading it would import the module own_code and run its code" in error
         assert "--model.arch own_code:Net" in error
         assert "--allow_custom_arch" in error
         assert not Path("executed").exists()
     for words in (["--model.arch", "own_code:Net"], ["--config=own.yaml"], ["--allow_custom_arch"]):
-        assert main(["predict", picture, f"--ckpt_path={own}", *words]) == 0
+        assert main(["predict", image, f"--ckpt_path={own}", *words]) == 0
         Path("executed").unlink()
     assert main(["export", f"--ckpt_path={own}", "--format=pt2", "--allow_custom_arch"]) == 0
     for allowed in ({"arch": "own_code:Net"}, {"allow_custom_arch": True}):
         assert Predictor(own, **allowed).card.arch == "own_code:Net"
     Path("allow.yaml").write_text("allow_custom_arch: true")
-    assert main(["predict", picture, f"--ckpt_path={own}", "--config=allow.yaml"]) == 2
+    assert main(["predict", image, f"--ckpt_path={own}", "--config=allow.yaml"]) == 2
     assert "name it on the command line: --allow_custom_arch" in capsys.readouterr().err
 
 
@@ -171,8 +171,8 @@ def test_what_was_allowed_is_no_setting_of_the_run(here: Path, data_root: Path) 
     assert "allow" not in last.with_name("config.yaml").read_text()
 
 
-@pytest.mark.parametrize("verb", ["fit", "test", "export"])
-def test_other_kinds_of_files(verb: str, here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.parametrize("command", ["fit", "test", "export"])
+def test_other_kinds_of_files(command: str, here: Path, capsys: pytest.CaptureFixture[str]) -> None:
     def torchscript(file: str) -> None:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # it is deprecated
@@ -186,7 +186,7 @@ def test_other_kinds_of_files(verb: str, here: Path, capsys: pytest.CaptureFixtu
     ]
     for write in kinds:
         write("other.ckpt")
-        assert main([verb, "--ckpt_path=other.ckpt"]) == 2
+        assert main([command, "--ckpt_path=other.ckpt"]) == 2
         assert "other.ckpt" in capsys.readouterr().err
         assert nothing_ran()
 
@@ -204,9 +204,9 @@ def test_a_pt2_file_is_a_program(exported: Path, here: Path, capsys: pytest.Capt
         for name in source.namelist():
             hostile = name.endswith("sample_inputs/model.pt")
             copy.writestr(name, pickle.dumps(Reduced()) if hostile else source.read(name))
-    picture = str(ROOT / "docs" / "pictures" / "cat.jpg")
-    for verb in (["predict", picture, "--ckpt_path=hostile.pt2"], ["serve", "--model=hostile.pt2"]):
-        assert main(verb) == 2
+    image = str(ROOT / "docs" / "images" / "cat.jpg")
+    for command in (["predict", image, "--ckpt_path=hostile.pt2"], ["serve", "--model=hostile.pt2"]):
+        assert main(command) == 2
         assert "hostile.pt2 is a program" in capsys.readouterr().err
     with pytest.raises(UsageError, match="allow_custom_arch=True"):
         Predictor("hostile.pt2")

@@ -145,8 +145,8 @@ def folder(root: Path, size: int = 32) -> Source:
     return open_source("folder", str(root), None, size)
 
 
-def test_folder(picture_folder: Path) -> None:
-    source = folder(picture_folder)
+def test_folder(image_folder: Path) -> None:
+    source = folder(image_folder)
     assert source.num_classes() == 3
     assert [source.has(split) for split in ("train", "val", "test")] == [True, False, True]
     source.prepare(["train", "test"])
@@ -159,10 +159,10 @@ def test_folder(picture_folder: Path) -> None:
 
 
 def test_the_cache_is_used_and_made_anew_when_a_file_changes(
-    picture_folder: Path, capsys: pytest.CaptureFixture[str]
+    image_folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     def load() -> tuple[ImageSet, bool]:
-        held = folder(picture_folder).load("train")
+        held = folder(image_folder).load("train")
         return held, "Decoding" in capsys.readouterr().out
 
     first, decoded = load()
@@ -170,27 +170,27 @@ def test_the_cache_is_used_and_made_anew_when_a_file_changes(
     again, decoded = load()
     assert not decoded
     assert torch.equal(first.images, again.images)
-    changed = picture_folder / "train" / "red" / "00.png"
+    changed = image_folder / "train" / "red" / "00.png"
     Image.new("RGB", (32, 32), "white").save(changed)
     os.utime(changed, ns=(1, 1))
     other, decoded = load()
     assert decoded
     assert other.images[40].min() == 255
-    cache = picture_folder.with_name("pictures.cache") / "train-32.pt"
+    cache = image_folder.with_name("images.cache") / "train-32.pt"
     cache.write_bytes(cache.read_bytes()[:100])
     held, decoded = load()
     assert decoded
     assert torch.equal(held.images, other.images)
 
 
-def test_what_a_killed_caching_left_is_removed_but_not_what_is_being_written(picture_folder: Path) -> None:
-    folder(picture_folder, 8).load("train")
-    place = picture_folder.with_name("pictures.cache")
+def test_what_a_killed_caching_left_is_removed_but_not_what_is_being_written(image_folder: Path) -> None:
+    folder(image_folder, 8).load("train")
+    place = image_folder.with_name("images.cache")
     left, written = (place / f".train-8.pt.{number}.unfinished" for number in (1, 2))
     left.touch()
     written.touch()
     os.utime(left, (1, 1))
-    folder(picture_folder, 8).load("train")
+    folder(image_folder, 8).load("train")
     assert {path.name for path in place.iterdir()} == {"train-8.pt", written.name}
 
 
@@ -203,24 +203,24 @@ def swap(first: Path, second: Path) -> None:
         os.utime(path, ns=(time, time))
 
 
-def test_files_of_equal_size_that_are_swapped_between_classes(picture_folder: Path) -> None:
-    red, blue = (picture_folder / "train" / name / "00.bmp" for name in ("red", "blue"))
+def test_files_of_equal_size_that_are_swapped_between_classes(image_folder: Path) -> None:
+    red, blue = (image_folder / "train" / name / "00.bmp" for name in ("red", "blue"))
     Image.new("RGB", (32, 32), "red").save(red)
     Image.new("RGB", (32, 32), "blue").save(blue)
-    before = folder(picture_folder).load("train")
+    before = folder(image_folder).load("train")
     swap(red, blue)
-    after = folder(picture_folder).load("train")
+    after = folder(image_folder).load("train")
     assert before.images[0, 0, 0].tolist() == [0, 0, 255]
     assert after.images[0, 0, 0].tolist() == [255, 0, 0]
     assert after.digest != before.digest
 
 
-def test_a_digest_is_of_contents_and_labels(picture_folder: Path, tmp_path: Path) -> None:
+def test_a_digest_is_of_contents_and_labels(image_folder: Path, tmp_path: Path) -> None:
     def digest(root: Path, size: int = 8) -> str:
         return folder(root, size).load("train").digest
 
-    before = digest(picture_folder)
-    copy = Path(shutil.copytree(picture_folder, tmp_path / "copy"))
+    before = digest(image_folder)
+    copy = Path(shutil.copytree(image_folder, tmp_path / "copy"))
     (copy / "train" / "red" / "19.png").rename(copy / "train" / "red" / "last.PNG")
     (copy / "train" / "red" / "00.png").touch()
     assert digest(copy, size=16) == before, "neither the place nor names, times and the size it is decoded to matter"
@@ -234,19 +234,19 @@ def test_a_digest_is_of_contents_and_labels(picture_folder: Path, tmp_path: Path
 
 
 def test_nested_and_linked_folders_belong_to_their_class(
-    picture_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    image_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    red = picture_folder / "train" / "red"
+    red = image_folder / "train" / "red"
     (red / "holiday" / "2024").mkdir(parents=True)
     for name in ("holiday/2024/a.jfif", "holiday/b.jpe"):
         Image.new("RGB", (32, 32), "red").save(red / name, "JPEG")
     (tmp_path / "elsewhere").mkdir()
     Image.new("RGB", (32, 32), "red").save(tmp_path / "elsewhere" / "c.avif")
     (red / "linked").symlink_to(tmp_path / "elsewhere")
-    (red / "up").symlink_to(picture_folder)
+    (red / "up").symlink_to(image_folder)
     (red / "phone.heic").touch()
-    (picture_folder / "train" / "stray.png").touch()
-    held = folder(picture_folder).load("train")
+    (image_folder / "train" / "stray.png").touch()
+    held = folder(image_folder).load("train")
     assert held.labels.bincount().tolist() == [20, 20, 23]
     out = capsys.readouterr().out
     assert "red/phone.heic, red/up" in out
@@ -255,98 +255,98 @@ def test_nested_and_linked_folders_belong_to_their_class(
 
 
 def test_broken_images_are_left_out_where_that_is_wished(
-    picture_folder: Path, capsys: pytest.CaptureFixture[str]
+    image_folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    red = picture_folder / "train" / "red"
+    red = image_folder / "train" / "red"
     (red / "03.png").write_bytes(b"no image")
 
     def load() -> ImageSet:
-        return open_source("folder", str(picture_folder), None, 8, skip_broken=True).load("train")
+        return open_source("folder", str(image_folder), None, 8, skip_broken=True).load("train")
 
     for _ in range(2):  # from the files, then from the cache
         held = load()
         assert held.labels.bincount().tolist() == [20, 20, 19]
-        assert f"1 of the 60 images in {picture_folder / 'train'} can't be read" in (out := capsys.readouterr().out)
+        assert f"1 of the 60 images in {image_folder / 'train'} can't be read" in (out := capsys.readouterr().out)
         assert "03.png: it is not" in out
     with pytest.raises(UsageError, match=r"--data\.skip_broken true"):
-        folder(picture_folder, 8).load("train")
+        folder(image_folder, 8).load("train")
     (red / "03.png").unlink()
-    assert load().digest == folder(picture_folder, 8).load("train").digest == held.digest
+    assert load().digest == folder(image_folder, 8).load("train").digest == held.digest
     for path in red.iterdir():
         path.write_bytes(b"no image")
     with pytest.raises(UsageError, match="hold no images: red"):
         load()
 
 
-def test_one_class_alone_is_refused_by_name(picture_folder: Path) -> None:
+def test_one_class_alone_is_refused_by_name(image_folder: Path) -> None:
     for name in ("blue", "green"):
-        shutil.rmtree(picture_folder / "train" / name)
+        shutil.rmtree(image_folder / "train" / name)
     with pytest.raises(UsageError, match="one class only, red"):
-        folder(picture_folder).num_classes()
+        folder(image_folder).num_classes()
 
 
 @pytest.mark.parametrize(
     "odd", [{"labels": torch.zeros(3)}, {"images": torch.zeros(60, 8)}, {"digest": 1}, {"more": 1}, {"broken": [1]}]
 )
 def test_a_cache_of_odd_contents_is_made_anew(
-    picture_folder: Path, odd: dict[str, Any], capsys: pytest.CaptureFixture[str]
+    image_folder: Path, odd: dict[str, Any], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    before = folder(picture_folder, 8).load("train")
-    cache = picture_folder.with_name("pictures.cache") / "train-8.pt"
+    before = folder(image_folder, 8).load("train")
+    cache = image_folder.with_name("images.cache") / "train-8.pt"
     torch.save({**torch.load(cache), **odd}, cache)
-    after = folder(picture_folder, 8).load("train")
+    after = folder(image_folder, 8).load("train")
     assert torch.equal(after.images, before.images)
     assert after.digest == before.digest
     assert "is broken and is made anew" in capsys.readouterr().out
 
 
 def test_a_folder_that_can_hold_no_cache_works_and_says_so(
-    picture_folder: Path, capsys: pytest.CaptureFixture[str]
+    image_folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    picture_folder.with_name("pictures.cache").touch()  # a file where the cache's folder would be
-    assert len(folder(picture_folder).load("train")) == 60
+    image_folder.with_name("images.cache").touch()  # a file where the cache's folder would be
+    assert len(folder(image_folder).load("train")) == 60
     assert "could not be kept" in capsys.readouterr().out
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="names are of any bytes on Linux only")
-def test_names_that_are_not_utf_8(picture_folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    train = os.fsencode(picture_folder / "train")
+def test_names_that_are_not_utf_8(image_folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    train = os.fsencode(image_folder / "train")
     os.rename(train + b"/red/00.png", train + b"/red/\xff.png")
     Path(os.fsdecode(train + b"/red/\xfe.txt")).touch()
-    assert len(folder(picture_folder).load("train")) == 60
+    assert len(folder(image_folder).load("train")) == 60
     assert r"red/\xfe.txt" in capsys.readouterr().out
     os.rename(train + b"/red", train + b"/r\xe9d")
     with pytest.raises(UsageError, match=r"not UTF-8: r\\xe9d"):
-        folder(picture_folder).num_classes()
+        folder(image_folder).num_classes()
 
 
-def test_unreadable_pictures_are_named_all_at_once(picture_folder: Path) -> None:
+def test_unreadable_images_are_named_all_at_once(image_folder: Path) -> None:
     for i in range(12):
-        (picture_folder / "train" / "red" / f"{i:02d}.png").write_bytes(b"no picture")
+        (image_folder / "train" / "red" / f"{i:02d}.png").write_bytes(b"no image")
     with pytest.raises(UsageError) as error:
-        folder(picture_folder).load("train")
+        folder(image_folder).load("train")
     message = str(error.value)
     assert message.startswith("12 of the 60 images")
     assert message.count("not a PNG") == 10
     assert "(12 in all)" in message
 
 
-def test_other_files_are_left_out_and_named(picture_folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    (picture_folder / "train" / "red" / "notes.txt").touch()
-    (picture_folder / "train" / "red" / ".DS_Store").touch()
-    assert len(folder(picture_folder).load("train")) == 60
+def test_other_files_are_left_out_and_named(image_folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (image_folder / "train" / "red" / "notes.txt").touch()
+    (image_folder / "train" / "red" / ".DS_Store").touch()
+    assert len(folder(image_folder).load("train")) == 60
     out = capsys.readouterr().out
     assert "red/notes.txt" in out
     assert "DS_Store" not in out
 
 
-def test_a_link_in_a_ring_is_no_picture(picture_folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    (picture_folder / "train" / "red" / "ring.png").symlink_to("ring.png")
-    assert len(folder(picture_folder).load("train")) == 60
+def test_a_link_in_a_ring_is_no_image(image_folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (image_folder / "train" / "red" / "ring.png").symlink_to("ring.png")
+    assert len(folder(image_folder).load("train")) == 60
     assert "red/ring.png" in capsys.readouterr().out
 
 
-def test_folders_that_do_not_fit(picture_folder: Path, tmp_path: Path) -> None:
+def test_folders_that_do_not_fit(image_folder: Path, tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="nowhere does not exist"):
         folder(tmp_path / "nowhere").num_classes()
     (tmp_path / "empty").mkdir()
@@ -358,14 +358,14 @@ def test_folders_that_do_not_fit(picture_folder: Path, tmp_path: Path) -> None:
     (tmp_path / "flat" / "train").mkdir(parents=True)
     with pytest.raises(UsageError, match="one for each class"):
         folder(tmp_path / "flat").num_classes()
-    (picture_folder / "test" / "red").rename(picture_folder / "test" / "purple")
+    (image_folder / "test" / "red").rename(image_folder / "test" / "purple")
     with pytest.raises(UsageError, match="purple, red"):
-        folder(picture_folder).prepare(["train"])
-    (picture_folder / "test" / "purple").rename(picture_folder / "test" / "red")
-    (picture_folder / "train" / "yellow").mkdir()
-    (picture_folder / "test" / "yellow").mkdir()
+        folder(image_folder).prepare(["train"])
+    (image_folder / "test" / "purple").rename(image_folder / "test" / "red")
+    (image_folder / "train" / "yellow").mkdir()
+    (image_folder / "test" / "yellow").mkdir()
     with pytest.raises(UsageError, match="hold no images: yellow"):
-        folder(picture_folder).prepare(["train"])
+        folder(image_folder).prepare(["train"])
 
 
 def test_synthetic_is_kept(data_root: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from cifar_lightning.cli import main
-from cifar_lightning.data.sources.drawings import draw_pictures
+from cifar_lightning.data.sources.drawings import draw_images
 from cifar_lightning.errors import UsageError
 from cifar_lightning.inference.explain import grad_cam
 from cifar_lightning.models import create_model, list_models
@@ -71,7 +71,7 @@ def test_every_network_is_explained_and_left_as_it_was(arch: str, size: int) -> 
 
 
 class Where(nn.Sequential):
-    """Says of a picture of one bright square whether there is one; the feature map is the picture's brightness."""
+    """Says of an image of one bright square whether there is one; the feature map is the image's brightness."""
 
     def __init__(self) -> None:
         super().__init__(nn.Conv2d(3, 1, 1, bias=False), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten())
@@ -99,17 +99,17 @@ def test_a_network_of_tokens() -> None:
 
 
 @pytest.fixture
-def pictures(here: Path) -> list[str]:
+def images(here: Path) -> list[str]:
     names = []
-    for number, image in enumerate(draw_pictures(3, 5, 64)[0]):
+    for number, image in enumerate(draw_images(3, 5, 64)[0]):
         Image.fromarray(image.numpy()).save(f"{number}.png")
         names.append(f"{number}.png")
     return names
 
 
-def test_predict_explains(trained: Path, pictures: list[str]) -> None:
-    Path("bad.jpg").write_bytes(b"no picture")
-    words = ["predict", f"--ckpt_path={trained / 'best.ckpt'}", "bad.jpg", *pictures]
+def test_predict_explains(trained: Path, images: list[str]) -> None:
+    Path("bad.jpg").write_bytes(b"no image")
+    words = ["predict", f"--ckpt_path={trained / 'best.ckpt'}", "bad.jpg", *images]
     assert main([*words, "--output=plain.csv"]) == 3
     assert main([*words, "--output=explained.csv", "--explain"]) == 3
     assert Path("plain.csv").read_text() == Path("explained.csv").read_text()
@@ -118,7 +118,7 @@ def test_predict_explains(trained: Path, pictures: list[str]) -> None:
 
 
 def test_a_network_that_cannot_be_explained_still_predicts(
-    trained: Path, pictures: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    trained: Path, images: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.syspath_prepend(str(Path.cwd()))
     Path("flat_nets.py").write_text(
@@ -129,23 +129,23 @@ def test_a_network_that_cannot_be_explained_still_predicts(
     )
     arch, path = "flat_nets:Flat", Path("own.ckpt")
     replace_network(trained / "best.ckpt", arch, create_model(arch, 10), path)
-    assert main(["predict", f"--ckpt_path={path}", f"--model.arch={arch}", *pictures, "--explain"]) == 2
+    assert main(["predict", f"--ckpt_path={path}", f"--model.arch={arch}", *images, "--explain"]) == 2
     assert "--explain can't be done: Flat" in capsys.readouterr().err
-    assert len(Path("predictions.csv").read_text().splitlines()) == 1 + len(pictures)
+    assert len(Path("predictions.csv").read_text().splitlines()) == 1 + len(images)
 
 
 def test_an_exported_file_cannot_be_explained(
-    exported: Path, pictures: list[str], capsys: pytest.CaptureFixture[str]
+    exported: Path, images: list[str], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert main(["predict", f"--ckpt_path={exported / 'model.onnx'}", *pictures, "--explain"]) == 2
+    assert main(["predict", f"--ckpt_path={exported / 'model.onnx'}", *images, "--explain"]) == 2
     assert "Name the checkpoint" in capsys.readouterr().err
 
 
 def test_without_captum(
-    trained: Path, pictures: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    trained: Path, images: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.delitem(sys.modules, "cifar_lightning.inference.explain")
     monkeypatch.setitem(sys.modules, "captum.attr", None)
-    assert main(["predict", f"--ckpt_path={trained / 'best.ckpt'}", *pictures, "--explain"]) == 2
+    assert main(["predict", f"--ckpt_path={trained / 'best.ckpt'}", *images, "--explain"]) == 2
     assert "pip install 'cifar-lightning[explain]'" in capsys.readouterr().err
     assert not Path("predictions.csv").exists()

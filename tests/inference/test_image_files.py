@@ -23,7 +23,7 @@ def test_what_is_left_out_of_a_folder_is_named(here: Path, capsys: pytest.Captur
     names, output = ["images"], Path("predictions.csv")
     assert classify_files(names, classify, ["a", "b"], 8, None, output, "title") == 0
     with output.open(newline="") as file:
-        assert [Path(row["picture"]).name for row in csv.DictReader(file)] == ["cat.jfif", "bird.avif", "dog.jpe"]
+        assert [Path(row["image"]).name for row in csv.DictReader(file)] == ["cat.jfif", "bird.avif", "dog.jpe"]
     assert "Left out" not in capsys.readouterr().out
     (here / "images" / "phone.HEIC").touch()
     (here / "images" / "scan.tiff").touch()

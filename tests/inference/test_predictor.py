@@ -1,4 +1,4 @@
-"""Predictor: a checkpoint or an exported file, and pictures in any form, make class probabilities."""
+"""Predictor: a checkpoint or an exported file, and images in any form, make class probabilities."""
 
 import io
 import json
@@ -20,10 +20,10 @@ from PIL import Image
 
 from cifar_lightning import Predictor
 from cifar_lightning.cli import main
-from cifar_lightning.data.sources.drawings import CLASSES, draw_pictures
+from cifar_lightning.data.sources.drawings import CLASSES, draw_images
 from cifar_lightning.errors import UsageError
 from cifar_lightning.inference.predictor import Prediction, rank
-from cifar_lightning.transforms.decode import PictureError, decode_picture
+from cifar_lightning.transforms.decode import ImageError, decode_image
 from tests.conftest import WITHOUT_TORCH
 
 ONLY = (
@@ -44,7 +44,7 @@ def predictor(trained: Path) -> Predictor:
 
 
 def pixels(count: int = 5, size: int = 48) -> NDArray[np.uint8]:
-    return draw_pictures(count, 7, size)[0].numpy()
+    return draw_images(count, 7, size)[0].numpy()
 
 
 def shares(predictions: list[Prediction]) -> NDArray[np.float32]:
@@ -63,7 +63,7 @@ def encoded(image: np.ndarray[Any, Any]) -> bytes:
     return file.getvalue()
 
 
-def test_all_forms_of_a_picture_are_the_same_picture(predictor: Predictor, here: Path) -> None:
+def test_all_forms_of_an_image_are_the_same_image(predictor: Predictor, here: Path) -> None:
     images = pixels()
     (here / "0.png").write_bytes(encoded(images[0]))
     tensor = torch.from_numpy(images[0]).permute(2, 0, 1)
@@ -84,7 +84,7 @@ def test_probabilities_against_a_plain_loop(predictor: Predictor, trained: Path)
     checkpoint = torch.load(trained / "best.ckpt", weights_only=True)
     model = ImageClassifier(**checkpoint["hyper_parameters"]).eval()
     model.load_state_dict(checkpoint["state_dict"])
-    images = np.stack([decode_picture(Image.fromarray(image), 32) for image in pixels()])
+    images = np.stack([decode_image(Image.fromarray(image), 32) for image in pixels()])
     mean, std = (torch.tensor(checkpoint["ImageDataModule"][name]) for name in ("mean", "std"))
     with torch.no_grad():
         expected = model(((torch.from_numpy(images) / 255 - mean) / std).permute(0, 3, 1, 2)).softmax(1).numpy()
@@ -118,7 +118,7 @@ def test_top_k(predictor: Predictor) -> None:
 
 
 @pytest.mark.parametrize(
-    "picture",
+    "image",
     [
         np.zeros((32, 32, 3), np.float32),
         np.zeros((32, 32), np.uint8),
@@ -131,15 +131,15 @@ def test_top_k(predictor: Predictor) -> None:
     ],
     ids=["float", "grey", "alpha", "empty", "tensor of another layout", "float tensor", "flat tensor", "number"],
 )
-def test_what_is_no_picture(predictor: Predictor, picture: Any) -> None:
-    with pytest.raises(UsageError, match="is no picture"):
-        predictor([pixels()[0], picture])
+def test_what_is_no_image(predictor: Predictor, image: Any) -> None:
+    with pytest.raises(UsageError, match="is no image"):
+        predictor([pixels()[0], image])
 
 
-def test_a_picture_that_cannot_be_read_is_named(predictor: Predictor, here: Path) -> None:
-    with pytest.raises(PictureError, match=r"picture 1: it is not a PNG"):
-        predictor([pixels()[0], b"no picture"])
-    with pytest.raises(PictureError, match=r"picture 0 \(gone.png\): there is no such file"):
+def test_an_image_that_cannot_be_read_is_named(predictor: Predictor, here: Path) -> None:
+    with pytest.raises(ImageError, match=r"image 1: it is not a PNG"):
+        predictor([pixels()[0], b"no image"])
+    with pytest.raises(ImageError, match=r"image 0 \(gone.png\): there is no such file"):
         predictor("gone.png")
 
 
@@ -159,7 +159,7 @@ def test_threads_may_share_one(predictor: Predictor) -> None:
     assert warnings.filters == filters
 
 
-def test_a_picture_that_may_not_be_written_to(predictor: Predictor) -> None:
+def test_an_image_that_may_not_be_written_to(predictor: Predictor) -> None:
     images = pixels(2, 32)
     images.flags.writeable = False
     assert predictor.probabilities(images[:, ::-1]).shape == (2, 10)
@@ -275,9 +275,11 @@ def test_onnx_needs_onnxruntime_numpy_and_pillow_alone(exported: Path, predictor
 
 
 def test_what_is_not_installed_is_named(exported: Path, trained: Path) -> None:
-    verbs = ["fit", "validate", "test", "bench", "sweep", "leaderboard", "models", "predict x.png", "export", "serve"]
+    commands = ["fit", "validate", "test", "bench", "sweep", "leaderboard", "models"]
+    commands += ["predict x.png", "export", "serve"]
     options = {"serve": "--model", **dict.fromkeys(["validate", "test", "predict", "export"], "--ckpt_path")}
-    lines = [[*v.split(), *(f"{options[k]}={trained / 'best.ckpt'}" for k in v.split() if k in options)] for v in verbs]
+    checkpoint = trained / "best.ckpt"
+    lines = [[*c.split(), *(f"{options[k]}={checkpoint}" for k in c.split() if k in options)] for c in commands]
     lines.append(["predict", "x.png", f"--ckpt_path={exported / 'model.onnx'}"])
     script = f"{WITHOUT_TORCH}from cifar_lightning.cli import main\nprint([main(words) for words in {lines}])"
     words = [sys.executable, "-c", script]
@@ -298,12 +300,12 @@ def test_the_verb_says_what_predictor_says(
     (here / "own").mkdir()
     for number, image in enumerate(pixels()):
         (here / "own" / f"{number}.png").write_bytes(encoded(image))
-    (here / "own" / "broken.png").write_bytes(b"no picture")
+    (here / "own" / "broken.png").write_bytes(b"no image")
     for path, output in [(exported / name, "exported.json"), (trained / "best.ckpt", "checkpoint.json")]:
         words = [f"--ckpt_path={path}", "own", "--output", output, "--top_k=10", "--allow_custom_arch"]
         assert main(["predict", *words]) == 3
         assert Path(output).with_suffix(".png").exists()
-    assert "no prediction for 1 of the 6 pictures" in capsys.readouterr().out
+    assert "no prediction for 1 of the 6 images" in capsys.readouterr().out
     rows, expected = (json.loads(Path(n).read_text()) for n in ("exported.json", "checkpoint.json"))
     predictor = Predictor(exported / name, device="cpu", allow_custom_arch=True)
     predictions = predictor([f"own/{n}.png" for n in range(5)], top_k=10)
@@ -318,7 +320,7 @@ def test_the_verb_says_what_predictor_says(
     ("words", "message"),
     [
         (["x.png", "--trainer.accelerator=gpu"], "unrecognized arguments: --trainer.accelerator=gpu. With an exported"),
-        ([], "pictures"),
+        ([], "images"),
         (["x.png", "--top_k=11"], "from 1 to 10"),
         (["x.png", "--device=nonsense"], "the device nonsense"),
     ],

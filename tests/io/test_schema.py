@@ -46,7 +46,7 @@ MODEL: dict[str, tuple[Any, ...]] = {
     "callbacks": (None, [], 7),
     "trainer_settings": (None, [], 7, "x"),
     "trainer_settings/callbacks": (7, [7]),
-    "partial_epoch": ([], {"x": "y"}, {"loss": 1.0}, {"loss": 1.0, "pictures": 10**12, "right": 1}),
+    "partial_epoch": ([], {"x": "y"}, {"loss": 1.0}, {"loss": 1.0, "images": 10**12, "correct": 1}),
 }  # fmt: skip
 """What each value of a checkpoint may be instead, none of which is right."""
 
@@ -180,11 +180,11 @@ def test_an_exported_file_that_computes_odd_things(
 
 
 @pytest.mark.parametrize(
-    "odd", [[], 7, "[", {}, {"model": []}, {"accuracy": "x"}, {"accuracy": 7}, {"pictures": "x"}, {"of": []}], ids=str
+    "odd", [[], 7, "[", {}, {"model": []}, {"accuracy": "x"}, {"accuracy": 7}, {"images": "x"}, {"of": []}], ids=str
 )
 def test_an_odd_record_is_no_accuracy(odd: Any, trained: Path, here: Path) -> None:
     (here / "best.ckpt").write_bytes((trained / "best.ckpt").read_bytes())
-    right = {"model": {"tta": "none"}, "accuracy": 0.5, "pictures": 7, "of": 7}
+    right = {"model": {"tta": "none"}, "accuracy": 0.5, "images": 7, "of": 7}
     right["checkpoint_sha256"] = load_pipeline(Path("best.ckpt"))[1].checkpoint_sha256
     (here / "test.json").write_text(json.dumps(right))
     assert load_pipeline(Path("best.ckpt"))[1].test_accuracy == 0.5
@@ -205,11 +205,11 @@ def test_an_odd_record_is_no_accuracy(odd: Any, trained: Path, here: Path) -> No
     ids=lambda value: str(value)[:12],
 )  # fmt: skip
 def test_an_odd_cache_is_made_anew(
-    name: str, value: Any, picture_folder: Path, capsys: pytest.CaptureFixture[str]
+    name: str, value: Any, image_folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    source = open_source("folder", str(picture_folder), None, 8)
+    source = open_source("folder", str(image_folder), None, 8)
     expected = source.load("train")
-    (cache,) = picture_folder.with_name(f"{picture_folder.name}.cache").glob("train-8*.pt")
+    (cache,) = image_folder.with_name(f"{image_folder.name}.cache").glob("train-8*.pt")
     held = torch.load(cache, weights_only=True) | {name: value}
     torch.save({key: kept for key, kept in held.items() if kept is not GONE}, cache)
     again = source.load("train")

@@ -36,15 +36,15 @@ def become(monkeypatch: pytest.MonkeyPatch) -> Iterator[Become]:
 
 @pytest.mark.parametrize("encoding", ["gbk", "latin-1", "ascii"])
 def test_predictions_where_the_encoding_lacks_characters(
-    encoding: str, trained: Path, picture_folder: Path, here: Path, become: Become
+    encoding: str, trained: Path, image_folder: Path, here: Path, become: Become
 ) -> None:
-    picture = (picture_folder / "test" / "red" / "00.png").rename(here / "и\udc80 –.png")
+    image = (image_folder / "test" / "red" / "00.png").rename(here / "и\udc80 –.png")
     output = become(str(here / "out.txt"), encoding)
-    words = ["predict", f"--ckpt_path={trained / 'best.ckpt'}", str(picture), "--top_k=1"]
+    words = ["predict", f"--ckpt_path={trained / 'best.ckpt'}", str(image), "--top_k=1"]
     assert report_lost_output(output, main(words)) == 0
     assert Path("predictions.csv").read_bytes().count(b"\n") == 2
     shown = Path("out.txt").read_text(encoding=encoding)
-    assert "| picture" in shown, "borders of characters that every encoding has"
+    assert "| image" in shown, "borders of characters that every encoding has"
     assert "\\x80" in shown
 
 
@@ -88,11 +88,11 @@ def test_epoch_lines_without_a_progress_bar(here: Path, data_root: Path, capsys:
 
 @pytest.mark.parametrize("command", ["predict", "leaderboard"])
 def test_a_file_that_can_not_be_written(
-    command: str, trained: Path, picture_folder: Path, here: Path, capsys: pytest.CaptureFixture[str]
+    command: str, trained: Path, image_folder: Path, here: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     Path("full.csv").symlink_to("/dev/full")
-    pictures = picture_folder.name  # a longer path would be cut in the table
-    of = {"predict": [f"--ckpt_path={trained / 'best.ckpt'}", pictures], "leaderboard": [str(trained)]}
+    images = image_folder.name  # a longer path would be cut in the table
+    of = {"predict": [f"--ckpt_path={trained / 'best.ckpt'}", images], "leaderboard": [str(trained)]}
     assert main([command, *of[command], "--output=full.csv"]) == 2
     captured = capsys.readouterr()
     assert captured.err == "cifar-lightning: No space left on device\n"

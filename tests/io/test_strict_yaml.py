@@ -52,10 +52,10 @@ def test_files_are_utf_8(tmp_path: Path) -> None:
     assert load_yaml(read_text(tmp_path / "a.yaml")) == {"ü": "漢"}
 
 
-@pytest.mark.parametrize("verb", ["fit", "sweep"])
-def test_a_config_with_a_key_twice(verb: str, here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.parametrize("command", ["fit", "sweep"])
+def test_a_config_with_a_key_twice(command: str, here: Path, capsys: pytest.CaptureFixture[str]) -> None:
     Path("c.yaml").write_text("model: {lr: 1}\nspace: {}\nmodel: {lr: 2}\nspace: {}\n")
-    assert main([verb, "--config", "c.yaml"]) == 2
+    assert main([command, "--config", "c.yaml"]) == 2
     assert "is given twice, in lines 1 and 3" in capsys.readouterr().err
 
 

@@ -65,15 +65,15 @@ def test_predictions_hold_no_formulas(tmp_path: Path) -> None:
 
 
 def test_class_names_in_tables_and_messages(
-    trained: Path, here: Path, picture_folder: Path, capsys: pytest.CaptureFixture[str]
+    trained: Path, here: Path, image_folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     table = class_table(torch.eye(1, dtype=torch.int64), ["\x1b[2Jcat"], "a \x1b[31m title")
     assert "\x1b" not in str(table.title) + "".join(map(str, table.columns[0].cells))
     checkpoint = torch.load(trained / "best.ckpt", weights_only=True)
     checkpoint["ImageDataModule"]["classes"] = [f"\x1b]0;{number}\x07\nforged" for number in range(10)]
     torch.save(checkpoint, "hostile.ckpt")
-    main(["predict", "--ckpt_path=hostile.ckpt", str(picture_folder), "--top_k=1"])
-    main(["test", "--ckpt_path=hostile.ckpt", "--data.dataset=folder", f"--data.root={picture_folder}"])
+    main(["predict", "--ckpt_path=hostile.ckpt", str(image_folder), "--top_k=1"])
+    main(["test", "--ckpt_path=hostile.ckpt", "--data.dataset=folder", f"--data.root={image_folder}"])
     captured = capsys.readouterr()
     assert "\\x1b]0;" in captured.out
     assert "\\x1b]0;" in captured.err

@@ -53,7 +53,7 @@ def test_networks_with_auxiliary_heads_are_built_without_them(arch: str) -> None
         create_model(arch, 7, {"transform_input": True})
 
 
-def test_whitening_decorrelates_the_patches_of_pictures() -> None:
+def test_whitening_decorrelates_the_patches_of_images() -> None:
     torch.manual_seed(0)
     smooth = torch.nn.functional.avg_pool2d(torch.randn(64, 3, 34, 34), 3, stride=1)  # neighbours are correlated
     layer = Whitening(3, 2)
@@ -105,7 +105,7 @@ def test_wide_resnets_are_the_paper_s(depth: int, widen_factor: int, millions: f
 
 
 @pytest.mark.parametrize("arch", ["resnet9", "resnet18", "wide_resnet"])
-def test_residual_networks_keep_the_pictures_resolution_at_first(arch: str) -> None:
+def test_residual_networks_keep_the_images_resolution_at_first(arch: str) -> None:
     options = {"depth": 10, "widen_factor": 1} if arch == "wide_resnet" else {}
     network = create_model(arch, 10, options)
     sizes = []
@@ -149,7 +149,7 @@ def test_options_that_do_not_fit_are_explained(arch: str, options: dict[str, Any
 
 
 @pytest.mark.parametrize("arch", [*list_models(), "torchvision:squeezenet1_1", "timm:test_resnet"])
-def test_turns_pictures_into_logits(arch: str) -> None:
+def test_turns_images_into_logits(arch: str) -> None:
     logits = create_model(arch, 7).eval()(torch.rand(2, 3, 32, 32))
     assert logits.shape == (2, 7)
 

@@ -16,7 +16,7 @@ from torch import nn
 
 from cifar_lightning import ImageClassifier, Predictor, create_model
 from cifar_lightning.cli import main
-from cifar_lightning.data.sources.drawings import draw_pictures
+from cifar_lightning.data.sources.drawings import draw_images
 from cifar_lightning.errors import UsageError
 from cifar_lightning.models.pretrained import (
     backbone_parameters,
@@ -98,7 +98,7 @@ def test_unknown_weights_are_explained(arch: str, weights: str, message: str) ->
 
 
 def preprocessing(arch: str, weights: str) -> tuple[list[float], list[float], int]:
-    """What the pictures were made of that official weights were trained with."""
+    """What the images were made of that official weights were trained with."""
     official = find_official(arch, weights)
     assert official is not None
     return official.mean, official.std, official.size
@@ -194,7 +194,7 @@ def test_networks_without_a_head_are_refused() -> None:
         find_head(create_model("timm:levit_128s", 10), 10)
 
 
-def test_the_stem_for_small_pictures() -> None:
+def test_the_stem_for_small_images() -> None:
     network = create_model(ARCH, 10).eval()
     pretrained = network.state_dict()
     features = network.get_submodule("features")
@@ -226,7 +226,7 @@ FIT = ["fit", "--data.dataset=synthetic", *FAST, "--trainer.max_epochs=1", f"--m
 
 
 @pytest.mark.usefixtures("official_weights")
-def test_pictures_are_of_the_size_that_the_weights_were_trained_with(
+def test_images_are_of_the_size_that_the_weights_were_trained_with(
     here: Path, data_root: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     few = ["--data.batch_size=2", "--trainer.limit_train_batches=1", "--data.val_size=0"]
@@ -329,7 +329,7 @@ def test_all_of_timm_s_weights_but_the_head_are_loaded(kind: str, tmp_path: Path
         load_weights(network, file, 5, TIMM)
 
 
-def test_a_transformer_of_timm_s_is_fitted_to_small_pictures(tmp_path: Path) -> None:
+def test_a_transformer_of_timm_s_is_fitted_to_small_images(tmp_path: Path) -> None:
     held = timm.create_model("test_vit").state_dict()
     torch.save(held, tmp_path / "own.pth")
     options = {"img_size": 32, "patch_size": 4}
@@ -368,14 +368,14 @@ def test_from_official_weights_to_an_exported_file(
     assert torch.equal(resumed["state_dict"]["net.conv1.0.weight"], held["conv1.0.weight"])
 
     ours, exported = Predictor(last), Predictor(last.with_suffix(".onnx"))
-    pictures = draw_pictures(4, 0, 32)[0].numpy()
-    assert abs(ours.probabilities(pictures) - exported.probabilities(pictures)).max() < 1e-4
+    images = draw_images(4, 0, 32)[0].numpy()
+    assert abs(ours.probabilities(images) - exported.probabilities(images)).max() < 1e-4
     assert (exported.card.image_size, list(exported.card.mean), list(ours.card.mean)) == (32, HALF, HALF)
 
     capsys.readouterr()
     monkeypatch.setitem(sys.modules, "timm", None)
-    for verb in (["test", f"--ckpt_path={last}"], ["fit", *words[1:]]):
-        assert main(verb) == 2
+    for command in (["test", f"--ckpt_path={last}"], ["fit", *words[1:]]):
+        assert main(command) == 2
         assert capsys.readouterr().err.endswith("need timm: pip install 'cifar-lightning[timm]'\n")
     with pytest.raises(UsageError, match=r"cifar-lightning\[timm\]"):
         Predictor(last)
@@ -447,6 +447,6 @@ def test_genuine_weights() -> None:
     network.load_state_dict(whole)
     ours = create_model(ARCH, 10).eval()
     load_weights(ours, path, 10)
-    images = draw_pictures(4, 0, 64)[0].permute(0, 3, 1, 2) / 255
+    images = draw_images(4, 0, 64)[0].permute(0, 3, 1, 2) / 255
     with torch.no_grad():
         torch.testing.assert_close(ours.get_submodule("features")(images), network.features(images))

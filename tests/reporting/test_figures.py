@@ -135,7 +135,7 @@ def test_learning_curves_draw_what_there_is() -> None:
     figures.to_pixels(figures.learning_curves([]))
 
 
-def test_every_picture_of_a_mosaic_is_in_its_place() -> None:
+def test_every_image_of_a_mosaic_is_in_its_place() -> None:
     images = np.arange(6, dtype=np.uint8).reshape(2, 3, 1, 1, 1) * np.ones((2, 3, 32, 32, 3), np.uint8)
     figure = figures.augmentation_grid(images[:, 0], images)
     (shown,) = figure.axes[1].images

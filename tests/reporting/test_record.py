@@ -27,7 +27,7 @@ def metrics(folder: Path) -> list[dict[str, str]]:
 
 
 def rates(folder: Path) -> list[str]:
-    return [rate for row in metrics(folder) if (rate := row["throughput/pictures_per_second"])]
+    return [rate for row in metrics(folder) if (rate := row["throughput/images_per_second"])]
 
 
 @pytest.fixture
@@ -41,7 +41,7 @@ def test_the_record(trained: Path) -> None:
     callback = next(state for state in best["callbacks"].values() if state.get("monitor") == "val/acc")
     assert record["val_accuracy"] == pytest.approx(callback["best_model_score"].item())
     assert (record["epochs"], record["steps"], record["seed"]) == (2, 8, 0)
-    assert (record["training_pictures"], record["validation_pictures"]) == (9900, 100)
+    assert (record["training_images"], record["validation_images"]) == (9900, 100)
     assert (record["parameters"], record["flops"]) == count_cost(create_model("cnn", 10))
     assert 0 < record["seconds"] < 100
     assert record["versions"]["torch"] == torch.__version__
@@ -62,7 +62,7 @@ def test_the_commit_of_the_current_folder(fit: list[str]) -> None:
 def test_metrics_are_a_table(trained: Path) -> None:
     rows = metrics(trained)
     assert [int(row["step"]) for row in rows] == sorted(int(row["step"]) for row in rows)
-    for name in ("val/acc", "val/loss", "train/acc", "train/loss", "throughput/pictures_per_second"):
+    for name in ("val/acc", "val/loss", "train/acc", "train/loss", "throughput/images_per_second"):
         assert [row["epoch"] for row in rows if row[name]] == ["0", "1"]
     assert len([row for row in rows if row["train/loss_step"]]) == 8
 
@@ -80,7 +80,7 @@ def test_a_resumed_run_goes_on_with_its_records(fit: list[str], capsys: pytest.C
     assert main(["fit", "--ckpt_path=last.ckpt", "--trainer.max_epochs=2"]) == 0
     rows = metrics(folder)
     assert rows[: len(first)] == first
-    said = re.search(r" s since it was resumed, ([\d,]+) pictures/s", capsys.readouterr().out)
+    said = re.search(r" s since it was resumed, ([\d,]+) images/s", capsys.readouterr().out)
     assert said
     newest = pytest.approx(float(rates(folder)[1]), rel=1e-6, abs=1)  # printed as a whole number
     assert int(said[1].replace(",", "")) == newest
@@ -145,9 +145,9 @@ def test_going_on_when_nothing_is_left_takes_no_time(fit: list[str], capsys: pyt
     assert main([*fit, "--trainer.max_epochs=9", "--trainer.max_steps=3", "--data.val_size=0"]) == 0
     trained = seconds()
     Path("runs/cnn/version_0/fit.json").unlink()  # as if it had been killed before it wrote that
-    assert "pictures/s" in capsys.readouterr().out
+    assert "images/s" in capsys.readouterr().out
     assert main(["fit", "--ckpt_path=last.ckpt"]) == 0
-    assert "pictures/s" not in capsys.readouterr().out
+    assert "images/s" not in capsys.readouterr().out
     assert 0 < seconds() <= trained
 
 
@@ -173,15 +173,15 @@ def test_mlflow(fit: list[str]) -> None:
     assert [row for row in metrics(Path("runs/cnn/version_0")) if row["val/acc"]]
 
 
-def test_a_digest_tells_pictures_from_others_not_their_place_or_size(picture_folder: Path, tmp_path: Path) -> None:
+def test_a_digest_tells_images_from_others_not_their_place_or_size(image_folder: Path, tmp_path: Path) -> None:
     def digest(root: Path, size: int = 32, split: str = "train") -> str:
         source = open_source("folder", str(root), None, size)
         source.prepare([split])
         return source.load(split).digest
 
-    before = digest(picture_folder)
-    assert digest(picture_folder, split="test") != before
-    moved = picture_folder.rename(tmp_path / "moved")
+    before = digest(image_folder)
+    assert digest(image_folder, split="test") != before
+    moved = image_folder.rename(tmp_path / "moved")
     (moved / "train" / "red" / "00.png").touch()
     assert digest(moved, size=16) == before
     (moved / "train" / "red" / "00.png").unlink()

@@ -78,11 +78,11 @@ def test_it_needs_nothing_else(tested: Path) -> None:
     assert not re.search(r"url\(", text)
 
 
-def test_names_are_text(picture_folder: Path, here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_names_are_text(image_folder: Path, here: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for split in ("train", "test"):
-        (picture_folder / split / "blue").rename(picture_folder / split / "<script>alert(1)")
-        (picture_folder / split / "red").rename(picture_folder / split / '"><img src=x onerror=alert(1)> [b]$x$')
-    words = ["--data.dataset=folder", f"--data.root={picture_folder}", "--data.batch_size=8", "--data.val_size=12"]
+        (image_folder / split / "blue").rename(image_folder / split / "<script>alert(1)")
+        (image_folder / split / "red").rename(image_folder / split / '"><img src=x onerror=alert(1)> [b]$x$')
+    words = ["--data.dataset=folder", f"--data.root={image_folder}", "--data.batch_size=8", "--data.val_size=12"]
     assert main(["fit", *words, "--trainer.max_epochs=1"]) == 0
     assert main(["test", "--ckpt_path=best.ckpt"]) == 0
     assert "onerror=alert(1)> [b]" in capsys.readouterr().out.replace("\n", "")
@@ -100,9 +100,9 @@ def test_a_browser_shows_it_without_a_request(tested: Path, tmp_path: Path, widt
         page.call("Emulation.setDeviceMetricsOverride", width=width, height=900, deviceScaleFactor=1, mobile=False)
         page.call("Page.navigate", url=(tested / "report.html").absolute().as_uri())
         page.wait_for("document.readyState === 'complete'")
-        pictures = page.evaluate("[...document.images].map(picture => picture.naturalWidth)")
-        assert len(pictures) == 12
-        assert min(pictures) > 300
+        images = page.evaluate("[...document.images].map(image => image.naturalWidth)")
+        assert len(images) == 12
+        assert min(images) > 300
         assert page.evaluate("document.documentElement.scrollWidth") <= width, "only tables and figures may scroll"
     asked = [e["params"]["request"]["url"] for e in page.events if e.get("method") == "Network.requestWillBeSent"]
     assert all(url.startswith(("file:", "data:")) for url in asked)
@@ -159,7 +159,7 @@ def test_a_test_beside_an_odd_record_of_the_training_prints_the_accuracy(
     (folder / "fit.json").write_text('{"seconds": "x"}')
     assert main(["test", "--ckpt_path=best.ckpt"]) == 0
     assert "test/acc " in capsys.readouterr().out
-    assert read_record(folder / "test.json", TEST)[0]["pictures"] == 2000
+    assert read_record(folder / "test.json", TEST)[0]["images"] == 2000
 
 
 def test_a_training_is_recorded_beside_an_odd_record_of_a_test(trained: Path, here: Path) -> None:

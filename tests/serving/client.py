@@ -194,7 +194,7 @@ def form(*files: bytes) -> bytes:
     return b"".join(parts) + b"--limit--\r\n"
 
 
-def picture(colour: str = "red", kind: str = "PNG", size: tuple[int, int] = (48, 40)) -> bytes:
+def image(colour: str = "red", kind: str = "PNG", size: tuple[int, int] = (48, 40)) -> bytes:
     file = io.BytesIO()
     Image.new("RGB", size, colour).save(file, kind)
     return file.getvalue()

@@ -29,10 +29,10 @@ from cifar_lightning.inference.predictor import Predictor
 from cifar_lightning.serving import app as server_module
 from cifar_lightning.serving.app import DECODERS, WEB, Limits, create_app
 from cifar_lightning.serving.batching import Batcher
-from cifar_lightning.transforms.decode import decode_picture
+from cifar_lightning.transforms.decode import decode_image
 from tests import chromium
 from tests.conftest import WITHOUT_TORCH
-from tests.serving.client import CARD, FORM, Client, Reply, Server, bomb, form, picture, serving, write_colours
+from tests.serving.client import CARD, FORM, Client, Reply, Server, bomb, form, image, serving, write_colours
 
 HALF = b"GET /livez HTTP/1.1\r\nHost: localhost"
 """The head of a request without its end."""
@@ -52,7 +52,7 @@ def predictor(model: Path) -> Predictor:
 
 @pytest.fixture(scope="module")
 def server(predictor: Predictor) -> Iterator[Server]:
-    with serving(predictor, Limits(bytes=200_000, pixels=1_000_000, pictures=4)) as running:
+    with serving(predictor, Limits(bytes=200_000, pixels=1_000_000, images=4)) as running:
         yield running
 
 
@@ -61,11 +61,11 @@ def ask(app: ASGIApp, method: str, path: str, body: bytes | None = b"", **header
 
 
 @pytest.mark.parametrize("colour", CARD.classes)
-def test_a_picture_is_classified_as_a_form_and_as_the_body(server: Server, colour: str) -> None:
+def test_an_image_is_classified_as_a_form_and_as_the_body(server: Server, colour: str) -> None:
     for reply in (
-        server.post("/v1/predict", picture(colour)),
-        server.ask("POST", "/v1/predict", picture(colour), Content_Type="image/png"),
-        server.ask("POST", "/v1/predict", iter([picture(colour, "WEBP")])),  # in chunks, of no type
+        server.post("/v1/predict", image(colour)),
+        server.ask("POST", "/v1/predict", image(colour), Content_Type="image/png"),
+        server.ask("POST", "/v1/predict", iter([image(colour, "WEBP")])),  # in chunks, of no type
     ):
         assert reply.status == 200
         assert reply.json["label"] == reply.json["top"][0]["label"] == colour
@@ -87,26 +87,26 @@ def test_top_k_and_preview(server: Server, predictor: Predictor) -> None:
         server.post(f"{path}?topk=1", sent).is_problem(422, "topk")
 
 
-def test_a_batch_answers_for_each_picture(server: Server) -> None:
-    reply = server.post("/v1/predict/batch?top_k=1", picture("blue"), b"no picture", picture("red"))
+def test_a_batch_answers_for_each_image(server: Server) -> None:
+    reply = server.post("/v1/predict/batch?top_k=1", image("blue"), b"no image", image("red"))
     assert reply.status == 200
     results = reply.json["results"]
     assert [result["filename"] for result in results] == ["0.png", "1.png", "2.png"]
     assert [result["answer"] and result["answer"]["label"] for result in results] == ["blue", None, "red"]
     assert results[1]["problem"]["status"] == 415
-    server.post("/v1/predict/batch", *[picture()] * 5).is_problem(400, "Too many files")
+    server.post("/v1/predict/batch", *[image()] * 5).is_problem(400, "Too many files")
 
 
-def test_what_can_not_be_a_picture_is_refused(server: Server) -> None:
+def test_what_can_not_be_an_image_is_refused(server: Server) -> None:
     with_text = {"Content_Type": "image/jpeg"}
     server.ask("POST", "/v1/predict", b"dear diary", **with_text).is_problem(415, "not a PNG, JPEG")
     half = (WEB / "examples" / "cat.jpg").read_bytes()[:2000]
     server.ask("POST", "/v1/predict", half, Content_Type="image/jpeg").is_problem(422, "broken")
-    server.ask("POST", "/v1/predict", picture(kind="TIFF"), Content_Type="image/tiff").is_problem(415, "not a PNG")
-    server.ask("POST", "/v1/predict", picture(), Content_Type="application/json").is_problem(415, "multipart")
-    server.ask("POST", "/v1/predict", b"", Content_Type="image/png").is_problem(400, "no picture")
-    server.post("/v1/predict").is_problem(400, "no picture")
-    server.post("/v1/predict", picture(), picture()).is_problem(400, "2 pictures")
+    server.ask("POST", "/v1/predict", image(kind="TIFF"), Content_Type="image/tiff").is_problem(415, "not a PNG")
+    server.ask("POST", "/v1/predict", image(), Content_Type="application/json").is_problem(415, "multipart")
+    server.ask("POST", "/v1/predict", b"", Content_Type="image/png").is_problem(400, "no image")
+    server.post("/v1/predict").is_problem(400, "no image")
+    server.post("/v1/predict", image(), image()).is_problem(400, "2 images")
     server.ask("POST", "/v1/predict", b"nonsense", **FORM).is_problem(400, "form")
     server.ask("POST", "/v1/predict", b"", Content_Type="multipart/form-data").is_problem(400, "boundary")
     server.ask("GET", "/v1/predict").is_problem(405, "Method")
@@ -134,12 +134,12 @@ def test_bytes_are_counted_while_they_arrive(server: Server) -> None:
         assert held.makefile("rb").readline().split()[1] == b"413"
 
 
-def test_no_picture_is_written_to_the_disk(predictor: Predictor, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_no_image_is_written_to_the_disk(predictor: Predictor, monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(_: object) -> None:
         raise AssertionError("a form was moved to the disk")
 
     monkeypatch.setattr(tempfile.SpooledTemporaryFile, "rollover", refuse)
-    sent = picture("green", "BMP", (1000, 1000))
+    sent = image("green", "BMP", (1000, 1000))
     assert len(sent) > 2_000_000
     assert ask(create_app(predictor), "POST", "/v1/predict", form(sent), **FORM).json["label"] == "green"
 
@@ -150,7 +150,7 @@ def test_the_server_says_what_it_is(server: Server) -> None:
     assert said["card"]["test_accuracy"] == 0.5
     assert said["limits"]["bytes"] == 200_000
     assert server.ask("GET", "/livez").status == server.ask("GET", "/readyz").status == 200
-    server.post("/v1/predict", picture())
+    server.post("/v1/predict", image())
     assert server.figure('http_requests_total{route="/v1/predict",status="200"}') > 0
     assert server.figure("model_batch_size_count") > 0
     described = server.ask("GET", "/openapi.json").json
@@ -189,7 +189,7 @@ def test_a_token_is_asked_for(predictor: Predictor) -> None:
             assert ask(app, "GET", path, Authorization=given).status == 200, path
     for wrong in ("Bearer open", "Bearer", "Basic !!", "open sesame", "Bearer open sesame."):
         assert ask(app, "GET", "/v1/model", Authorization=wrong).status == 401, wrong
-    ask(app, "POST", "/v1/predict", picture(), **PNG).is_problem(401, "token")
+    ask(app, "POST", "/v1/predict", image(), **PNG).is_problem(401, "token")
     assert ask(app, "GET", "/livez").status == 200
 
 
@@ -200,7 +200,7 @@ def test_a_name_that_is_not_the_servers_is_refused(predictor: Predictor) -> None
         assert ask(app, "GET", "/livez", Host=host).status == 200, host
     for host in ("evil.example", "localhost.evil.example", "127.0.0.1.evil.example:8000", "[evil]", "example.org"):
         for method, path in (("GET", "/livez"), ("GET", "/"), ("POST", "/v1/predict")):
-            ask(app, method, path, picture(), Host=host).is_problem(421, "--allow_host")
+            ask(app, method, path, image(), Host=host).is_problem(421, "--allow_host")
     assert ask(create_app(predictor, hosts=["*"]), "GET", "/livez", Host="any.example").status == 200
 
 
@@ -208,7 +208,7 @@ def test_pages_of_other_sites_may_send_nothing(predictor: Predictor) -> None:
     app = create_app(predictor, hosts=["*"])
 
     def post(app: ASGIApp, **headers: str) -> Reply:
-        return ask(app, "POST", "/v1/predict", picture(), **PNG, **headers)
+        return ask(app, "POST", "/v1/predict", image(), **PNG, **headers)
 
     own: list[dict[str, str]] = [
         {},
@@ -242,7 +242,7 @@ def test_pages_of_other_sites_may_send_nothing(predictor: Predictor) -> None:
 
 
 class Broken(Predictor):
-    """Computes NaN of pictures that are black."""
+    """Computes NaN of images that are black."""
 
     def probabilities(self, images: NDArray[np.uint8]) -> NDArray[np.float32]:
         made = super().probabilities(images)
@@ -252,30 +252,30 @@ class Broken(Predictor):
 
 def test_a_model_that_computes_nan_names_no_class(model: Path) -> None:
     app = create_app(Broken(model, device="cpu"))
-    ask(app, "POST", "/v1/predict", picture("black"), **PNG).is_problem(500, "not finite")
-    results = ask(app, "POST", "/v1/predict/batch", form(picture("black"), picture("red")), **FORM).json["results"]
+    ask(app, "POST", "/v1/predict", image("black"), **PNG).is_problem(500, "not finite")
+    results = ask(app, "POST", "/v1/predict/batch", form(image("black"), image("red")), **FORM).json["results"]
     assert (results[0]["answer"], results[0]["problem"]["status"]) == (None, 500)
     assert results[1]["answer"]["label"] == "red"
 
 
 def test_too_many_requests_are_told_to_come_again(predictor: Predictor) -> None:
     with serving(predictor, Limits(requests=2)) as small:
-        held = [small.begin(picture("blue")) for _ in range(2)]
+        held = [small.begin(image("blue")) for _ in range(2)]
         small.has_active(2)
-        reply = small.post("/v1/predict", picture())
+        reply = small.post("/v1/predict", image())
         reply.is_problem(503, "2 requests")
         assert reply.headers["retry-after"] == "1"
         for connection in held:
-            sent = picture("blue")
+            sent = image("blue")
             connection.sendall(sent[len(sent) // 2 :])
             assert connection.makefile("rb").readline().split()[1] == b"200"
             connection.close()
         small.has_active(0)
-        gone = small.begin(picture())
+        gone = small.begin(image())
         small.has_active(1)
         gone.close()  # who goes away leaves room
         small.has_active(0)
-        assert small.post("/v1/predict", picture()).status == 200
+        assert small.post("/v1/predict", image()).status == 200
 
 
 def test_what_nobody_waits_for_is_not_decoded(predictor: Predictor, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -284,20 +284,20 @@ def test_what_nobody_waits_for_is_not_decoded(predictor: Predictor, monkeypatch:
     def decode(*args: Any) -> NDArray[np.uint8]:
         begun.release()
         assert gate.wait(60)
-        return decode_picture(*args)
+        return decode_image(*args)
 
-    monkeypatch.setattr(server_module, "decode_picture", decode)
+    monkeypatch.setattr(server_module, "decode_image", decode)
 
     async def leave() -> tuple[list[Reply], Reply]:
         app = create_app(predictor)
         clients = [Client(app) for _ in range(3 * DECODERS)]
-        waiting = [asyncio.create_task(client.ask("POST", "/v1/predict", picture(), **PNG)) for client in clients]
+        waiting = [asyncio.create_task(client.ask("POST", "/v1/predict", image(), **PNG)) for client in clients]
         for _ in range(DECODERS):
             await asyncio.to_thread(begun.acquire)  # all decoders are at work
         for client in clients:
             client.gone.set()
         left = await asyncio.gather(*waiting)  # ends though nothing was decoded yet
-        last = asyncio.create_task(Client(app).ask("POST", "/v1/predict", picture("blue"), **PNG))
+        last = asyncio.create_task(Client(app).ask("POST", "/v1/predict", image("blue"), **PNG))
         gate.set()
         return left, await last
 
@@ -325,14 +325,14 @@ def test_slow_clients_and_slow_models_are_not_waited_for(model: Path) -> None:
     app = create_app(gated, Limits(seconds=0.5))
     try:
         ask(app, "POST", "/v1/predict", None, **PNG).is_problem(408, "did not arrive")
-        ask(app, "POST", "/v1/predict", picture(), **PNG).is_problem(503, "no answer")
+        ask(app, "POST", "/v1/predict", image(), **PNG).is_problem(503, "no answer")
     finally:
         gated.gate.set()
 
 
 def test_clients_that_do_nothing_are_disconnected(predictor: Predictor) -> None:
     with serving(predictor, Limits(head_seconds=0.5)) as hasty:
-        slow = hasty.begin(picture("blue"))  # its head is complete: it has the time of its body
+        slow = hasty.begin(image("blue"))  # its head is complete: it has the time of its body
         idle = [hasty.connect(sent) for sent in (b"", HALF, HALF + b"\r\n\r\n" + HALF)]
         with socket.socket() as deaf:
             deaf.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
@@ -343,7 +343,7 @@ def test_clients_that_do_nothing_are_disconnected(predictor: Predictor) -> None:
                 while received(connection):
                     pass
             hasty.wait_until(lambda: deaf.getsockname() not in hasty.clients())
-        slow.sendall(picture("blue")[len(picture("blue")) // 2 :])
+        slow.sendall(image("blue")[len(image("blue")) // 2 :])
         assert received(slow).startswith(b"HTTP/1.1 200")
 
 
@@ -355,7 +355,7 @@ def received(connection: socket.socket) -> bytes:
 
 def test_who_has_waited_for_longest_makes_room(predictor: Predictor) -> None:
     with serving(predictor, max_connections=8) as small:
-        busy = small.begin(picture("green"))
+        busy = small.begin(image("green"))
         small.has_active(1)
         held = [small.connect(HALF) for _ in range(40)]
         assert small.ask("GET", "/livez").status == 200
@@ -363,11 +363,11 @@ def test_who_has_waited_for_longest_makes_room(predictor: Predictor) -> None:
         assert len(small.clients()) <= 8
         held[-1].sendall(b"\r\n\r\n")
         assert received(held[-1]).startswith(b"HTTP/1.1 200")
-        busy.sendall(picture("green")[len(picture("green")) // 2 :])
+        busy.sendall(image("green")[len(image("green")) // 2 :])
         assert received(busy).startswith(b"HTTP/1.1 200")
 
 
-def test_pictures_that_come_while_the_model_is_busy_are_classified_together() -> None:
+def test_images_that_come_while_the_model_is_busy_are_classified_together() -> None:
     sizes: list[int] = []
     gate = threading.Event()
 
@@ -424,7 +424,7 @@ def started(model: Path) -> Iterator[Callable[..., tuple[Server, subprocess.Pope
 @pytest.mark.parametrize("number", [signal.SIGTERM, pytest.param(signal.SIGHUP, marks=pytest.mark.slow)])
 def test_without_torch_and_every_request_answered_after_sigterm(number: int, started: Any) -> None:
     server, process = started()
-    sent = picture("green")
+    sent = image("green")
     assert server.ask("POST", "/v1/predict", sent).json["label"] == "green"
     held = [server.begin(sent) for _ in range(32)]
     server.has_active(32)
@@ -462,7 +462,7 @@ def test_more_half_sent_heads_than_files_may_be_open(started: Any) -> None:
     for _ in range(400):
         server.connect(HALF)
     assert server.ask("GET", "/livez").status == 200
-    assert server.post("/v1/predict", picture("blue")).json["label"] == "blue"
+    assert server.post("/v1/predict", image("blue")).json["label"] == "blue"
     process.send_signal(signal.SIGTERM)
     _, log = process.communicate(timeout=60)
     assert len(log.splitlines()) < 30, log
@@ -540,7 +540,7 @@ def test_mistakes_are_answered_in_a_sentence(model: Path, here: Path, capsys: py
 @pytest.mark.skipif(chromium.PATH is None, reason="needs Chromium")
 def test_the_page_in_a_browser(server: Server, tmp_path: Path) -> None:
     home = f"http://127.0.0.1:{server.port}/"
-    files = {"green.png": picture("green"), "text.jpg": b"dear diary", "bomb.png": bomb(), "blue.png": picture("blue")}
+    files = {"green.png": image("green"), "text.jpg": b"dear diary", "bomb.png": bomb(), "blue.png": image("blue")}
     files["large.png"] = bytes(200_001)
     for name, content in files.items():
         (tmp_path / name).write_bytes(content)

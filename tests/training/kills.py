@@ -81,9 +81,9 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--kills", type=int, default=200)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--root", type=Path, default=Path("data"), help="where the synthetic pictures are drawn")
+    parser.add_argument("--root", type=Path, default=Path("data"), help="where the synthetic images are drawn")
     arguments = parser.parse_args()
-    pictures = arguments.root.absolute()
+    images = arguments.root.absolute()
     with tempfile.TemporaryDirectory() as folder:
         os.chdir(folder)
-        kill_and_resume(arguments.kills, pictures, arguments.seed)
+        kill_and_resume(arguments.kills, images, arguments.seed)

@@ -92,18 +92,18 @@ def test_two_test_as_one_does(alone: Path, data_root: Path, here: Path, start: S
         assert process.returncode == 0, said
         results.append(json.loads((run / "test.json").read_text()))
     one, two = results
-    assert (one["pictures"], one["devices"], two["devices"]) == (2000, 1, 2)
-    # in batches of other sizes the last digits differ, and with them what is said of a picture between two classes
+    assert (one["images"], one["devices"], two["devices"]) == (2000, 1, 2)
+    # in batches of other sizes the last digits differ, and with them what is said of an image between two classes
     assert two["loss"] == pytest.approx(one["loss"], abs=1e-5)
     for name in ("accuracy", "ece", "top2"):
         assert two[name] == pytest.approx(one[name], abs=1e-3), name
     for name, entry in one["classes"].items():
-        assert two["classes"][name]["pictures"] == entry["pictures"] == 200
+        assert two["classes"][name]["images"] == entry["images"] == 200
         assert two["classes"][name]["accuracy"] == pytest.approx(entry["accuracy"], abs=0.011)
     for figure in ("predictions", "mistakes"):
-        pictures = [np.asarray(Image.open(here / n / "figures" / f"test_{figure}.png")) for n in ("1", "2")]
-        # titles name the checkpoints' folders; the pictures below them are the same
-        assert (pictures[0][200:] != pictures[1][200:]).mean() < 0.01
+        images = [np.asarray(Image.open(here / n / "figures" / f"test_{figure}.png")) for n in ("1", "2")]
+        # titles name the checkpoints' folders; the images below them are the same
+        assert (images[0][200:] != images[1][200:]).mean() < 0.01
 
 
 @pytest.mark.slow

@@ -182,7 +182,7 @@ def test_no_class_is_named(whole: bool, broken: Path, capsys: pytest.CaptureFixt
     black, white = read(Path("p.json"))
     assert black["top"]
     assert (white["top"], white["error"]) == ([], "no prediction (the network's output is not a number)")
-    assert "no prediction for 1 of the 2 pictures" in capsys.readouterr().out
+    assert "no prediction for 1 of the 2 images" in capsys.readouterr().out
 
 
 def test_json_holds_null(tmp_path: Path) -> None:

@@ -87,7 +87,7 @@ def test_a_hook_may_be_an_attribute_of_the_callback(here: Path, data_root: Path)
     assert steps == list(range(1, 9))
 
 
-def test_overfit_batches_trains_on_the_same_pictures_in_each_epoch(here: Path, data_root: Path) -> None:
+def test_overfit_batches_trains_on_the_same_images_in_each_epoch(here: Path, data_root: Path) -> None:
     seen: list[list[int]] = []
     watcher = LambdaCallback(on_train_batch_end=lambda trainer, module, loss, batch, _: seen.append(batch[2].tolist()))
     with pytest.warns(UserWarning, match="turning off the .* dataloader shuffling"):

@@ -139,7 +139,7 @@ def test_a_run_of_processes_that_do_not_run_the_command_themselves(strategy: str
     record = json.loads((run / "fit.json").read_text())
     assert (record["epochs"], record["steps"], record["devices"]) == (2, 8, 2)
     assert "trained cnn on synthetic: 2 epochs in" in done.stdout
-    assert ", 0 pictures/s" not in done.stdout
+    assert ", 0 images/s" not in done.stdout
     best = f"best: epoch {read_checkpoint(run / 'best.ckpt')['epoch'] + 1}, val/acc {record['val_accuracy']:.2%} of 100"
     assert best in done.stdout
     assert f"cifar-lightning test --ckpt_path {run}/best.ckpt" in done.stdout

@@ -1,4 +1,4 @@
-"""Augmentation is per picture, unbiased, and a function of (seed, epoch, picture)."""
+"""Augmentation is per image, unbiased, and a function of (seed, epoch, image)."""
 
 from collections import Counter
 
@@ -17,7 +17,7 @@ from cifar_lightning.transforms.augment import (
 )
 
 
-def pictures(batch: int = 8, size: int = 6) -> torch.Tensor:
+def make_images(batch: int = 8, size: int = 6) -> torch.Tensor:
     return torch.arange(batch * 3 * size * size).remainder(251).to(torch.uint8).view(batch, 3, size, size)
 
 
@@ -39,8 +39,8 @@ def test_seed_epoch_and_stream_matter(change: dict[str, int]) -> None:
     assert 0.47 < same.float().mean() < 0.53
 
 
-def test_a_picture_does_not_depend_on_its_batch() -> None:
-    images, indices = pictures(), torch.tensor([5, 99, 0, 7, 1, 2, 3, 12345])
+def test_an_image_does_not_depend_on_its_batch() -> None:
+    images, indices = make_images(), torch.tensor([5, 99, 0, 7, 1, 2, 3, 12345])
     options = {"seed": 1, "epoch": 2, "flip": "random", "translate": 2}
     whole = augment(images, indices, **options)  # type: ignore[arg-type]
     halves = [augment(images[h], indices[h], **options) for h in (slice(3), slice(3, 8))]  # type: ignore[arg-type]
@@ -48,13 +48,13 @@ def test_a_picture_does_not_depend_on_its_batch() -> None:
 
 
 @pytest.mark.parametrize("policy", ["randaugment", "trivialaugment"])
-def test_auto_augment_draws_for_each_picture_what_torchvision_draws_for_one(policy: str) -> None:
-    count, picture = 6_000, torch.arange(300).remainder(251).to(torch.uint8).view(3, 10, 10)
+def test_auto_augment_draws_for_each_image_what_torchvision_draws_for_one(policy: str) -> None:
+    count, image = 6_000, torch.arange(300).remainder(251).to(torch.uint8).view(3, 10, 10)
     transform = v2.RandAugment() if policy == "randaugment" else v2.TrivialAugmentWide()
     torch.manual_seed(0)
-    wanted = Counter(transform(picture).numpy().tobytes() for _ in range(count))
+    wanted = Counter(transform(image).numpy().tobytes() for _ in range(count))
     before = torch.get_rng_state()
-    made = auto_augment(picture.expand(count, -1, -1, -1), torch.arange(count), seed=0, epoch=0, policy=policy)
+    made = auto_augment(image.expand(count, -1, -1, -1), torch.arange(count), seed=0, epoch=0, policy=policy)
     assert torch.equal(torch.get_rng_state(), before)
     seen = Counter(image.numpy().tobytes() for image in made)
     assert seen.keys() <= wanted.keys()
@@ -63,7 +63,7 @@ def test_auto_augment_draws_for_each_picture_what_torchvision_draws_for_one(poli
 
 
 @pytest.mark.parametrize("policy", ["randaugment", "trivialaugment"])
-def test_auto_augment_is_a_function_of_seed_epoch_and_picture(policy: str) -> None:
+def test_auto_augment_is_a_function_of_seed_epoch_and_image(policy: str) -> None:
     images, indices = torch.randint(0, 256, (64, 3, 8, 8), dtype=torch.uint8), torch.arange(64).flip(0)
     images = images.to(memory_format=torch.channels_last)
     original = images.clone()
@@ -77,9 +77,9 @@ def test_auto_augment_is_a_function_of_seed_epoch_and_picture(policy: str) -> No
 
 
 def test_every_offset_and_both_mirror_states_come_equally_often() -> None:
-    picture = torch.arange(36).to(torch.uint8).view(1, 1, 6, 6)
+    image = torch.arange(36).to(torch.uint8).view(1, 1, 6, 6)
     known = {
-        flip_translate(picture, torch.tensor([m]), torch.tensor([dy]), torch.tensor([dx])).numpy().tobytes(): (
+        flip_translate(image, torch.tensor([m]), torch.tensor([dy]), torch.tensor([dx])).numpy().tobytes(): (
             m,
             dy,
             dx,
@@ -90,16 +90,16 @@ def test_every_offset_and_both_mirror_states_come_equally_often() -> None:
     }
     assert len(known) == 18
     count = 18_000
-    made = augment(picture.expand(count, -1, -1, -1), torch.arange(count), seed=0, epoch=0, flip="random", translate=1)
+    made = augment(image.expand(count, -1, -1, -1), torch.arange(count), seed=0, epoch=0, flip="random", translate=1)
     seen = [known[image.numpy().tobytes()] for image in made]
     assert all(abs(seen.count(kind) - 1000) < 5 * 31 for kind in known.values())
 
 
 def test_alternating_flip_shows_both_sides_in_each_pair_of_epochs() -> None:
-    picture = torch.tensor([[[[0, 1]]]], dtype=torch.uint8).expand(10_000, -1, -1, -1)
+    image = torch.tensor([[[[0, 1]]]], dtype=torch.uint8).expand(10_000, -1, -1, -1)
 
     def mirrored(seed: int, epoch: int) -> torch.Tensor:
-        made = augment(picture, torch.arange(10_000), seed=seed, epoch=epoch, flip="alternating", translate=0)
+        made = augment(image, torch.arange(10_000), seed=seed, epoch=epoch, flip="alternating", translate=0)
         return made[:, 0, 0, 0] == 1
 
     assert 4_700 < mirrored(0, 0).sum() < 5_300
@@ -121,7 +121,7 @@ def test_cutout_blanks_a_square_anywhere() -> None:
 
 
 @pytest.mark.parametrize(("mixup", "cutmix"), [(0.5, 0.0), (0.0, 1.0), (0.5, 1.0)])
-def test_labels_are_mixed_as_the_pictures_are(mixup: float, cutmix: float) -> None:
+def test_labels_are_mixed_as_the_images_are(mixup: float, cutmix: float) -> None:
     count = 4_000
     labels = torch.arange(count) % 4
     images = torch.nn.functional.one_hot(labels, 4).float()[:, :, None, None].expand(-1, -1, 8, 8)
@@ -154,7 +154,7 @@ def test_the_views_of_test_time_augmentation() -> None:
 
 
 def test_flip_and_translation_against_slices() -> None:
-    images = pictures(2)
+    images = make_images(2)
     mirrored = flip_translate(images, torch.tensor([True, False]), None, None)
     assert torch.equal(mirrored, torch.stack([images[0].flip(-1), images[1]]))
     moved = flip_translate(images, None, torch.tensor([2, 0]), torch.tensor([0, -1]))
@@ -163,13 +163,13 @@ def test_flip_and_translation_against_slices() -> None:
 
 
 def test_nothing_to_do_returns_the_batch_itself() -> None:
-    images = pictures()
+    images = make_images()
     assert augment(images, torch.arange(8), seed=0, epoch=0, flip="none", translate=0) is images
     assert auto_augment(images, torch.arange(8), seed=0, epoch=0, policy="none") is images
 
 
 def test_types_and_shapes_are_kept() -> None:
-    images = pictures().to(memory_format=torch.channels_last)
+    images = make_images().to(memory_format=torch.channels_last)
     made = augment(images, torch.arange(8), seed=0, epoch=0, flip="random", translate=3)
     assert made.shape == images.shape
     assert made.dtype == torch.uint8

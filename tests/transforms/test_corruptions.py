@@ -6,32 +6,32 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
-from cifar_lightning.data.sources.drawings import draw_pictures
+from cifar_lightning.data.sources.drawings import draw_images
 from cifar_lightning.transforms.corruptions import CORRUPTIONS, SEVERITIES, corrupt
 
-PICTURES = draw_pictures(40, 0)[0].numpy()
+IMAGES = draw_images(40, 0)[0].numpy()
 
 
-def distance(corrupted: NDArray[np.uint8], images: NDArray[np.uint8] = PICTURES) -> float:
+def distance(corrupted: NDArray[np.uint8], images: NDArray[np.uint8] = IMAGES) -> float:
     return float(np.abs(corrupted.astype(float) - images).mean())
 
 
 @pytest.mark.parametrize("name", CORRUPTIONS)
-def test_the_severer_the_further_from_the_picture(name: str) -> None:
-    before = PICTURES.copy()
-    corrupted = [corrupt(PICTURES, name, severity) for severity in SEVERITIES]
-    assert all(c.shape == PICTURES.shape and c.dtype == np.uint8 for c in corrupted)
+def test_the_severer_the_further_from_the_image(name: str) -> None:
+    before = IMAGES.copy()
+    corrupted = [corrupt(IMAGES, name, severity) for severity in SEVERITIES]
+    assert all(c.shape == IMAGES.shape and c.dtype == np.uint8 for c in corrupted)
     distances = [distance(c) for c in corrupted]
     assert distances == sorted(distances)
     assert distances[-1] > 1.5
-    assert np.array_equal(PICTURES, before)
+    assert np.array_equal(IMAGES, before)
 
 
 @pytest.mark.parametrize("name", CORRUPTIONS)
 def test_the_same_again(name: str) -> None:
-    assert np.array_equal(corrupt(PICTURES, name, 3), corrupt(PICTURES, name, 3))
-    assert corrupt(PICTURES[:0], name, 3).shape == (0, 32, 32, 3)
-    assert corrupt(PICTURES[:1, :20, :24], name, 5).shape == (1, 20, 24, 3)
+    assert np.array_equal(corrupt(IMAGES, name, 3), corrupt(IMAGES, name, 3))
+    assert corrupt(IMAGES[:0], name, 3).shape == (0, 32, 32, 3)
+    assert corrupt(IMAGES[:1, :20, :24], name, 5).shape == (1, 20, 24, 3)
 
 
 def test_noise_has_the_published_deviation_and_another_seed_makes_another() -> None:
@@ -46,20 +46,20 @@ def test_noise_has_the_published_deviation_and_another_seed_makes_another() -> N
 
 @pytest.mark.parametrize(("severity", "amount"), [*enumerate((0.05, 0.1, 0.15, 0.2, 0.3), 1)])
 def test_brightness_is_v_of_hsv(severity: int, amount: float) -> None:
-    picture = PICTURES[:1].copy()
-    picture[0, 0, 0] = 0
+    image = IMAGES[:1].copy()
+    image[0, 0, 0] = 0
     expected = np.empty((32, 32, 3))
     for place in np.ndindex(32, 32):
-        h, s, v = colorsys.rgb_to_hsv(*(picture[0][place] / 255))
+        h, s, v = colorsys.rgb_to_hsv(*(image[0][place] / 255))
         expected[place] = colorsys.hsv_to_rgb(h, s, min(v + amount, 1))
-    assert np.abs(corrupt(picture, "brightness", severity)[0] - np.floor(255 * expected)).max() <= 1
+    assert np.abs(corrupt(image, "brightness", severity)[0] - np.floor(255 * expected)).max() <= 1
 
 
 @pytest.mark.parametrize(("severity", "share"), [*enumerate((0.75, 0.5, 0.4, 0.3, 0.15), 1)])
 def test_contrast_is_drawn_towards_each_channels_mean(severity: int, share: float) -> None:
-    mean = PICTURES.mean((1, 2), keepdims=True)
-    expected = np.floor(share * PICTURES + (1 - share) * mean)
-    assert np.abs(corrupt(PICTURES, "contrast", severity) - expected).max() <= 1
+    mean = IMAGES.mean((1, 2), keepdims=True)
+    expected = np.floor(share * IMAGES + (1 - share) * mean)
+    assert np.abs(corrupt(IMAGES, "contrast", severity) - expected).max() <= 1
 
 
 def test_blur_spreads_a_point_over_the_published_disk() -> None:
@@ -76,7 +76,7 @@ def test_blur_spreads_a_point_over_the_published_disk() -> None:
     assert np.abs(corrupt(point, "defocus_blur", 1)[0, 15:18, 15:18, 0] - expected).max() <= 1
 
 
-def test_blur_grows_with_the_picture() -> None:
+def test_blur_grows_with_the_image() -> None:
     edge = np.zeros((1, 224, 224, 3), np.uint8)
     edge[:, :, 112:] = 255
     blurred = corrupt(edge, "defocus_blur", 5)[0, 100, :, 0]
@@ -87,10 +87,10 @@ def test_blur_grows_with_the_picture() -> None:
 
 def test_jpeg_and_pixelate_are_those_of_pil() -> None:
     for severity, quality, side in zip(SEVERITIES, (80, 65, 58, 50, 40), (30, 28, 27, 24, 20), strict=True):
-        picture = Image.fromarray(PICTURES[0])
+        image = Image.fromarray(IMAGES[0])
         file = io.BytesIO()
-        picture.save(file, "JPEG", quality=quality)
-        assert np.array_equal(corrupt(PICTURES[:1], "jpeg_compression", severity)[0], np.asarray(Image.open(file)))
+        image.save(file, "JPEG", quality=quality)
+        assert np.array_equal(corrupt(IMAGES[:1], "jpeg_compression", severity)[0], np.asarray(Image.open(file)))
         box = Image.Resampling.BOX
-        coarse = np.asarray(picture.resize((side, side), box).resize((32, 32), box))
-        assert np.array_equal(corrupt(PICTURES[:1], "pixelate", severity)[0], coarse)
+        coarse = np.asarray(image.resize((side, side), box).resize((32, 32), box))
+        assert np.array_equal(corrupt(IMAGES[:1], "pixelate", severity)[0], coarse)

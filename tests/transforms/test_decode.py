@@ -13,43 +13,43 @@ import pytest
 from PIL import Image
 
 from cifar_lightning.errors import UsageError
-from cifar_lightning.transforms.decode import MAX_SCANS, PictureError, decode_picture, find_pictures
+from cifar_lightning.transforms.decode import MAX_SCANS, ImageError, decode_image, find_images
 
 
-def encoded(picture: Image.Image, kind: str = "PNG", **options: object) -> bytes:
+def encoded(image: Image.Image, kind: str = "PNG", **options: object) -> bytes:
     file = io.BytesIO()
-    picture.save(file, kind, **options)
+    image.save(file, kind, **options)
     return file.getvalue()
 
 
 def halves(left: str, right: str, size: tuple[int, int] = (40, 20)) -> Image.Image:
-    picture = Image.new("RGB", size, right)
-    picture.paste(left, (0, 0, size[0] // 2, size[1]))
-    return picture
+    image = Image.new("RGB", size, right)
+    image.paste(left, (0, 0, size[0] // 2, size[1]))
+    return image
 
 
 @pytest.mark.parametrize("kind", ["PNG", "JPEG", "WEBP", "AVIF", "BMP", "GIF"])
 def test_formats(kind: str) -> None:
-    made = decode_picture(encoded(Image.new("RGB", (40, 40), (200, 30, 30)), kind), 32)
+    made = decode_image(encoded(Image.new("RGB", (40, 40), (200, 30, 30)), kind), 32)
     assert made.shape == (32, 32, 3)
     assert made.dtype == np.uint8
     assert np.abs(made.astype(int) - (200, 30, 30)).max() <= 4
 
 
-def test_a_picture_of_the_right_size_is_left_alone() -> None:
+def test_an_image_of_the_right_size_is_left_alone() -> None:
     pixels = np.random.default_rng(0).integers(0, 256, (32, 32, 3), dtype=np.uint8)
-    assert np.array_equal(decode_picture(encoded(Image.fromarray(pixels)), 32), pixels)
+    assert np.array_equal(decode_image(encoded(Image.fromarray(pixels)), 32), pixels)
 
 
 def test_shorter_side_then_centre() -> None:
-    made = decode_picture(encoded(halves("red", "blue", size=(100, 20))), 10)
+    made = decode_image(encoded(halves("red", "blue", size=(100, 20))), 10)
     assert made.shape == (10, 10, 3)
     assert tuple(made[5, 1]) == (255, 0, 0)
     assert tuple(made[5, 8]) == (0, 0, 255)
 
 
 @pytest.mark.parametrize(
-    ("picture", "expected"),
+    ("image", "expected"),
     [
         (Image.new("L", (8, 8), 100), (100, 100, 100)),
         (Image.new("LA", (8, 8), (0, 0)), (255, 255, 255)),
@@ -61,13 +61,13 @@ def test_shorter_side_then_centre() -> None:
     ],
     ids=["grey", "clear grey", "clear", "opaque", "bit", "palette", "16 bits"],
 )
-def test_modes(picture: Image.Image, expected: tuple[int, int, int]) -> None:
-    made = decode_picture(encoded(picture), 8)
+def test_modes(image: Image.Image, expected: tuple[int, int, int]) -> None:
+    made = decode_image(encoded(image), 8)
     assert np.abs(made.astype(int) - expected).max() <= 1
 
 
 def test_cmyk() -> None:
-    made = decode_picture(encoded(Image.new("CMYK", (8, 8), (0, 255, 255, 0)), "JPEG"), 8)
+    made = decode_image(encoded(Image.new("CMYK", (8, 8), (0, 255, 255, 0)), "JPEG"), 8)
     assert made[4, 4, 0] > 200
     assert made[4, 4, 1] < 60
 
@@ -75,7 +75,7 @@ def test_cmyk() -> None:
 def test_exif_orientation() -> None:
     exif = Image.Exif()
     exif[0x0112] = 3  # upside down
-    made = decode_picture(encoded(halves("red", "blue", size=(20, 20)), "JPEG", exif=exif), 10)
+    made = decode_image(encoded(halves("red", "blue", size=(20, 20)), "JPEG", exif=exif), 10)
     assert made[5, 1, 2] > 200
     assert made[5, 8, 0] > 200
 
@@ -105,7 +105,7 @@ def test_odd_exif_data_make_no_image_unreadable(kind: str, exif: bytes) -> None:
     options = {"lossless": True} if kind == "WEBP" else {}
     data = encoded(halves("red", "blue", size=(20, 20)), kind, exif=exif, **options)
     for source in (data, Image.open(io.BytesIO(data))):
-        made = decode_picture(source, 10).astype(int)
+        made = decode_image(source, 10).astype(int)
         turned = b"odd" in exif  # the orientation can be read: left becomes top
         assert made[1, 8, 0] > 200 if turned else made[1, 8, 2] > 200
         assert made[8, 1, 2] > 200 if turned else made[8, 1, 0] > 200
@@ -119,7 +119,7 @@ def test_overlapping_exif_tags_take_no_memory() -> None:
     data = chunks(head(1, 1), (b"eXIf", exif), (b"IDAT", red), (b"IEND", b""))
     tracemalloc.start()
     try:
-        assert tuple(decode_picture(data, 8)[4, 4]) == (255, 0, 0)
+        assert tuple(decode_image(data, 8)[4, 4]) == (255, 0, 0)
         assert tracemalloc.get_traced_memory()[1] < 10_000_000
     finally:
         tracemalloc.stop()
@@ -132,28 +132,28 @@ def test_a_jpeg_of_too_many_scans(tmp_path: Path) -> None:
     bomb = data[:end] + last_scan * MAX_SCANS + data[end:]
     (tmp_path / "bomb.jpg").write_bytes(bomb)
     for source in (bomb, tmp_path / "bomb.jpg", str(tmp_path / "bomb.jpg")):
-        with pytest.raises(PictureError, match="too many scans"):
-            decode_picture(source, 8)
-    with pytest.raises(PictureError, match="too many scans"):  # fill bytes stand before each marker
-        decode_picture(bomb.replace(b"\xff\xda", b"\xff\xff\xda"), 8)
+        with pytest.raises(ImageError, match="too many scans"):
+            decode_image(source, 8)
+    with pytest.raises(ImageError, match="too many scans"):  # fill bytes stand before each marker
+        decode_image(bomb.replace(b"\xff\xda", b"\xff\xff\xda"), 8)
     # what looks like scans inside a segment or after the image is none
     comment = b"\xff\xfe" + struct.pack(">H", 60_002) + b"\xff\xda" * 30_000
-    whole = decode_picture(data, 8)
-    assert np.array_equal(decode_picture(data[:2] + comment + data[2:] + bomb, 8), whole)
+    whole = decode_image(data, 8)
+    assert np.array_equal(decode_image(data[:2] + comment + data[2:] + bomb, 8), whole)
 
 
 def test_first_frame() -> None:
     frames = [Image.new("RGB", (8, 8), colour) for colour in ("red", "blue")]
-    made = decode_picture(encoded(frames[0], "GIF", save_all=True, append_images=frames[1:]), 8)
+    made = decode_image(encoded(frames[0], "GIF", save_all=True, append_images=frames[1:]), 8)
     assert tuple(made[4, 4]) == (255, 0, 0)
 
 
 def test_extreme_shapes() -> None:
-    assert decode_picture(encoded(Image.new("RGB", (1, 1), "red")), 32).shape == (32, 32, 3)
-    assert decode_picture(encoded(Image.new("RGB", (5000, 1), "red")), 32).shape == (32, 32, 3)
+    assert decode_image(encoded(Image.new("RGB", (1, 1), "red")), 32).shape == (32, 32, 3)
+    assert decode_image(encoded(Image.new("RGB", (5000, 1), "red")), 32).shape == (32, 32, 3)
 
 
-def test_what_is_no_picture(tmp_path: Path) -> None:
+def test_what_is_no_image(tmp_path: Path) -> None:
     whole = encoded(Image.fromarray(np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8)))
     for content, message in [
         (b"", "not a PNG"),
@@ -162,31 +162,31 @@ def test_what_is_no_picture(tmp_path: Path) -> None:
         (encoded(Image.new("RGB", (8, 8)), "TIFF"), "not a PNG.* but TIFF: convert it"),
         (b"\0\0\0\x18ftypheic\0\0\0\0mif1heic", "not a PNG.* but HEIC: convert it"),
     ]:
-        with pytest.raises(PictureError, match=message):
-            decode_picture(content, 32)
-    with pytest.raises(PictureError, match="no such file"):
-        decode_picture(tmp_path / "nothing.png", 32)
-    with pytest.raises(PictureError, match="broken"):
-        decode_picture(tmp_path, 32)
-    with pytest.raises(PictureError, match="64 × 64 pixels are too many"):
-        decode_picture(whole, 32, max_pixels=4095)
+        with pytest.raises(ImageError, match=message):
+            decode_image(content, 32)
+    with pytest.raises(ImageError, match="no such file"):
+        decode_image(tmp_path / "nothing.png", 32)
+    with pytest.raises(ImageError, match="broken"):
+        decode_image(tmp_path, 32)
+    with pytest.raises(ImageError, match="64 × 64 pixels are too many"):
+        decode_image(whole, 32, max_pixels=4095)
 
 
 def test_animations_polyglots_and_wrong_names(tmp_path: Path) -> None:
     red, blue = (Image.new("RGB", (8, 8), colour) for colour in ("red", "blue"))
     for kind in ("GIF", "WEBP", "PNG"):
-        assert decode_picture(encoded(red, kind, save_all=True, append_images=[blue]), 8)[4, 4, 0] > 200
+        assert decode_image(encoded(red, kind, save_all=True, append_images=[blue]), 8)[4, 4, 0] > 200
     archive = io.BytesIO()
     with zipfile.ZipFile(archive, "w") as file:
         file.writestr("script.js", "alert(1)")
-    # a picture is all that is read of a file that is something else too
-    assert tuple(decode_picture(encoded(red) + archive.getvalue(), 8)[4, 4]) == (255, 0, 0)
-    with pytest.raises(PictureError, match="not a PNG"):
-        decode_picture(archive.getvalue() + encoded(red), 8)
+    # an image is all that is read of a file that is something else too
+    assert tuple(decode_image(encoded(red) + archive.getvalue(), 8)[4, 4]) == (255, 0, 0)
+    with pytest.raises(ImageError, match="not a PNG"):
+        decode_image(archive.getvalue() + encoded(red), 8)
     (tmp_path / "red.jpg").write_bytes(encoded(red, "GIF"))
-    assert tuple(decode_picture(tmp_path / "red.jpg", 8)[4, 4]) == (255, 0, 0)
+    assert tuple(decode_image(tmp_path / "red.jpg", 8)[4, 4]) == (255, 0, 0)
     clear = Image.new("P", (8, 8))  # of colour 0, which is black
-    assert tuple(decode_picture(encoded(clear, transparency=0), 8)[4, 4]) == (255, 255, 255)
+    assert tuple(decode_image(encoded(clear, transparency=0), 8)[4, 4]) == (255, 255, 255)
 
 
 def chunks(*parts: tuple[bytes, bytes]) -> bytes:
@@ -218,12 +218,12 @@ def test_bombs_take_no_memory(tmp_path: Path) -> None:
         (tmp_path / name).write_bytes(data)
     script = (
         "import resource, sys\n"
-        "from cifar_lightning.transforms.decode import PictureError, decode_picture\n"
+        "from cifar_lightning.transforms.decode import ImageError, decode_image\n"
         "held = next(int(line.split()[1]) for line in open('/proc/self/status') if line.startswith('VmData'))\n"
         "resource.setrlimit(resource.RLIMIT_DATA, (1024 * held + 100_000_000,) * 2)  # half of what a bomb unpacks to\n"
         "for name in sys.argv[1:]:\n"
-        "    try: decode_picture(name, 32); print(name, 'read')\n"
-        "    except PictureError as error: print(name, repr(error.__cause__), error)\n"
+        "    try: decode_image(name, 32); print(name, 'read')\n"
+        "    except ImageError as error: print(name, repr(error.__cause__), error)\n"
     )
     done = subprocess.run(
         [sys.executable, "-c", script, *bombs], cwd=tmp_path, capture_output=True, text=True, check=True
@@ -234,23 +234,23 @@ def test_bombs_take_no_memory(tmp_path: Path) -> None:
     assert not [line for line in said if "MemoryError" in line], said
 
 
-def test_finding_pictures(tmp_path: Path) -> None:
+def test_finding_images(tmp_path: Path) -> None:
     names = ["b.PNG", "a.jpg", ".hidden.png", "notes.txt", "deep/c.webp", "d.jfif", "e.JPE", "f.avif", ".hidden/g.png"]
     for name in names:
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).touch()
     inside = [tmp_path / n for n in ("a.jpg", "b.PNG", "d.jfif", "deep/c.webp", "e.JPE", "f.avif")]
-    assert find_pictures([str(tmp_path)]) == (inside, [])
-    assert find_pictures([str(tmp_path / "notes.txt"), "missing.png"])[0] == [
+    assert find_images([str(tmp_path)]) == (inside, [])
+    assert find_images([str(tmp_path / "notes.txt"), "missing.png"])[0] == [
         tmp_path / "notes.txt",
         Path("missing.png"),
     ]
     (tmp_path / "empty").mkdir()
     with pytest.raises(UsageError, match="holds no images"):
-        find_pictures([str(tmp_path / "empty")])
+        find_images([str(tmp_path / "empty")])
     (tmp_path / "empty" / "phone.HEIC").touch()
     with pytest.raises(UsageError, match=r"phone\.HEIC.*Convert them"):
-        find_pictures([str(tmp_path / "empty")])
+        find_images([str(tmp_path / "empty")])
 
 
 @pytest.mark.skipif(os.name != "posix", reason="links need rights on Windows")
@@ -263,6 +263,6 @@ def test_links_are_followed_once_and_what_is_left_out_is_named(tmp_path: Path) -
     (root / "ring").symlink_to(root)
     (root / "self.png").symlink_to("self.png")
     (root / "twice").symlink_to(elsewhere)
-    images, left_out = find_pictures([str(root)])
+    images, left_out = find_images([str(root)])
     assert images == [root / "a.png", root / "link" / "b.png"]
     assert left_out == [root / name for name in ("ring", "scan.tif", "self.png", "twice")]

@@ -12,10 +12,10 @@ from cifar_lightning.errors import UsageError, did_you_mean
 
 
 class Source(Protocol):
-    """Where pictures come from.
+    """Where images come from.
 
     Attributes:
-        normalisation: The published figures, or None to compute them from the training pictures.
+        normalisation: The published figures, or None to compute them from the training images.
         val_size: How many training images are held out for validation by default; below 1 a fraction of them.
     """
 
@@ -23,7 +23,7 @@ class Source(Protocol):
     val_size: int | float
 
     def num_classes(self) -> int:
-        """Returns the number of classes K, without loading or downloading pictures."""
+        """Returns the number of classes K, without loading or downloading images."""
 
     def has(self, split: str) -> bool:
         """Tells whether the source comes with a split: "train", "val" or "test"."""
@@ -53,7 +53,7 @@ def open_source(
         dataset: A key of ``SOURCES``.
         root: The folder it is in or is downloaded to.
         url: A mirror of the official archive: http(s), or a local file; cifar10 and cifar100 only.
-        image_size: Height and width of the pictures, in pixels.
+        image_size: Height and width of the images, in pixels.
         flat: Whether the class folders may be in root itself; folder only.
         skip_broken: Whether to leave out images that can't be read; folder only.
 

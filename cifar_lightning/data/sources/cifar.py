@@ -38,7 +38,7 @@ class Cifar:
     def __init__(self, name: str, root: Path, url: str | None, image_size: int) -> None:
         if image_size != 32:
             raise UsageError(
-                f"{name} pictures are 32 × 32; data.image_size {image_size} can't be had from them. "
+                f"{name} images are 32 × 32; data.image_size {image_size} can't be had from them. "
                 f"--data.resize {image_size} enlarges them for the network."
             )
         self.name, self.root, self.url = name, root, url
@@ -92,7 +92,7 @@ class Cifar:
                 "Ways out:\n"
                 f"  1. put the official archive at {archive.absolute()};\n"
                 "  2. name a mirror of it: --data.url URL_OR_FILE;\n"
-                "  3. train on other pictures: --data.dataset synthetic (built in), or --data.dataset folder "
+                "  3. train on other images: --data.dataset synthetic (built in), or --data.dataset folder "
                 "--data.root YOUR_FOLDER."
             ) from error
 
@@ -111,8 +111,8 @@ class Cifar:
         # The official pickles are from Python 2: https://github.com/pytorch/vision/issues/9317
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            pictures = self._torchvision(self.root, train=split == "train")
-        images = torch.from_numpy(pictures.data).contiguous()
+            dataset = self._torchvision(self.root, train=split == "train")
+        images = torch.from_numpy(dataset.data).contiguous()
         official = self._torchvision.train_list if split == "train" else self._torchvision.test_list
         digest = hashlib.sha256(str(official).encode()).hexdigest()  # it holds the files' checksums
-        return ImageSet.whole(images, torch.tensor(pictures.targets), pictures.classes, digest)
+        return ImageSet.whole(images, torch.tensor(dataset.targets), dataset.classes, digest)

@@ -1,6 +1,6 @@
-"""Draws labelled pictures of the ten CIFAR-10 classes, so that everything can be tried without a download.
+"""Draws labelled images of the ten CIFAR-10 classes, so that everything can be tried without a download.
 
-Every picture is a small scene: a place, some clutter, one subject built from flat shapes, and at times something
+Every image is a small scene: a place, some clutter, one subject built from flat shapes, and at times something
 in front of it. A shape is a signed distance function (negative inside, positive outside, near the edge about as
 large as the distance to it), which makes it sharp and antialiased at any size. The formulas are those of Inigo
 Quilez, https://iquilezles.org/articles/distfunctions2d/.
@@ -14,9 +14,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-_Number = float | Tensor  # one value for all pictures, or (n, 1, 1): one for each
+_Number = float | Tensor  # one value for all images, or (n, 1, 1): one for each
 
-# Hard enough that the network of models/cnn.py, with 10,000 pictures, takes ten epochs from 40 % to above 90 %.
+# Hard enough that the network of models/cnn.py, with 10,000 images, takes ten epochs from 40 % to above 90 %.
 _SIZES, _SHIFT, _OCCLUDED, _NOISE = (0.52, 0.92), 0.28, 0.5, 0.07
 _CHUNK = 2**17  # pixels drawn at once, few enough for the processor's cache
 
@@ -52,9 +52,9 @@ _HORIZON = torch.tensor([place[2:] for place in _PLACES.values()])
 
 
 class _Canvas:
-    """A stack of n pictures with the same subject, and where in that subject each of their pixels lies.
+    """A stack of n images with the same subject, and where in that subject each of their pixels lies.
 
-    Coordinates are (n, H, W), x to the right and y up; a picture, and about also a subject, spans [-1, 1].
+    Coordinates are (n, H, W), x to the right and y up; an image, and about also a subject, spans [-1, 1].
     """
 
     def __init__(self, count: int, size: int, generator: torch.Generator) -> None:
@@ -65,7 +65,7 @@ class _Canvas:
         self.rgb = torch.empty(count, 3, size, size)
 
     def uniform(self, low: float, high: float) -> Tensor:
-        """Draws one number for each picture, (n, 1, 1)."""
+        """Draws one number for each image, (n, 1, 1)."""
         return torch.empty(self.count, 1, 1).uniform_(low, high, generator=self.generator)
 
     def unless(self, chance: float) -> Tensor:
@@ -73,10 +73,10 @@ class _Canvas:
         return (self.uniform(0, 1) >= chance) * 9.0
 
     def colour(self, palette: Tensor) -> Tensor:
-        """Draws a colour near one of the K in a palette (K, 3), or in each picture's own (n, K, 3); (n, 3, 1, 1)."""
-        own, picture = palette.expand(self.count, -1, 3), torch.arange(self.count)
+        """Draws a colour near one of the K in a palette (K, 3), or in each image's own (n, K, 3); (n, 3, 1, 1)."""
+        own, image = palette.expand(self.count, -1, 3), torch.arange(self.count)
         pick = torch.randint(own.shape[1], (self.count,), generator=self.generator)
-        near = own[picture, pick] + 0.03 * torch.randn(self.count, 3, generator=self.generator)
+        near = own[image, pick] + 0.03 * torch.randn(self.count, 3, generator=self.generator)
         return near.clamp(0, 1)[:, :, None, None]
 
     def posed(self, turn: float) -> _Canvas:
@@ -308,7 +308,7 @@ CLASSES: tuple[str, ...] = tuple(_SUBJECTS)
 
 
 def _draw(name: str, count: int, size: int, generator: torch.Generator) -> Tensor:
-    """Draws pictures of one class, (n, H, W, 3) uint8."""
+    """Draws images of one class, (n, H, W, 3) uint8."""
     c = _Canvas(count, size, generator)
     draw, turn, places = _SUBJECTS[name]
 
@@ -337,18 +337,18 @@ def _draw(name: str, count: int, size: int, generator: torch.Generator) -> Tenso
     return (c.rgb.clamp_(0, 1) * 255).round_().to(torch.uint8).permute(0, 2, 3, 1)
 
 
-def draw_pictures(count: int, seed: int, image_size: int = 32) -> tuple[Tensor, Tensor]:
-    """Draws pictures of all classes, in shuffled order.
+def draw_images(count: int, seed: int, image_size: int = 32) -> tuple[Tensor, Tensor]:
+    """Draws images of all classes, in shuffled order.
 
-    The same arguments give the same pictures on the same machine; torch's global generator plays no part.
+    The same arguments give the same images on the same machine; torch's global generator plays no part.
 
     Args:
-        count: Number of pictures N, >= 1. Classes are equally frequent, up to one picture.
-        seed: Seed of all chance. Give training and test pictures different ones.
+        count: Number of images N, >= 1. Classes are equally frequent, up to one image.
+        seed: Seed of all chance. Give training and test images different ones.
         image_size: Height H and width W in pixels, >= 1.
 
     Returns:
-        The pictures, (N, H, W, 3) uint8 RGB in [0, 255], and their labels, (N,) int64, which index CLASSES.
+        The images, (N, H, W, 3) uint8 RGB in [0, 255], and their labels, (N,) int64, which index CLASSES.
 
     Raises:
         ValueError: count or image_size is less than 1.

@@ -19,8 +19,8 @@ from cifar_lightning.io.text import first_ten, printable, say
 from cifar_lightning.transforms.decode import (
     SUFFIXES,
     UNREAD_SUFFIXES,
-    PictureError,
-    decode_picture,
+    ImageError,
+    decode_image,
     describe_unread,
     search_folder,
 )
@@ -155,9 +155,9 @@ class Folder:
 
         def decode(position: int) -> None:
             try:
-                images[position] = decode_picture(files[position], self.image_size)
+                images[position] = decode_image(files[position], self.image_size)
                 hashes[position] = bytes.fromhex(hash_file(files[position]))
-            except (PictureError, OSError) as error:
+            except (ImageError, OSError) as error:
                 broken[position] = f"{files[position]}: {error}"
 
         with ThreadPoolExecutor() as pool:

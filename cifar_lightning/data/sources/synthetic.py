@@ -16,10 +16,10 @@ It is the SHA-256 of the code that drew the images of release 0.1.0, whose runs 
 
 
 class Synthetic:
-    """The built-in pictures: CIFAR-10's ten classes drawn procedurally, 10,000 to train on and 2,000 to test on.
+    """The built-in images: CIFAR-10's ten classes drawn procedurally, 10,000 to train on and 2,000 to test on.
 
     Args:
-        root: The drawn pictures are kept in ``root/synthetic``.
+        root: The drawn images are kept in ``root/synthetic``.
         image_size: Height and width, in pixels.
     """
 
@@ -44,8 +44,8 @@ class Synthetic:
         count, seed = self._COUNT_AND_SEED[split]
 
         def draw() -> Decoded:
-            print(f"Drawing {count:,} synthetic pictures ({split}).")
-            return Decoded(*drawings.draw_pictures(count, seed, self.image_size))
+            print(f"Drawing {count:,} synthetic images ({split}).")
+            return Decoded(*drawings.draw_images(count, seed, self.image_size))
 
         path = self.root / "synthetic" / f"{split}-{self.image_size}.pt"
         held = cached(path, DRAWINGS, self.image_size, len(drawings.CLASSES), draw)

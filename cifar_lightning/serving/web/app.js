@@ -1,4 +1,4 @@
-// The page: pictures go to v1/predict one by one, so that each gets its own answer or its own refusal.
+// The page: images go to v1/predict one by one, so that each gets its own answer or its own refusal.
 
 const EXAMPLES = "airplane automobile bird cat deer dog frog horse ship truck".split(" ");
 const AT_ONCE = 4; // requests
@@ -20,7 +20,7 @@ async function showModel() {
   limits = given;
   size = card.image_size;
   bars = Math.min(5, card.classes.length);
-  const accuracy = card.test_accuracy === null ? "" : `, right for ${percent(card.test_accuracy)} of its test pictures`;
+  const accuracy = card.test_accuracy === null ? "" : `, right for ${percent(card.test_accuracy)} of its test images`;
   $("model").textContent = `The network ${card.arch}, trained on ${card.dataset}${accuracy}.`;
   $("limits").textContent = `Up to ${limits.bytes / 1e6} MB and ${limits.pixels / 1e6} megapixels each.`;
   const named = card.classes.length > 20 ? [...card.classes.slice(0, 20), "…"] : card.classes;
@@ -33,7 +33,7 @@ async function showModel() {
     "trained on": card.dataset,
     classes: card.classes.join(", "),
     "test accuracy": card.test_accuracy === null ? "not measured" : percent(card.test_accuracy),
-    "picture size": `${size} × ${size}`,
+    "image size": `${size} × ${size}`,
     "checkpoint (SHA-256)": card.checkpoint_sha256,
     ...card.versions,
   };
@@ -47,7 +47,7 @@ async function showModel() {
   $("card").hidden = false;
 }
 
-// ---- one picture
+// ---- one image
 
 function add(file, name) {
   const article = $("result").content.cloneNode(true).querySelector("article");
@@ -134,9 +134,9 @@ function makeBar({ label, probability }) {
   return item;
 }
 
-// ---- where pictures come from
+// ---- where images come from
 
-const addAll = (files) => [...files].forEach((file) => add(file, file.name || "pasted picture"));
+const addAll = (files) => [...files].forEach((file) => add(file, file.name || "pasted image"));
 
 for (const input of [$("files"), $("capture")]) {
   input.addEventListener("change", () => {
