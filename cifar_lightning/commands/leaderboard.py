@@ -6,7 +6,7 @@ import io
 import json
 import shlex
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -20,19 +20,11 @@ from rich.markup import escape
 from rich.table import Table
 
 from cifar_lightning.errors import UsageError
+from cifar_lightning.io.config import PER_RUN_SETTINGS, flatten
 from cifar_lightning.io.files import find_named, hash_file, write_output
 from cifar_lightning.io.strict_yaml import load_yaml, read_text
 from cifar_lightning.io.text import csv_text, printable, say
 from cifar_lightning.reporting.record_schema import FIT, TEST, read_record
-
-ELSEWHERE = (
-    "seed_everything", "ckpt_path", "runs", "checkpoint_every_n_minutes", "model.stop_on_nan", "data.seed", "data.root",
-    "data.url",
-    "data.device_cache", "data.eval_batch_size", "trainer.accelerator", "trainer.default_root_dir",
-    "trainer.enable_model_summary", "trainer.enable_progress_bar", "trainer.log_every_n_steps", "trainer.logger",
-    "trainer.precision", "trainer.profiler",
-)  # fmt: skip
-"""Settings in which runs of one recipe may differ, or which their records hold as what came of them."""
 
 MEASURING = ("model.tta", "data.image_size", "data.resize", "data.mean", "data.std")
 """Settings that can be given to test, too, and change what it measures."""
@@ -156,7 +148,7 @@ class Run:
     @cached_property
     def settings(self) -> dict[str, str]:
         """All that runs of one recipe have in common, as JSON by name."""
-        flat = {key: value for key, value in flatten(self.config).items() if not key.startswith(ELSEWHERE)}
+        flat = {key: value for key, value in flatten(self.config).items() if not key.startswith(PER_RUN_SETTINGS)}
         tested = flatten({section: self.test.get(section, {}) for section in ("model", "data")})
         flat |= {
             f"test {key}": tested[key] for key in MEASURING if key in flat and tested.get(key, flat[key]) != flat[key]
@@ -333,14 +325,6 @@ def _name_group(members: tuple[Run, ...], groups: Sequence[tuple[Run, ...]]) -> 
     shown_as = {key: ", ".join(map(str, value)) if isinstance(value, list) else value for key, value in values.items()}
     parts = [f"{key.removeprefix('trainer.')} {value}" for key, value in shown_as.items()]
     return names + (f" ({', '.join(parts[:4])}{', …' if len(parts) > 4 else ''})" if parts else "")
-
-
-def flatten(settings: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Returns nested settings by their dotted names, such as "model.lr"."""
-    flat: dict[str, Any] = {}
-    for key, value in settings.items():
-        flat |= flatten(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {f"{prefix}{key}": value}
-    return flat
 
 
 # -- the three forms -------------------------------------------------------------------------------------------------

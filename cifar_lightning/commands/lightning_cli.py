@@ -52,6 +52,7 @@ from cifar_lightning.commands.parser import (
 from cifar_lightning.data.datamodule import ImageDataModule
 from cifar_lightning.errors import UsageError
 from cifar_lightning.inference.image_files import classify_files
+from cifar_lightning.io.config import PER_RUN_SETTINGS, flatten
 from cifar_lightning.io.files import write_atomically
 from cifar_lightning.io.text import printable, say
 from cifar_lightning.models import is_custom
@@ -836,13 +837,13 @@ def _find_changes(checkpoint: dict[str, Any], config: Any) -> list[str]:
     before = {"model": checkpoint["hyper_parameters"], "data": checkpoint["datamodule_hyper_parameters"]}
     before["trainer"] = {k: v for k, v in checkpoint.get("trainer_settings", {}).items() if k in RESUMED}
     after = {section: config[section].as_dict() for section in before}
-    old, new = leaderboard.flatten(before), leaderboard.flatten(after)
+    old, new = flatten(before), flatten(after)
     earlier = checkpoint.get("changes", [])
     changes = [str(change) for change in earlier] if isinstance(earlier, list) else []
     changes += [
         f"{key} {value} → {new[key]}"
         for key, value in old.items()
-        if not key.startswith(leaderboard.ELSEWHERE) and key in new and new[key] != value
+        if not key.startswith(PER_RUN_SETTINGS) and key in new and new[key] != value
     ]
     if (seed := before["data"].get("seed")) != config.seed_everything:
         changes.append(f"seed_everything {seed} → {config.seed_everything}")
