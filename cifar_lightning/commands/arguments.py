@@ -1,0 +1,45 @@
+"""The argparse parser of the commands that do not train. It needs the standard library only, so it starts at once.
+
+``parser.py`` parses the options of the commands that train.
+"""
+
+import argparse
+import re
+from typing import Any, NoReturn
+
+from cifar_lightning.errors import UsageError, did_you_mean
+
+
+class ArgumentParser(argparse.ArgumentParser):
+    """Parses a command's options, and raises a UsageError where argparse would print the usage and exit.
+
+    Options must be given by their full names.
+
+    Args:
+        command: The command's name, such as "serve".
+        hint: The end of every error message; by default it refers to the command's ``--help``.
+        **settings: Passed to ``argparse.ArgumentParser``.
+    """
+
+    def __init__(self, command: str, hint: str | None = None, **settings: Any) -> None:
+        super().__init__(prog=f"cifar-lightning {command}", allow_abbrev=False, **settings)
+        self._hint = f"See {self.prog} --help." if hint is None else hint
+
+    def error(self, message: str) -> NoReturn:
+        """Raise a UsageError.
+
+        Args:
+            message: The message of argparse.
+
+        Raises:
+            UsageError: Always. Its message suggests options of a similar name for an unknown one.
+        """
+        kind, _, unknown = message.partition("unrecognized arguments: ")
+        if not kind and (option := re.search(r"(?<!\S)-[^\s=]+", unknown)):
+            known = re.findall(r"--[\w.-]+", self.format_usage())
+            message = f"unknown option {option[0]}.{did_you_mean(option[0], known)}"
+        elif not kind:
+            message = f"unexpected argument: {unknown}."
+        else:
+            message = re.sub(r"^argument (?=-)", "", message).rstrip(".") + "."
+        raise UsageError(f"{message} {self._hint}".rstrip())
