@@ -22,7 +22,8 @@ from torch.nn import functional as F
 
 from cifar_lightning.commands import lightning_cli as train
 from cifar_lightning.commands.parser import split_options
-from cifar_lightning.data.datamodule import ImageDataModule, WholeBatches
+from cifar_lightning.data.datamodule import ImageDataModule
+from cifar_lightning.data.loading import BatchSampler, training_loader
 from cifar_lightning.errors import UsageError
 from cifar_lightning.io.files import to_json, write_output
 from cifar_lightning.reporting.record import hardware, versions
@@ -151,7 +152,7 @@ class Turns(Callback):
 def load(trainer: Trainer, pl_module: LightningModule, batch: Any) -> Iterator[int]:
     """Loads, augments and normalises; in an order of its own, as the loader of ``fit`` knows what it has done."""
     data = cast(Any, trainer).datamodule
-    for loaded in WholeBatches(data.sets["train"], batch_size=data.hparams["batch_size"], shuffle=True):
+    for loaded in training_loader(BatchSampler(data.sets["train"], data.hparams["batch_size"])):
         ready = trainer.strategy.batch_to_device(trainer.precision_plugin.convert_input(loaded))
         yield len(ready[1])
 

@@ -1,37 +1,77 @@
-"""The LightningDataModule: prepares, splits, loads, augments and normalises images."""
+"""The LightningDataModule: downloads, splits, loads, augments and normalises images.
 
-import hashlib
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import replace
-from itertools import islice
+The sets of images come from ``sources``, are split by ``splits`` and loaded by ``loading``; augmentation and
+preprocessing are in ``transforms``. Here is what connects them with the Trainer.
+"""
+
+from collections.abc import Mapping
 from typing import Any, Literal, cast
 
 import torch
 from lightning.pytorch import LightningDataModule
-from lightning.pytorch.overrides.distributed import UnrepeatedDistributedSampler
-from lightning.pytorch.trainer.states import TrainerFn
 from torch import Tensor
-from torch.utils.data import DataLoader, DistributedSampler
+from torch.utils.data import DataLoader
 
-from cifar_lightning.data.image_set import Batch, ImageSet, Normalisation, hold_out, stratified_split
+from cifar_lightning.data.image_set import Batch, ImageSet, Normalisation
+from cifar_lightning.data.loading import BatchSampler, evaluation_loader, keep, move_to_device, training_loader
 from cifar_lightning.data.sources import open_source
+from cifar_lightning.data.splits import check_splits, hold_out_split, limit_training
 from cifar_lightning.errors import UsageError
 from cifar_lightning.io.text import first_ten, printable, say
 from cifar_lightning.transforms.augment import augment, auto_augment, cutout, mix
 from cifar_lightning.transforms.preprocess import Preprocess
 
 SPLITS = {"fit": ("train", "val"), "validate": ("train", "val"), "test": ("test",), "predict": ()}
-"""What each stage of the Trainer may read."""
+"""The splits that each stage of the Trainer may read."""
+
+MINIMUM = {
+    "image_size": 1, "resize": 1, "train_size": 1, "val_size": 0, "test_size": 0, "split_seed": 0, "batch_size": 1,
+    "eval_batch_size": 1, "translate": 0, "cutout": 0, "mixup": 0, "cutmix": 0,
+}  # fmt: skip
+"""The smallest value of each option that is a number."""
+
+CHOICES = {
+    "flip": ("none", "random", "alternating"),
+    "auto_augment": ("none", "randaugment", "trivialaugment"),
+    "device_cache": ("auto", True, False),
+}
+
+
+def check_options(options: Mapping[str, Any]) -> None:
+    """Check the options of ``ImageDataModule``.
+
+    Raises:
+        UsageError: If a value is out of its range.
+    """
+    for name, least in MINIMUM.items():
+        if options[name] is not None and not least <= options[name] < 2**31:
+            raise UsageError(f"data.{name} is {options[name]}; it must be at least {least} and below {2**31:,}.")
+    for name in ("val_size", "test_size"):
+        if options[name] > 1 and options[name] != int(options[name]):
+            raise UsageError(f"data.{name} is {options[name]}; it must be a whole number, or a fraction below 1.")
+    for name, choices in CHOICES.items():
+        if options[name] not in choices:
+            *others, last = (str(choice).lower() for choice in choices)
+            raise UsageError(f"data.{name} is {options[name]!r}; it must be {', '.join(others)} or {last}.")
+    if options["translate"] >= options["image_size"]:
+        raise UsageError(
+            f"data.translate is {options['translate']}; it must be smaller than the images ({options['image_size']})."
+        )
+    mean, std = options["mean"], options["std"]
+    if (mean is None) != (std is None) or len(mean or []) != len(std or []) or min(std or [1]) <= 0:
+        raise UsageError(
+            f"data.mean is {mean} and data.std is {std}; give both, one number for each channel, and std above 0."
+        )
 
 
 class ImageDataModule(LightningDataModule):
     """Images for training, validation, test and prediction.
 
     A loader yields images (B, C, H, W) uint8, labels (B,) int64 and the images' indices in their source (B,)
-    int64; on the device, training images are augmented and all are normalised to float32, channels-last.
+    int64. On the device, training images are augmented and all images are normalised to float32, channels-last.
 
-    The order of an epoch is a function of (seed, epoch), and what augmentation does to an image one of (seed,
-    epoch, image), so the number of processes makes no difference to either.
+    The order of an epoch is a function of (seed, epoch), and the augmentation of an image is a function of (seed,
+    epoch, index), so neither depends on the number of processes.
 
     Args:
         dataset: "cifar10", "cifar100", "folder" (your own: root/train/<class>/**) or "synthetic" (built in).
@@ -96,39 +136,11 @@ class ImageDataModule(LightningDataModule):
     ) -> None:
         super().__init__()
         self.source = open_source(dataset, root, url, image_size, flat=bool(test_size), skip_broken=skip_broken)
+        # The default depends on the data set; a checkpoint stores the value itself.
         val_size = self.source.val_size if val_size is None else val_size
-        # With the data set's default val_size, so that a checkpoint says what it was; without url: no checkpoint has a
-        # say in whom to ask, and it may hold a password.
+        # Not the url: it may contain a password, and no checkpoint may choose the server that is asked.
         self.save_hyperparameters(ignore=["url"])
-        for name, value, least in [
-            ("image_size", image_size, 1),
-            ("resize", resize, 1),
-            ("train_size", train_size, 1),
-            ("val_size", val_size, 0),
-            ("test_size", test_size, 0),
-            ("split_seed", split_seed, 0),
-            ("batch_size", batch_size, 1),
-            ("eval_batch_size", eval_batch_size, 1),
-            ("translate", translate, 0),
-            ("cutout", cutout, 0),
-            ("mixup", mixup, 0),
-            ("cutmix", cutmix, 0),
-        ]:
-            if value is not None and not least <= value < 2**31:
-                raise UsageError(f"data.{name} is {value}; it must be at least {least} and below {2**31:,}.")
-        for name, value in [("val_size", val_size), ("test_size", test_size)]:
-            if value > 1 and value != int(value):
-                raise UsageError(f"data.{name} is {value}; it must be a whole number, or a fraction below 1.")
-        if translate >= image_size:
-            raise UsageError(f"data.translate is {translate}; it must be smaller than the images ({image_size}).")
-        if flip not in ("none", "random", "alternating"):
-            raise UsageError(f"data.flip is {flip!r}; it must be none, random or alternating.")
-        if auto_augment not in ("none", "randaugment", "trivialaugment"):
-            raise UsageError(f"data.auto_augment is {auto_augment!r}; it must be none, randaugment or trivialaugment.")
-        if device_cache not in (True, False, "auto"):
-            raise UsageError(f"data.device_cache is {device_cache!r}; it must be auto, true or false.")
-        if (mean is None) != (std is None) or len(mean or []) != len(std or []) or min(std or [1]) <= 0:
-            raise UsageError(f"data.mean is {mean} and data.std {std}; give both, a number above 0 for each channel.")
+        check_options(self.hparams)
         self.sets: dict[str, ImageSet] = {}
         self.classes: tuple[str, ...] = ()
         self.normalisation: Normalisation | None = (tuple(mean), tuple(std)) if mean and std else None
@@ -138,12 +150,12 @@ class ImageDataModule(LightningDataModule):
 
     @classmethod
     def load_from_checkpoint(cls, *args: Any, url: str | None = None, **kwargs: Any) -> "ImageDataModule":
-        """Makes a module as LightningDataModule does, but takes no url from the checkpoint."""
+        """Load a module as LightningDataModule does, but take no url from the checkpoint."""
         return super().load_from_checkpoint(*args, url=url, **kwargs)
 
     @property
     def num_classes(self) -> int:
-        """Number of classes K; for a folder this looks at the disk."""
+        """Number of classes K; for a folder this reads the disk."""
         return len(self.classes) or self.source.num_classes()
 
     @property
@@ -153,18 +165,18 @@ class ImageDataModule(LightningDataModule):
 
     @property
     def description(self) -> str:
-        """The data set's name as it stands beside a result."""
+        """The data set's name, as it is shown beside a result."""
         dataset = str(self.hparams["dataset"])
         return f"folder {printable(self.hparams['root'])}" if dataset == "folder" else dataset
 
     def _splits(self, stage: str) -> list[str]:
         splits = SPLITS[stage]
         if self.hparams["test_size"] and "test" in splits:
-            splits = ("train",)  # which they are held out of
+            splits = ("train",)  # The test images are held out of these.
         return [split for split in splits if self.source.has(split) or split in ("train", "test")]
 
     def prepare_data(self) -> None:
-        """Downloads, decodes or draws what the stage needs."""
+        """Download, decode or draw what the stage needs."""
         if self.hparams["test_size"] and self.source.has("test"):
             raise UsageError(
                 f"data.test_size is {self.hparams['test_size']}, but {self.description} has test images of its own. "
@@ -175,7 +187,8 @@ class ImageDataModule(LightningDataModule):
             self.source.prepare(splits)
 
     def setup(self, stage: str) -> None:
-        """Loads and splits what the stage needs; the test images for the stage "test" only."""
+        """Load and split what the stage needs; the test images only for the stage "test"."""
+        seed = self.hparams["split_seed"]
         for split in self._splits(stage):
             if split not in self.sets:
                 self.sets[split] = self.source.load(split)
@@ -186,57 +199,15 @@ class ImageDataModule(LightningDataModule):
                 self.sets.pop("val", None)
             elif "val" not in self.sets:
                 self._hold_out("val")
-            self._limit_training()
-        for held in self.sets.values():
-            self._check_classes(held.classes)
-        self._cache_on_device()
+            self.sets["train"] = limit_training(self.sets["train"], self.hparams["train_size"], seed)
+        for images in self.sets.values():
+            self._check_classes(images.classes)
+        if self.trainer:
+            self.sets = move_to_device(self.sets, self.trainer.strategy.root_device, self.hparams["device_cache"])
 
     def _hold_out(self, split: str) -> None:
-        """Takes images for validation or testing out of the training images, and leaves some of each class."""
-        name, train = f"{split}_size", self.sets["train"]
-        size, labels = self.hparams[name], train.labels[train.indices]
-        count = int(size) if size >= 1 else max(1, round(size * len(train)))
-        classes = len(set(labels.tolist()))
-        if count > len(train) - classes:
-            way_out = "validation can be turned off: --data.val_size 0" if split == "val" else "put them into root/test"
-            raise UsageError(
-                f"data.{name} is {size:,}, but there are {len(train):,} training images of {classes} classes, and at "
-                f"least one of each must be left to train on. Name a fraction, such as --data.{name} 0.1, or fewer; or "
-                f"{way_out}."
-            )
-        first, second = hold_out(labels, count, self.hparams["split_seed"])
-        held = train.subset(train.indices[second])
-        self.sets |= {"train": train.subset(train.indices[first]), split: replace(held, digest=_identify(held))}
-
-    def _limit_training(self) -> None:
-        """Leaves out the training images beyond ``train_size``."""
-        size, train = self.hparams["train_size"], self.sets["train"]
-        if size is None or size == len(train):
-            return
-        if size > len(train):
-            raise UsageError(f"data.train_size is {size:,}, but there are {len(train):,} training images.")
-        labels = train.labels[train.indices]
-        _, chosen = stratified_split(labels, size, self.hparams["split_seed"])
-        if missing := sorted(set(labels.tolist()) - set(labels[chosen].tolist())):
-            names = first_ten([train.classes[label] for label in missing])
-            raise UsageError(f"data.train_size {size:,} leaves no image of {names} to train on. Name a larger one.")
-        self.sets["train"] = train.subset(train.indices[chosen])
-
-    def _cache_on_device(self) -> None:
-        """Moves the images to the accelerator once and for all, where they are to stay there."""
-        cache = self.hparams["device_cache"]
-        if self.trainer is None or not cache:
-            return
-        device = self.trainer.strategy.root_device
-        size = sum(images.nbytes for images in {id(held.images): held.images for held in self.sets.values()}.values())
-        if cache == "auto" and (device.type != "cuda" or size > torch.cuda.mem_get_info(device)[0] / 4):
-            return
-        moved: dict[int, Tensor] = {}  # splits share their images
-        for split, held in self.sets.items():
-            images = moved.setdefault(id(held.images), held.images.to(device))
-            self.sets[split] = replace(
-                held, images=images, labels=held.labels.to(device), indices=held.indices.to(device)
-            )
+        size, seed = self.hparams[f"{split}_size"], self.hparams["split_seed"]
+        self.sets["train"], self.sets[split] = hold_out_split(self.sets["train"], split, size, seed)
 
     def _check_classes(self, classes: tuple[str, ...]) -> None:
         if self.classes and classes != self.classes:
@@ -248,10 +219,10 @@ class ImageDataModule(LightningDataModule):
         self.classes = classes
 
     def state_dict(self) -> dict[str, Any]:
-        """Returns what a checkpoint must hold to use the network without the data set."""
+        """Return what a checkpoint must store so that the network can be used without the data set."""
         mean, std = self.normalisation or self.source.normalisation or self._measure_normalisation()
-        size = self.hparams["batch_size"] * self._place()[0]
-        digests = {split: held.digest for split, held in self.sets.items() if held.digest}
+        size = self.hparams["batch_size"] * self._world_size_and_rank()[0]
+        digests = {split: images.digest for split, images in self.sets.items() if images.digest}
         return {
             "classes": list(self.classes),
             "mean": list(mean),
@@ -261,56 +232,38 @@ class ImageDataModule(LightningDataModule):
         }
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Takes over the classes and the normalisation of a checkpoint.
+        """Adopt the classes and the normalisation of a checkpoint.
 
         Raises:
-            UsageError: If the classes aren't those of the data, or images that the network was trained on would be
-                among those it is validated or tested on.
+            UsageError: If the data have other classes, or if images that the network was trained on would be among
+                those it is validated or tested on.
         """
-        data, self.classes = self.classes, tuple(state_dict["classes"])
-        if data:
-            self._check_classes(data)
+        classes, self.classes = self.classes, tuple(state_dict["classes"])
+        if classes:
+            self._check_classes(classes)
         self._check_images(state_dict.get("digests"))
         self.normalisation = (tuple(state_dict["mean"]), tuple(state_dict["std"]))
         self.preprocess = None
 
-    def _check_images(self, known: dict[str, str] | None) -> None:
-        """Refuses held-out images that are others than when the checkpoint was written, as some were trained on then.
+    def _check_images(self, digests: Mapping[str, str] | None) -> None:
+        """Reject held-out images that differ from the checkpoint's, and say so if that can't be verified.
 
         Args:
-            known: The digests in the checkpoint; None in those of earlier releases, which did not hold out test images.
-                Then the splits' sizes are compared, as far as they are known.
+            digests: The digests in the checkpoint; None in those of releases that stored none.
         """
-        stage = self.trainer.state.fn if self.trainer else None
-        split = {TrainerFn.FITTING: "train", TrainerFn.VALIDATING: "val", TrainerFn.TESTING: "test"}.get(
-            cast(Any, stage)
-        )
+        trainer = self.trainer
+        stage = trainer.state.fn.value if trainer and trainer.state.fn else ""
+        split = {"fit": "train", "validate": "val", "test": "test"}.get(stage, "")
         if split not in self.sets or (split != "train" and self.source.has(split)):
             return
-        before: Mapping[str, object] = self.sizes_before if known is None else known
-        now = {name: len(held) if known is None else held.digest for name, held in self.sets.items()}
-        differing = any(before.get(name, own) != own for name, own in now.items())
-        if split == "train":
-            if differing:
-                raise UsageError(
-                    f"the images ({self.description}) are not those that this run was trained on: some were added, "
-                    "removed or changed, or are held out otherwise. Resumed, it would be validated on images that it "
-                    "was trained on. Restore the images, or leave out --ckpt_path to begin a new run."
-                )
-        elif differing or (split not in before and (known is not None or split == "test")):
-            name, option = ("validation", "") if split == "val" else ("test", " --data.test_size 0")
-            raise UsageError(
-                f"the {name} images are held out of all images ({self.description}), and they are not those that were "
-                "held out when this run was trained: images that it was trained on would be among them. Restore the "
-                f"images, data.{split}_size and data.split_seed; or measure images that it has not seen, in a folder "
-                f"FOLDER/test/<class>/*.jpg of their own: cifar-lightning test --data.root FOLDER{option}"
-            )
-        folder = self.hparams["dataset"] == "folder" and "val" in self.sets and not self.source.has("val")
-        if folder and known is None and "val" not in before and self.trainer and self.trainer.is_global_zero:
+        check_splits(split, self.sets, digests, self.sizes_before, self.description)
+        held_out = self.hparams["dataset"] == "folder" and "val" in self.sets and not self.source.has("val")
+        if held_out and digests is None and "val" not in self.sizes_before and trainer and trainer.is_global_zero:
             say(
-                "note: the checkpoint is of an earlier version, which did not record the images of a training, so that "
+                "note: the checkpoint was written by an earlier version, which did not record the training images, so "
                 f"those in {self.hparams['root']} can't be verified to be the same. If some were added, or are found "
-                "only now (those in nested folders were not, once), it was trained on some of the validation images"
+                "only now (earlier versions did not look into nested folders), the network was trained on some of the "
+                "validation images."
             )
 
     def predict_on(self, images: Tensor) -> None:
@@ -318,51 +271,57 @@ class ImageDataModule(LightningDataModule):
         self.sets["predict"] = ImageSet.whole(images, torch.full((len(images),), -1), self.classes)
 
     def train_dataloader(self) -> DataLoader[Batch]:
-        """Loads the training images, in an order that is a function of (seed, epoch)."""
-        train, seed, size = self.sets["train"], self.hparams["seed"], self.hparams["batch_size"]
-        sampler = ResumingSampler(train, *self._place(), shuffle=True, seed=seed, done=self._images_done)
-        # batch normalisation can't be trained on a last batch of one image
-        single = 1 < size < len(sampler) and len(sampler) % size == 1
-        return WholeBatches(train, batch_size=size, sampler=sampler, drop_last=single)
-
-    def _images_done(self) -> int:
-        """Returns how many images of the running epoch were trained on, in this process, before it was resumed."""
-        if self.trainer is None:
-            return 0
-        return int(self.trainer.fit_loop.epoch_loop.batch_progress.current.ready) * int(self.hparams["batch_size"])
+        """Load the training images, in an order that is a function of (seed, epoch)."""
+        train, size, trainer = self.sets["train"], self.hparams["batch_size"], self.trainer
+        if trainer and trainer.overfit_batches:  # type: ignore[attr-defined]
+            # Lightning replaces the sampler by one that yields single positions, in order.
+            return DataLoader(train, batch_size=size, collate_fn=keep)
+        world_size, rank = self._world_size_and_rank()
+        progress = trainer.fit_loop.epoch_loop.batch_progress.current if trainer else None
+        sampler = BatchSampler(
+            train,
+            size,
+            world_size=world_size,
+            rank=rank,
+            seed=self.hparams["seed"],
+            first_batch=lambda: progress.ready if progress else 0,  # not 0 in an epoch that is resumed
+        )
+        return training_loader(sampler)
 
     def val_dataloader(self) -> DataLoader[Batch] | list[DataLoader[Batch]]:
-        """Loads the validation images, each exactly once; nothing when validation is off."""
-        return self._eval_loader("val") if "val" in self.sets else []
+        """Load the validation images, each exactly once; nothing when validation is off."""
+        return self._evaluation_loader("val") if "val" in self.sets else []
 
     def test_dataloader(self) -> DataLoader[Batch]:
-        """Loads the test images, each exactly once."""
-        return self._eval_loader("test")
+        """Load the test images, each exactly once."""
+        return self._evaluation_loader("test")
 
     def predict_dataloader(self) -> DataLoader[Batch]:
         """Loads the images given to ``predict_on``."""
-        return self._eval_loader("predict")
+        return self._evaluation_loader("predict")
 
-    def _eval_loader(self, split: str) -> DataLoader[Batch]:
-        held = self.sets[split]
-        world, rank = self._place()
-        sampler = UnrepeatedDistributedSampler(held, world, rank, shuffle=False)
-        return DataLoader(held, batch_size=self.hparams["eval_batch_size"], sampler=sampler, collate_fn=_identity)
+    def _evaluation_loader(self, split: str) -> DataLoader[Batch]:
+        world_size, rank = self._world_size_and_rank()
+        size = self.hparams["eval_batch_size"]
+        return evaluation_loader(self.sets[split], size, world_size=world_size, rank=rank)
 
-    def _place(self) -> tuple[int, int]:
+    def _world_size_and_rank(self) -> tuple[int, int]:
         return (self.trainer.world_size, self.trainer.global_rank) if self.trainer else (1, 0)
 
     def transfer_batch_to_device(self, batch: Batch, device: torch.device, dataloader_idx: int) -> Batch:
-        """Moves a batch to the device, unless it is there."""
-        there = batch[0].device == device
-        return batch if there else cast(Batch, super().transfer_batch_to_device(batch, device, dataloader_idx))
+        """Move a batch to the device, unless it is already there."""
+        return (
+            batch
+            if batch[0].device == device
+            else cast(Batch, super().transfer_batch_to_device(batch, device, dataloader_idx))
+        )
 
     def on_after_batch_transfer(self, batch: Batch, dataloader_idx: int) -> Batch:
-        """Augments training images and normalises all, on the device.
+        """Augment training images and normalise all images, on the device.
 
         Returns:
-            Images (B, C, H, W) float32, channels-last; labels (B,) int64, or with mixup or cutmix the shares of the
-            classes (B, K) float32; indices (B,) int64.
+            Images (B, C, H, W) float32, channels-last; labels (B,) int64, or with mixup or cutmix the classes'
+            shares (B, K) float32; indices (B,) int64.
         """
         images, labels, indices = batch
         if not (self.trainer and self.trainer.training):
@@ -370,7 +329,15 @@ class ImageDataModule(LightningDataModule):
         return self.augment(batch, self.trainer.current_epoch)
 
     def augment(self, batch: Batch, epoch: int) -> Batch:
-        """Augments and normalises training images as it is done in an epoch, from 0."""
+        """Augment and normalise a training batch.
+
+        Args:
+            batch: Images (B, C, H, W) uint8, labels (B,) int64 and indices (B,) int64, on one device.
+            epoch: The epoch, from 0, which decides on the augmentation together with seed and indices.
+
+        Returns:
+            The same as ``on_after_batch_transfer``.
+        """
         images, labels, indices = batch
         options = self.hparams
         seed = options["seed"]
@@ -393,65 +360,14 @@ class ImageDataModule(LightningDataModule):
         return images, labels, indices
 
     def normalise(self, images: Tensor) -> Tensor:
-        """Turns (B, C, H, W) uint8 into what the network sees."""
+        """Turn images (B, C, H, W) uint8 into the network's input: resized, normalised float32."""
         if self.preprocess is None:
             self.normalisation = self.normalisation or self.source.normalisation or self._measure_normalisation()
             self.preprocess = Preprocess(*self.normalisation, self.hparams["resize"])
         return self.preprocess.to(images.device)(images)  # type: ignore[no-any-return]
 
     def _measure_normalisation(self) -> Normalisation:
-        if "train" not in self.sets:  # test() without a checkpoint: rarely wanted, but well defined
+        if "train" not in self.sets:  # Without a checkpoint, even the stage "test" needs them.
             self.source.prepare(SPLITS["fit"][:1])
             self.setup("fit")
         return self.sets["train"].normalisation()
-
-
-class ResumingSampler(DistributedSampler[Batch]):
-    """A DistributedSampler that begins an epoch where it was left.
-
-    Args:
-        dataset: What is sampled.
-        num_replicas: Number of processes.
-        rank: This process.
-        shuffle: Whether to draw in random order, a function of (seed, epoch).
-        seed: The run's seed.
-        done: Tells, when an epoch begins, how many of its images were drawn before.
-    """
-
-    def __init__(
-        self, dataset: ImageSet, num_replicas: int, rank: int, *, shuffle: bool, seed: int, done: Callable[[], int]
-    ) -> None:
-        super().__init__(dataset, num_replicas, rank, shuffle, seed)
-        self.done = done
-
-    def __iter__(self) -> Iterator[Any]:
-        """Yields the indices of the images that are left of the epoch."""
-        return islice(super().__iter__(), self.done(), None)
-
-
-class WholeBatches(DataLoader[Batch]):
-    """A DataLoader for an ``ImageSet``: looks the indices and labels up once an epoch, so that a step only slices them.
-
-    Of a DataLoader's arguments it takes ``batch_size``, ``sampler`` or ``shuffle``, and ``drop_last``.
-    """
-
-    def __iter__(self) -> Iterator[Batch]:  # type: ignore[override]
-        """Yields the batches of an epoch."""
-        held, size = cast(ImageSet, self.dataset), cast(int, self.batch_size)
-        positions = torch.tensor(list(self.sampler), dtype=torch.int64, device=held.indices.device)
-        indices = held.indices[positions]
-        labels = held.labels[indices]
-        left = len(indices) % size if self.drop_last else 0
-        for start in range(0, len(indices) - left, size):
-            chosen = slice(start, start + size)
-            yield held.look_up(indices[chosen]), labels[chosen], indices[chosen]
-
-
-def _identify(held: ImageSet) -> str:
-    """Computes a digest that tells some of a source's images from others of it."""
-    return hashlib.sha256(f"{held.digest} {held.indices.tolist()}".encode()).hexdigest()
-
-
-def _identity(batch: Any) -> Any:
-    """Collates nothing: the set has fetched a whole batch."""
-    return batch

@@ -103,7 +103,7 @@ def test_processes_share_an_epoch_and_augment_as_one_does(
     data.trainer.training = True
 
     def epoch(rank: int, world: int) -> dict[int, torch.Tensor]:
-        monkeypatch.setattr(data, "_place", lambda: (world, rank))
+        monkeypatch.setattr(data, "_world_size_and_rank", lambda: (world, rank))
         loader = data.train_dataloader()
         loader.sampler.set_epoch(3)  # type: ignore[attr-defined]
         seen: dict[int, torch.Tensor] = {}

@@ -1,231 +1,102 @@
-"""What is loaded is data: a file that tries to import a module or run code does neither, whatever opens it."""
+"""Loaders: the order of an epoch, whole batches, several processes, and where an interrupted epoch is resumed."""
 
-import pickle
-import sys
-import warnings
-import zipfile
-from collections.abc import Callable
-from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from unittest.mock import patch
 
-import onnx
 import pytest
 import torch
+from lightning.pytorch import Trainer
+from lightning.pytorch.callbacks import LambdaCallback
+from torch.utils.data import DistributedSampler
 
-from cifar_lightning import Predictor, create_model
-from cifar_lightning.cli import main
-from cifar_lightning.errors import UsageError
-from tests.conftest import FAST, ROOT, replace_network
-
-PAYLOAD = """
-from pathlib import Path
-from torch import nn
-Path("executed").touch()
-
-class Net(nn.Flatten):
-    def __init__(self, **options):
-        Path("executed").touch()
-        super().__init__()
-
-def build(*args, **options):
-    Path("executed").touch()
-"""
+from cifar_lightning import ImageClassifier, ImageDataModule
+from cifar_lightning.data.image_set import ImageSet
+from cifar_lightning.data.loading import BatchSampler, evaluation_loader, move_to_device, training_loader
 
 
-class Reduced:
-    """Makes a file when it is unpickled."""
-
-    def __reduce__(self) -> Any:
-        return Path.touch, (Path("executed"),)
-
-
-SPEC = {"class_path": "payload.Net", "init_args": {}}
-
-FORMS: dict[str, Callable[[dict[str, Any]], Any]] = {
-    "arch": lambda c: c["hyper_parameters"].update(arch="payload:Net"),
-    "arch as a class": lambda c: c["hyper_parameters"].update(arch=SPEC),
-    "arch_options": lambda c: c["hyper_parameters"].update(arch_options={"x": SPEC}),
-    "arch_options as text": lambda c: c["hyper_parameters"].update(arch_options={"x": "{class_path: payload.Net}"}),
-    "arch_options in a list": lambda c: c["hyper_parameters"].update(arch_options={"x": [[SPEC]], "y": {"z": SPEC}}),
-    "arch_options as a class": lambda c: c["hyper_parameters"].update(arch_options=SPEC),
-    "a rate": lambda c: c["hyper_parameters"].update(lr=SPEC),
-    "_class_path": lambda c: c["hyper_parameters"].update(_class_path="payload.Net"),
-    "_instantiator": lambda c: c["hyper_parameters"].update(_instantiator="payload.build"),
-    "the model's settings": lambda c: c.update(hyper_parameters=SPEC),
-    "the data's _class_path": lambda c: c["datamodule_hyper_parameters"].update(_class_path="payload.Net"),
-    "the data's _instantiator": lambda c: c["datamodule_hyper_parameters"].update(_instantiator="payload.build"),
-    "the data's root": lambda c: c["datamodule_hyper_parameters"].update(root=SPEC),
-    "the data's settings": lambda c: c.update(datamodule_hyper_parameters=SPEC),
-    "the data's state": lambda c: c.update(ImageDataModule=SPEC),
-    "the seed": lambda c: c["datamodule_hyper_parameters"].update(seed=SPEC),
-    "the strategy": lambda c: c["trainer_settings"].update(strategy=SPEC),
-    "the strategy's name": lambda c: c["trainer_settings"].update(strategy="payload.Net"),
-    "the strategy as text": lambda c: c["trainer_settings"].update(strategy="{class_path: payload.Net}"),
-    "other Trainer settings": lambda c: c["trainer_settings"].update(
-        logger=SPEC, profiler="payload.Net", plugins=[SPEC], accelerator="payload.Net", precision="payload.Net"
-    ),
-    "callbacks": lambda c: c["trainer_settings"].update(callbacks=[SPEC]),
-    "callbacks by name": lambda c: c["trainer_settings"].update(callbacks=["payload.Net"]),
-    "the Trainer's settings": lambda c: c.update(trainer_settings=SPEC),
-    "callback states": lambda c: c["callbacks"].update({"payload.Net": SPEC}),
-    "the weights": lambda c: c["state_dict"].update(x=Reduced()),
-    "a setting, pickled": lambda c: c["hyper_parameters"].update(arch=Reduced()),
-    "callback states, pickled": lambda c: c["callbacks"].update(x=Reduced()),
-}
+def make_images(count: int) -> ImageSet:
+    """Make images whose pixels are their indices, half of which are in the set."""
+    pixels = torch.arange(2 * count, dtype=torch.uint8)[:, None, None, None].expand(-1, 2, 2, 3)
+    return ImageSet.whole(pixels, torch.arange(2 * count) % 7, "abcdefg").subset(torch.arange(0, 2 * count, 2))
 
 
-@pytest.fixture
-def hostile(here: Path, trained: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], str]:
-    """Writes a checkpoint of one of the forms, beside a module that leaves a mark when it is imported."""
-    (here / "payload.py").write_text(PAYLOAD)
-    monkeypatch.syspath_prepend(str(here))
-    monkeypatch.delitem(sys.modules, "payload", raising=False)
-
-    def write(form: str) -> str:
-        checkpoint = torch.load(trained / "last.ckpt", weights_only=True)
-        FORMS[form](checkpoint)
-        torch.save(checkpoint, "hostile.ckpt")
-        return "hostile.ckpt"
-
-    return write
+@pytest.mark.parametrize("world_size", [1, 2, 3])
+@pytest.mark.parametrize("count", [2, 64, 100])
+def test_the_order_is_that_of_torch(count: int, world_size: int) -> None:
+    images = make_images(count)
+    for rank in range(world_size):
+        theirs: DistributedSampler[int] = DistributedSampler(images, world_size, rank, seed=3)
+        own = BatchSampler(images, 8, world_size=world_size, rank=rank, seed=3)
+        for epoch in (0, 4):
+            theirs.set_epoch(epoch)
+            own.set_epoch(epoch)
+            assert torch.cat(list(own)).tolist() == list(theirs)
 
 
-def nothing_ran() -> bool:
-    return not Path("executed").exists() and "payload" not in sys.modules
+def test_a_resumed_epoch_begins_where_it_was_interrupted() -> None:
+    images = make_images(50)
+    done = [0]
+    whole, resumed = (BatchSampler(images, 8, first_batch=first) for first in (lambda: 0, lambda: done[0]))
+    for done[0] in (0, 3, 7):
+        rest = list(resumed)
+        assert [batch.tolist() for batch in rest] == [batch.tolist() for batch in whole][done[0] :]
+        assert len(resumed) == len(training_loader(resumed)) == 7, "the length is that of the whole epoch"
 
 
-@pytest.mark.parametrize("form", FORMS)
-def test_a_checkpoint_runs_nothing(form: str, hostile: Any) -> None:
-    path = hostile(form)
-    words = ["--trainer.max_epochs=3", "--trainer.fast_dev_run=true"]
-    assert main(["fit", f"--ckpt_path={path}", *words]) in (0, 2)
-    assert nothing_ran()
-    with suppress(UsageError):
-        Predictor(path)
-    assert nothing_ran()
+@pytest.mark.parametrize(
+    ("size", "lengths"), [(10, [10, 10]), (20, [20]), (21, [21]), (100, [21]), (6, [6, 6, 6, 3]), (1, [1] * 21)]
+)
+def test_a_last_batch_of_one_image_is_dropped(size: int, lengths: list[int]) -> None:
+    loader = training_loader(BatchSampler(make_images(21), size))
+    assert [len(labels) for _, labels, _ in loader] == lengths
+    assert len(loader) == len(lengths)
 
 
-CODE = ["arch", "arch_options", "arch_options as text", "the weights"]
+def test_a_batch_is_fetched_at_once() -> None:
+    images = make_images(20)
+    with patch.object(ImageSet, "__getitem__", autospec=True, side_effect=ImageSet.__getitem__) as fetch:
+        batches = list(training_loader(BatchSampler(images, 8)))
+    assert fetch.call_count == len(batches) == 3
+    for pixels, labels, indices in batches:
+        assert pixels[:, 0, 0, 0].tolist() == indices.tolist()
+        assert torch.equal(labels, indices % 7)
+        assert (pixels.shape[1:], pixels.dtype, labels.dtype) == ((3, 2, 2), torch.uint8, torch.int64)
 
 
-@pytest.mark.parametrize("form", CODE)
-def test_code_is_refused_by_every_command(form: str, hostile: Any, capsys: pytest.CaptureFixture[str]) -> None:
-    path = hostile(form)
-    for command in ("fit", "validate", "test", "predict x.png", "export", "serve", "bench"):
-        option = "--model" if command == "serve" else "--ckpt_path"
-        assert main([*command.split(), f"{option}={path}"]) == 2, command
-        assert capsys.readouterr().err.startswith("cifar-lightning: ")
-        assert nothing_ran(), command
+def test_loading_leaves_the_global_generator_alone_between_batches() -> None:
+    loader = iter(training_loader(BatchSampler(make_images(20), 8)))
+    state = torch.get_rng_state()
+    next(loader)
+    assert torch.equal(torch.get_rng_state(), state)
 
 
-OWN = """
-from pathlib import Path
-from torch import nn
-
-class Net(nn.Sequential):
-    def __init__(self, num_classes):
-        Path("executed").touch()
-        super().__init__(nn.AvgPool2d(8), nn.Flatten(), nn.Linear(48, num_classes))
-"""
-
-
-@pytest.fixture
-def own(here: Path, trained: Path, monkeypatch: pytest.MonkeyPatch) -> str:
-    """A checkpoint of a network of the user's own, in the current folder, which leaves a mark when it is built."""
-    (here / "own_code.py").write_text(OWN)
-    monkeypatch.syspath_prepend(str(here))
-    network = create_model("own_code:Net", 10)
-    (here / "executed").unlink()
-    return str(replace_network(trained / "best.ckpt", "own_code:Net", network, here / "own.ckpt"))
-
-
-def test_the_code_of_a_network_runs_for_who_allows_it(own: str, capsys: pytest.CaptureFixture[str]) -> None:
-    Path("own.yaml").write_text("model: {arch: own_code:Net}")
-    Path("other.yaml").write_text("model: {lr: 0.1}")
-    image = str(ROOT / "docs" / "images" / "cat.jpg")
-    for words in ([], ["--config=other.yaml"], ["--model.arch=cnn"], ["--model.arch=own_code:Other"]):
-        assert main(["predict", image, f"--ckpt_path={own}", *words]) == 2
-        error = capsys.readouterr().err
-        assert "is own_code:Net: loading it would import the module own_code and run its code" in error
-        assert "--model.arch own_code:Net" in error
-        assert "--allow_custom_arch" in error
-        assert not Path("executed").exists()
-    for words in (["--model.arch", "own_code:Net"], ["--config=own.yaml"], ["--allow_custom_arch"]):
-        assert main(["predict", image, f"--ckpt_path={own}", *words]) == 0
-        Path("executed").unlink()
-    assert main(["export", f"--ckpt_path={own}", "--format=pt2", "--allow_custom_arch"]) == 0
-    for allowed in ({"arch": "own_code:Net"}, {"allow_custom_arch": True}):
-        assert Predictor(own, **allowed).card.arch == "own_code:Net"
-    Path("allow.yaml").write_text("allow_custom_arch: true")
-    assert main(["predict", image, f"--ckpt_path={own}", "--config=allow.yaml"]) == 2
-    assert "name it on the command line: --allow_custom_arch" in capsys.readouterr().err
-
-
-@pytest.mark.usefixtures("own")
-def test_what_was_allowed_is_no_setting_of_the_run(here: Path, data_root: Path) -> None:
-    words = ["--model.arch=own_code:Net", "--data.dataset=synthetic", f"--data.root={data_root}"]
-    assert main(["fit", *words, *FAST, "--trainer.max_epochs=1"]) == 0
-    (last,) = here.glob("runs/*/version_0/last.ckpt")
-    assert main(["fit", f"--ckpt_path={last}", "--allow_custom_arch", "--trainer.max_epochs=2"]) == 0
-    assert "allow" not in last.with_name("config.yaml").read_text()
-
-
-@pytest.mark.parametrize("command", ["fit", "test", "export"])
-def test_other_kinds_of_files(command: str, here: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    def torchscript(file: str) -> None:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # it is deprecated
-            torch.jit.save(torch.jit.script(torch.nn.Linear(1, 1)), file)
-
-    kinds: list[Callable[[str], object]] = [
-        lambda file: Path(file).write_bytes(pickle.dumps(Reduced())),
-        lambda file: Path(file).write_bytes(pickle.dumps({"state_dict": Reduced()}, protocol=0)),
-        lambda file: torch.save({"state_dict": Reduced()}, file, _use_new_zipfile_serialization=False),
-        torchscript,
+def test_evaluation_never_drops_or_repeats_an_image() -> None:
+    images = make_images(21)
+    seen = [
+        indices.tolist() for rank in range(2) for _, _, indices in evaluation_loader(images, 4, world_size=2, rank=rank)
     ]
-    for write in kinds:
-        write("other.ckpt")
-        assert main([command, "--ckpt_path=other.ckpt"]) == 2
-        assert "other.ckpt" in capsys.readouterr().err
-        assert nothing_ran()
+    assert sorted(index for batch in seen for index in batch) == images.indices.tolist()
 
 
-def test_weights_are_data(here: Path, data_root: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    torch.save({"x": Reduced()}, "weights.pth")
-    words = ["--model.arch=cnn", "--model.weights=weights.pth", "--data.dataset=synthetic"]
-    assert main(["fit", *words, f"--data.root={data_root}", *FAST]) == 2
-    assert "can't be loaded as weights" in capsys.readouterr().err
-    assert nothing_ran()
+def test_splits_share_their_images_on_a_device_too() -> None:
+    images = make_images(10)
+    sets = {"train": images, "val": images.subset(torch.arange(1, 20, 2))}
+    moved = move_to_device(sets, torch.device("meta"), True)
+    assert moved["train"].images is moved["val"].images
+    assert moved["val"].indices.device.type == "meta"
+    for cache in (False, "auto"):
+        assert move_to_device(sets, torch.device("cpu"), cache) == sets
 
 
-def test_a_pt2_file_is_a_program(exported: Path, here: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    with zipfile.ZipFile(exported / "model.pt2") as source, zipfile.ZipFile("hostile.pt2", "w") as copy:
-        for name in source.namelist():
-            hostile = name.endswith("sample_inputs/model.pt")
-            copy.writestr(name, pickle.dumps(Reduced()) if hostile else source.read(name))
-    image = str(ROOT / "docs" / "images" / "cat.jpg")
-    for command in (["predict", image, "--ckpt_path=hostile.pt2"], ["serve", "--model=hostile.pt2"]):
-        assert main(command) == 2
-        assert "hostile.pt2 is a program" in capsys.readouterr().err
-    with pytest.raises(UsageError, match="allow_custom_arch=True"):
-        Predictor("hostile.pt2")
-    assert nothing_ran()
-    with suppress(UsageError):
-        Predictor("hostile.pt2", allow_custom_arch=True)
-    assert not nothing_ran(), "this is what is refused"
-
-
-@pytest.mark.parametrize("place", ["../secret.bin", "{root}/secret.bin", "link.bin"])
-def test_an_onnx_file_reads_nothing_outside_its_folder(place: str, exported: Path, here: Path) -> None:
-    (here / "models").mkdir()
-    model = onnx.load(exported / "model.onnx")
-    weights = max(model.graph.initializer, key=lambda tensor: len(tensor.raw_data))
-    (here / "secret.bin").write_bytes(weights.raw_data)
-    (here / "models" / "link.bin").symlink_to("../secret.bin")
-    weights.ClearField("raw_data")
-    weights.data_location = onnx.TensorProto.EXTERNAL
-    weights.external_data.add(key="location", value=place.format(root=here))
-    Path("models/hostile.onnx").write_bytes(model.SerializeToString())
-    with pytest.raises(UsageError, match="can't be read as ONNX"):
-        Predictor("models/hostile.onnx", device="cpu")
+@pytest.mark.filterwarnings("ignore")  # what Lightning says of loaders without workers
+def test_overfit_batches_trains_on_the_same_images_in_each_epoch(data_root: Path, tmp_path: Path) -> None:
+    seen: list[list[int]] = []
+    watcher = LambdaCallback(on_train_batch_end=lambda trainer, module, loss, batch, _: seen.append(batch[2].tolist()))
+    trainer = Trainer(
+        accelerator="cpu", max_epochs=2, overfit_batches=2, callbacks=[watcher], logger=False,
+        enable_checkpointing=False, enable_progress_bar=False, enable_model_summary=False, default_root_dir=tmp_path,
+    )  # fmt: skip
+    data = ImageDataModule("synthetic", str(data_root), val_size=0, batch_size=64)
+    trainer.fit(ImageClassifier(), datamodule=data)
+    assert [len(batch) for batch in seen] == [64] * 4
+    assert seen[:2] == seen[2:]

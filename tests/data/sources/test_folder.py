@@ -1,144 +1,18 @@
-import io
+"""The user's own images: what is found, decoded, cached, left out and rejected."""
+
 import os
 import shutil
 import sys
-import tarfile
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
 from PIL import Image
 
-from cifar_lightning.data.image_set import ImageSet, stratified_split
-from cifar_lightning.data.sources import SOURCES, Source, open_source
+from cifar_lightning.data.image_set import ImageSet
+from cifar_lightning.data.sources import Source, open_source
 from cifar_lightning.errors import UsageError
-from tests.conftest import Archive
-
-
-def cifar(root: Path, url: str | None = None) -> Source:
-    return open_source("cifar10", str(root), url, 32)
-
-
-def test_the_official_archive_is_fetched_once_and_kept(archive: Archive, tmp_path: Path) -> None:
-    source = cifar(tmp_path / "data")
-    source.prepare(["train", "test"])
-    train, test = source.load("train"), source.load("test")
-    assert np.array_equal(train.images.numpy(), archive.images[:100])
-    assert np.array_equal(test.images.numpy(), archive.images[100:])
-    assert train.labels.tolist() == archive.labels[:100]
-    assert train.classes[:2] == ("airplane", "automobile")
-    archive.path.unlink()
-    cifar(tmp_path / "data").prepare(["train"])  # nothing is fetched again
-
-
-def test_a_mirror_must_have_the_official_checksum(archive: Archive, tmp_path: Path) -> None:
-    mirror = tmp_path / "copy.tar.gz"
-    mirror.write_bytes(archive.path.read_bytes())
-    archive.path.unlink()
-    cifar(tmp_path / "good", str(mirror)).prepare(["train"])
-    mirror.write_bytes(mirror.read_bytes() + b"x")
-    with pytest.raises(UsageError, match="checksum"):
-        cifar(tmp_path / "bad", str(mirror)).prepare(["train"])
-
-
-def test_a_broken_archive_is_noticed_and_fetched_again(
-    archive: Archive, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    held = tmp_path / "data" / archive.path.name
-    held.parent.mkdir()
-    held.write_bytes(archive.path.read_bytes()[:1000])
-    source = cifar(held.parent)
-    source.prepare(["train"])
-    assert "fetching it again" in capsys.readouterr().out
-    assert len(source.load("train")) == 100
-
-
-def test_a_broken_unpacked_file_is_unpacked_again(archive: Archive, tmp_path: Path) -> None:
-    source = cifar(tmp_path / "data")
-    source.prepare(["train"])
-    (tmp_path / "data" / "cifar-10-batches-py" / "data_batch_3").write_bytes(b"half")
-    source.prepare(["train"])
-    assert np.array_equal(source.load("train").images.numpy(), archive.images[:100])
-
-
-def test_no_network_names_the_ways_out(archive: Archive, tmp_path: Path) -> None:
-    with pytest.raises(UsageError) as error:
-        cifar(tmp_path / "data", "http://127.0.0.1:9/cifar.tar.gz").prepare(["train"])
-    for part in [str(tmp_path / "data"), "127.0.0.1:9", "no connection", "--data.url", "synthetic", "folder"]:
-        assert part in str(error.value)
-
-
-BATCH = "cifar-10-batches-py/data_batch_1"
-
-
-@pytest.mark.parametrize(
-    "entry",
-    [
-        {"name": "../outside.txt", "size": 4},
-        {"name": "/outside.txt", "size": 4},
-        {"name": "cifar-10-batches-py/stray", "size": 4},
-        {"name": BATCH, "type": tarfile.SYMTYPE, "linkname": "../../outside.txt"},
-        {"name": BATCH, "type": tarfile.SYMTYPE, "linkname": "/etc/passwd"},
-        {"name": BATCH, "type": tarfile.LNKTYPE, "linkname": "../outside.txt"},
-        {"name": "cifar-10-batches-py", "type": tarfile.SYMTYPE, "linkname": ".."},
-        {"name": BATCH, "type": tarfile.CHRTYPE, "devmajor": 1, "devminor": 3},
-        {"name": BATCH, "type": tarfile.FIFOTYPE},
-    ],
-    ids=lambda entry: f"{entry['name']} {entry.get('type', b'').decode()}{entry.get('linkname', '')}",
-)
-def test_an_archive_can_write_nothing_but_its_files(archive: Archive, tmp_path: Path, entry: dict[str, Any]) -> None:
-    evil = tmp_path / "mirror" / "evil.tar.gz"
-    with tarfile.open(evil, "w:gz") as tar:
-        member = tarfile.TarInfo()
-        for name, value in entry.items():
-            setattr(member, name, value)
-        tar.addfile(member, io.BytesIO(b"evil"))
-        through = tarfile.TarInfo(BATCH)  # where a link would lead
-        through.size = 4
-        tar.addfile(through, io.BytesIO(b"evil"))
-    archive.expect(evil)
-    with pytest.raises(UsageError, match=r"checksums are wrong"):
-        cifar(tmp_path / "data").prepare(["train"])
-    assert not (tmp_path / "outside.txt").exists()
-    assert not Path("/outside.txt").exists()
-    written = {p.relative_to(tmp_path / "data").as_posix() for p in (tmp_path / "data").rglob("*")}
-    assert written - {".cifar-10-python.tar.gz.lock"} == {"cifar-10-python.tar.gz", "cifar-10-batches-py", BATCH}
-    assert (tmp_path / "data" / BATCH).read_bytes() == b"evil"
-    assert (tmp_path / "data" / BATCH).is_file()
-    assert not (tmp_path / "data" / BATCH).is_symlink()
-
-
-@pytest.mark.parametrize(("size", "count"), [(2**40, 1), (0, 1000)], ids=["a terabyte", "a thousand files"])
-def test_an_archive_that_holds_too_much(archive: Archive, tmp_path: Path, size: int, count: int) -> None:
-    evil = tmp_path / "mirror" / "evil.tar"
-    with evil.open("wb") as file:
-        for number in range(count):
-            member = tarfile.TarInfo(BATCH if size else f"cifar-10-batches-py/{number}")
-            member.size = size  # of which nothing follows
-            file.write(member.tobuf())
-    archive.expect(evil)
-    with pytest.raises(UsageError, match="it holds too much"):
-        cifar(tmp_path / "data").prepare(["train"])
-    assert not (tmp_path / "data" / "cifar-10-batches-py").exists()
-
-
-def test_an_archive_cut_short(archive: Archive, tmp_path: Path) -> None:
-    short = tmp_path / "mirror" / "short.tar.gz"
-    short.write_bytes(archive.path.read_bytes()[:-5000])
-    archive.expect(short)
-    with pytest.raises(UsageError, match="could not be unpacked"):
-        cifar(tmp_path / "data").prepare(["train"])
-
-
-def test_an_archive_of_something_else(archive: Archive, tmp_path: Path) -> None:
-    other = tmp_path / "mirror" / "other.tar.gz"
-    with tarfile.open(other, "w:gz"):
-        pass
-    archive.expect(other)
-    with pytest.raises(UsageError, match="is not CIFAR10"):
-        cifar(tmp_path / "data").prepare(["train"])
 
 
 def folder(root: Path, size: int = 32) -> Source:
@@ -366,55 +240,3 @@ def test_folders_that_do_not_fit(image_folder: Path, tmp_path: Path) -> None:
     (image_folder / "test" / "yellow").mkdir()
     with pytest.raises(UsageError, match="hold no images: yellow"):
         folder(image_folder).prepare(["train"])
-
-
-def test_synthetic_is_kept(data_root: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    first = open_source("synthetic", str(data_root), None, 32).load("test")
-    capsys.readouterr()
-    second = open_source("synthetic", str(data_root), None, 32).load("test")
-    assert "Drawing" not in capsys.readouterr().out
-    assert torch.equal(first.images, second.images)
-    assert first.labels.bincount().tolist() == [200] * 10
-
-
-def test_sources_that_do_not_exist() -> None:
-    with pytest.raises(UsageError, match="Did you mean cifar10"):
-        open_source("cifr10", "data", None, 32)
-    with pytest.raises(UsageError, match="mirror"):
-        open_source("synthetic", "data", "http://x", 32)
-    with pytest.raises(UsageError, match="32 × 32"):
-        open_source("cifar10", "data", None, 64)
-    assert {"cifar10", "cifar100", "folder", "synthetic"} <= set(SOURCES)
-
-
-def test_batches_come_in_the_order_asked_for() -> None:
-    images = torch.arange(10 * 2 * 2 * 3).view(10, 2, 2, 3).to(torch.uint8)
-    held = ImageSet.whole(images, torch.arange(10), [str(k) for k in range(10)]).subset(torch.tensor([7, 3, 5]))
-    batch, labels, numbers = held.__getitems__([2, 0])
-    assert numbers.tolist() == labels.tolist() == [5, 7]
-    assert torch.equal(batch, images[[5, 7]].permute(0, 3, 1, 2))
-    assert len(held) == 3
-    assert held[1][2].tolist() == [3]
-
-
-def test_normalisation_against_numpy() -> None:
-    pixels = np.random.default_rng(0).integers(0, 256, (2500, 4, 4, 3), dtype=np.uint8)
-    held = ImageSet.whole(torch.from_numpy(pixels), torch.zeros(2500, dtype=torch.int64), ["one"])
-    mean, std = held.subset(torch.arange(0, 2500, 2)).normalisation()
-    flat = pixels[::2].reshape(-1, 3) / 255
-    np.testing.assert_allclose(mean, flat.mean(0), atol=1e-9)
-    np.testing.assert_allclose(std, flat.std(0), atol=1e-9)
-
-
-@pytest.mark.parametrize("size", [0, 1, 9, 100, 500])
-def test_a_split_is_disjoint_stratified_and_repeatable(size: int) -> None:
-    labels = torch.tensor([0] * 600 + [1] * 300 + [2] * 100)[torch.randperm(1000)]
-    first, second = stratified_split(labels, size, seed=3)
-    assert len(second) == size
-    assert sorted([*first.tolist(), *second.tolist()]) == list(range(1000))
-    for k, count in enumerate([600, 300, 100]):
-        assert abs(int((labels[second] == k).sum()) - count * size / 1000) <= 1
-    torch.manual_seed(99)
-    assert torch.equal(second, stratified_split(labels, size, seed=3)[1])
-    if size > 1:
-        assert not torch.equal(second, stratified_split(labels, size, seed=4)[1])
