@@ -18,7 +18,8 @@ from cifar_lightning.data.sources import open_source
 from cifar_lightning.data.splits import check_splits, hold_out_split, limit_training
 from cifar_lightning.errors import UsageError
 from cifar_lightning.io.text import first_ten, printable, say
-from cifar_lightning.transforms.augment import augment, auto_augment, cutout, mix
+from cifar_lightning.transforms.augment import augment, cutout, mix
+from cifar_lightning.transforms.auto_augment import auto_augment
 from cifar_lightning.transforms.preprocess import Preprocess
 
 SPLITS = {"fit": ("train", "val"), "validate": ("train", "val"), "test": ("test",), "predict": ()}

@@ -1,14 +1,15 @@
 """Augmentation of whole batches on their device, as pure functions of (seed, epoch, image).
 
-B batch, C channels, H height, W width, K classes. Nothing here keeps a generator: what happens to an image in an
-epoch depends on the seed, the epoch and the image's number alone, so a run resumes exactly and any number of
-processes together do what one does. (What mixup and cutmix mix an image with depends on its batch, too.)
+No function here uses a random generator: what happens to an image in an epoch depends only on the seed, the epoch and
+the image's index. So a run resumes exactly, and several processes augment as one does. (The image that mixup and cutmix
+mix another one with depends on the batch, too.) RandAugment and TrivialAugment are in ``auto_augment``.
+
+B batch, C channels, H height, W width, K classes.
 """
 
-from collections import defaultdict
 from collections.abc import Iterator
 from functools import cache
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -24,31 +25,31 @@ _STREAMS = {
 
 
 def random_integers(indices: Tensor, high: int, seed: int, epoch: int, stream: str) -> Tensor:
-    """Draws one integer for each image, by hashing.
+    """Draw one integer for each image by hashing.
+
+    The mixing function is Chris Wellons' lowbias32, https://nullprogram.com/blog/2018/07/31/.
 
     Args:
         indices: (B,) int64, the images' indices.
         high: Exclusive upper bound, at most 2³¹.
         seed: The run's seed.
         epoch: The epoch, from 0.
-        stream: What the number is for; different streams are independent.
+        stream: What the integers are used for; different streams are independent.
 
     Returns:
         (B,) int64, uniform in [0, high).
-
-    The mixing function is Chris Wellons' lowbias32, https://nullprogram.com/blog/2018/07/31/.
     """
     return (_hash(indices, seed, (epoch, stream))[0] * high) >> 32
 
 
 def _hash(indices: Tensor, seed: int, *streams: tuple[int, str]) -> Tensor:
-    """Draws 32 bits for each image from some streams, each in an epoch: (S, B) int64."""
+    """Draw 32 bits for each image from each of S streams, given with its epoch: (S, B) int64 in [0, 2³²)."""
     mixed = _mix(indices & _MASK)
     return _mix(torch.stack([mixed ^ hash_integers(seed, epoch, _STREAMS[stream]) for epoch, stream in streams]))
 
 
 def hash_integers(*parts: int) -> int:
-    """Hashes whole indices into one of 32 bits, the same everywhere."""
+    """Hash integers into one in [0, 2³²), which is the same on every machine."""
     key = 0
     for part in parts:
         key = _mix((key + part + 0x9E3779B9) & _MASK)
@@ -56,30 +57,30 @@ def hash_integers(*parts: int) -> int:
 
 
 def _mix(x: Integers) -> Integers:
-    """Maps 32-bit integers held in int64 one to one onto well mixed ones."""
+    """Map 32-bit integers, stored as int64, one to one onto well-mixed ones."""
     x = ((x ^ (x >> 16)) * 0x7FEB352D) & _MASK
     x = ((x ^ (x >> 15)) * 0x846CA68B) & _MASK
     return x ^ (x >> 16)
 
 
 def flip_translate(images: Tensor, mirror: Tensor | None, dy: Tensor | None, dx: Tensor | None) -> Tensor:
-    """Mirrors and shifts each image by its own amount; what moves in at a border is reflected there.
+    """Mirror and shift each image by its own amount, with reflection at the border.
 
-    One gather does it all: on uint8 images it costs a few per cent of a small network's step on a CPU, and it is
-    free of branches and of synchronisation on a GPU.
+    A single gather does both: on uint8 images it takes a few per cent of a small network's step on a CPU, and on a GPU
+    it neither branches nor synchronises.
 
     Args:
         images: (B, C, H, W) of any type, fastest when channels-last.
-        mirror: (B,) bool, the images to mirror left to right before they are shifted; None mirrors none.
-        dy: (B,) int64, rows to move the content up by, in (-H, H); None shifts none.
-        dx: (B,) int64, columns to move the content to the left by, in (-W, W); None shifts none.
+        mirror: (B,) bool, which images are mirrored left to right, before they are shifted; None for none.
+        dy: (B,) int64, rows by which the content moves up, in (-H, H); None for none.
+        dx: (B,) int64, columns by which the content moves to the left, in (-W, W); None for none.
 
     Returns:
         (B, C, H, W), channels-last.
     """
     batch, channels, height, width = images.shape
     device = images.device
-    index = torch.int32 if batch * height * width < 2**31 else torch.int64  # less memory to write and read
+    index = torch.int32 if batch * height * width < 2**31 else torch.int64  # half the memory traffic
     rows = torch.arange(height, dtype=index, device=device).expand(batch, height)
     columns = torch.arange(width, dtype=index, device=device).expand(batch, width)
     if dy is not None:
@@ -95,22 +96,22 @@ def flip_translate(images: Tensor, mirror: Tensor | None, dy: Tensor | None, dx:
 
 
 def _reflect(positions: Tensor, size: int) -> Tensor:
-    """Reflects positions outside [0, size) at the first and the last one, which are not repeated."""
+    """Reflect positions outside [0, size) at the first and the last position, which are not repeated."""
     positions = positions.abs()
     return (size - 1) - ((size - 1) - positions).abs()
 
 
 def augment(images: Tensor, indices: Tensor, *, seed: int, epoch: int, flip: str, translate: int) -> Tensor:
-    """Mirrors and shifts a training batch.
+    """Mirror and shift a training batch at random.
 
     Args:
         images: (B, C, H, W) uint8.
         indices: (B,) int64, the images' indices.
         seed: The run's seed.
         epoch: The epoch, from 0.
-        flip: "none"; "random" to mirror each image in half of the epochs; or "alternating" to mirror each in every
-            other epoch, beginning with a random half (https://arxiv.org/abs/2404.00498, section 3.6).
-        translate: The most pixels to move an image by in each direction, below H and W; 0 moves none.
+        flip: "none"; "random" to mirror each image with probability 1/2; or "alternating" to mirror each image in every
+            other epoch, a random half of them in the first (https://arxiv.org/abs/2404.00498, section 3.6).
+        translate: The largest shift in each direction in pixels, less than H and W; 0 shifts none.
 
     Returns:
         (B, C, H, W) uint8.
@@ -118,63 +119,15 @@ def augment(images: Tensor, indices: Tensor, *, seed: int, epoch: int, flip: str
     if flip == "none" and not translate:
         return images
     alternating = flip == "alternating"
-    # drawn at once: on so few numbers, what an operation costs is its call
+    # All streams are hashed at once: on so few integers the cost of an operation is that of its call.
     bits = _hash(indices, seed, (0 if alternating else epoch, "mirror"), (epoch, "shift_y"), (epoch, "shift_x"))
     mirror = None if flip == "none" else (bits[0] >= 2**31) != (alternating and epoch % 2 == 1)
     dy, dx = (bits[1:] * (2 * translate + 1) >> 32) - translate if translate else (None, None)
     return flip_translate(images, mirror, dy, dx)
 
 
-def auto_augment(images: Tensor, indices: Tensor, *, seed: int, epoch: int, policy: str) -> Tensor:
-    """Changes each image by torchvision's operations, drawn at random: colours, shears, rotations and their like.
-
-    torchvision draws once for a whole batch. So the draws are ours, and those images are changed together that drew
-    the same. It takes about 50 µs an image of 32 × 32 on a CPU core (one by one 90 to 160), and waits for the device.
-
-    Args:
-        images: (B, 3, H, W) uint8.
-        indices: (B,) int64, the images' indices.
-        seed: The run's seed.
-        epoch: The epoch, from 0.
-        policy: "none"; "randaugment" for two operations of magnitude 9 of 30 (https://arxiv.org/abs/1909.13719); or
-            "trivialaugment" for one of any magnitude, up to greater ones (https://arxiv.org/abs/2103.10158).
-
-    Returns:
-        (B, 3, H, W) uint8.
-    """
-    if policy == "none":
-        return images
-    transform, operations = _operations(policy, *images.shape[2:])
-    images = images.clone()
-    for stream in ("first", "second")[: getattr(transform, "num_ops", 1)]:
-        same: dict[tuple[str, float], list[int]] = defaultdict(list)
-        for position, draw in enumerate(random_integers(indices, len(operations), seed, epoch, stream).tolist()):
-            same[operations[draw]].append(position)
-        for (name, magnitude), positions in same.items():
-            chosen = torch.tensor(positions, device=images.device)
-            images[chosen] = transform._apply_image_or_video_transform(
-                images[chosen], name, magnitude, transform.interpolation, transform._fill
-            )
-    return images
-
-
-@cache
-def _operations(policy: str, height: int, width: int) -> tuple[Any, list[tuple[str, float]]]:
-    """Returns torchvision's transform, and the name and magnitude of what it may do, each as likely as the others."""
-    from torchvision.transforms import v2
-
-    transform = v2.RandAugment() if policy == "randaugment" else v2.TrivialAugmentWide()
-    operations = []
-    for name, (magnitudes, signed) in transform._AUGMENTATION_SPACE.items():
-        values = magnitudes(transform.num_magnitude_bins, height, width)
-        for place in range(transform.num_magnitude_bins):
-            value = 0.0 if values is None else float(values[getattr(transform, "magnitude", place)])
-            operations += [(name, value), (name, -value if signed else value)]
-    return transform, operations
-
-
 def cutout(images: Tensor, indices: Tensor, *, seed: int, epoch: int, size: int) -> Tensor:
-    """Blanks a square of each image, cut off where it reaches over the border (https://arxiv.org/abs/1708.04552).
+    """Blank a square at a random place of each image, clipped at the border (https://arxiv.org/abs/1708.04552).
 
     Args:
         images: (B, C, H, W) float, normalised.
@@ -201,10 +154,10 @@ def mix(
     mixup: float,
     cutmix: float,
 ) -> tuple[Tensor, Tensor]:
-    """Mixes each image and its label with the one before it in the batch.
+    """Mix each image and its label with the previous one in the batch.
 
-    Mixup blends the two (https://arxiv.org/abs/1710.09412); cutmix pastes a rectangle of the other one
-    (https://arxiv.org/abs/1905.04899). With both on, a coin decides for each image.
+    Mixup blends the two images (https://arxiv.org/abs/1710.09412); cutmix pastes a rectangle of the previous image
+    (https://arxiv.org/abs/1905.04899). If both are on, each image gets one of them with probability 1/2.
 
     Args:
         images: (B, C, H, W) float.
@@ -213,11 +166,11 @@ def mix(
         num_classes: Number of classes K.
         seed: The run's seed.
         epoch: The epoch, from 0.
-        mixup: alpha of mixup: an image's own share is drawn from Beta(alpha, alpha); 0 turns mixup off.
-        cutmix: The same for cutmix, where it is the share of the area.
+        mixup: alpha of mixup, >= 0: an image's own share is drawn from Beta(alpha, alpha); 0 turns mixup off.
+        cutmix: alpha of cutmix, >= 0: the share of the area that is kept is drawn from it; 0 turns cutmix off.
 
     Returns:
-        Images (B, C, H, W), and the shares of the classes (B, K) float32, which sum to 1.
+        Images (B, C, H, W), and the classes' shares (B, K) float32, which sum to 1 for each image.
     """
     draw = random_integers(indices, 2 * _SHARES, seed, epoch, "mix")
     own = images.new_ones(len(images), 1, 1, 1)
@@ -231,22 +184,23 @@ def mix(
         own = torch.where(pasted[:, None, None, None], (~boxes).to(images.dtype), own)
     share = own.float().mean((1, 2, 3))[:, None]
     targets = F.one_hot(labels, num_classes).float()
-    # in this order the result has the images' memory format
+    # With the images as the first operand, the result has their memory format.
     return images.lerp(images.roll(1, 0), 1 - own), targets.lerp(targets.roll(1, 0), 1 - share)
 
 
 _SHARES = 2048
+"""Half the number of different shares that mixup and cutmix draw."""
 
 
 @cache
 def _beta(alpha: float, device: torch.device) -> Tensor:
-    """Returns (4096,) float32 shares that are distributed as Beta(alpha, alpha), with a mean of exactly 1/2."""
+    """Return (4096,) float32 shares distributed as Beta(alpha, alpha), whose mean is exactly 1/2."""
     shares = torch.from_numpy(np.random.default_rng(0).beta(alpha, alpha, _SHARES))
     return torch.cat([shares, 1 - shares]).float().to(device)
 
 
 def _boxes(images: Tensor, indices: Tensor, seed: int, epoch: int, heights: Tensor, widths: Tensor) -> Tensor:
-    """Returns (B, 1, H, W) bool: rectangles of the sizes (B,) around random pixels, cut off at the border."""
+    """Return (B, 1, H, W) bool: rectangles of sizes (B,) int64 around random pixels, clipped at the border."""
     masks = []
     for length, size, stream in zip(images.shape[2:], (heights, widths), ("cut_y", "cut_x"), strict=True):
         start = random_integers(indices, length, seed, epoch, stream) - size // 2
@@ -257,12 +211,12 @@ def _boxes(images: Tensor, indices: Tensor, seed: int, epoch: int, heights: Tens
 
 
 def tta_views(images: Tensor, tta: str) -> Iterator[tuple[float, Tensor]]:
-    """Makes the views of test-time augmentation (https://arxiv.org/abs/2404.00498, section 3.5).
+    """Make the views of test-time augmentation (https://arxiv.org/abs/2404.00498, section 3.5).
 
     Args:
         images: (B, C, H, W) float.
-        tta: "none"; "flip" for the images and their mirror images; or "flip_translate" for these also moved by one
-            pixel, up and to the left and down and to the right.
+        tta: "none"; "flip" for the images and their mirror images; or "flip_translate" for both of these, and both of
+            them shifted by one pixel, up and to the left, and down and to the right.
 
     Yields:
         Each view's weight (they sum to 1) and the view, (B, C, H, W).

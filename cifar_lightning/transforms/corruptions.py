@@ -1,11 +1,15 @@
-"""Corruptions of images at five severities, as CIFAR-10-C has them (https://arxiv.org/abs/1903.12261).
+"""Corruptions of images at five severities, as in CIFAR-10-C (https://arxiv.org/abs/1903.12261).
 
-n images, H height, W width. Definitions and constants are those of make_cifar_c.py in
-https://github.com/hendrycks/robustness, for 32 × 32; of its fifteen these six need no other images and no other
-libraries. imagecorruptions has ImageNet's constants only, and needs OpenCV, SciPy and numba.
+Definitions and constants are those of make_cifar_c.py in https://github.com/hendrycks/robustness, for 32 × 32. These
+are the six of its fifteen corruptions that need no other images and no other libraries. (The package imagecorruptions
+has only ImageNet's constants, and needs OpenCV, SciPy and numba.) ``reporting/robustness.py`` measures the accuracy on
+corrupted images.
 
-What is relative to an image (pixelate) or to its colours is the same at any size. The radius of the blur is in
-pixels, and grows with the height: at 224 it is near that of ImageNet-C. JPEG's blocks are always of 8 × 8.
+Corruptions of colours and pixelation are relative to the image and the same at any size. The radius of the blur, in
+pixels, grows in proportion to the height: at 224 pixels it is close to that of ImageNet-C. JPEG's blocks are always
+8 × 8.
+
+n images, H height, W width.
 """
 
 import io
@@ -22,19 +26,19 @@ _Pixels = NDArray[np.float32]
 
 
 def corrupt(images: _Images, name: str, severity: int, seed: int = 0) -> _Images:
-    """Corrupts images; the same arguments give the same images.
+    """Corrupt images; the same arguments give the same result.
 
     Args:
-        images: (n, H, W, 3).
+        images: (n, H, W, 3) uint8.
         name: A key of ``CORRUPTIONS``.
         severity: From 1 to 5.
         seed: Seed of the noise.
 
     Returns:
-        (n, H, W, 3).
+        (n, H, W, 3) uint8.
     """
     corrupted, rng = np.empty_like(images), np.random.default_rng(seed)
-    for start in range(0, len(images), 500):  # as floats, all of them might need too much memory
+    for start in range(0, len(images), 500):  # All images at once, as floats, could need too much memory.
         part = slice(start, start + 500)
         corrupted[part] = CORRUPTIONS[name](images[part], severity - 1, rng)
     return corrupted
@@ -50,7 +54,7 @@ def _defocus_blur(images: _Images, severity: int, rng: np.random.Generator) -> _
     scale = images.shape[1] / 32
     kernel = _disk(radius * scale, sigma * scale, soft=round(scale))
     reach = len(kernel) // 2
-    # "reflect" is also what OpenCV does at the border
+    # OpenCV, which the reference uses, reflects at the border, too.
     padded = np.pad(_to_floats(images), ((0, 0), (reach, reach), (reach, reach), (0, 0)), "reflect")
     blurred = np.zeros(images.shape, np.float32)
     height, width = images.shape[1:3]
@@ -61,7 +65,7 @@ def _defocus_blur(images: _Images, severity: int, rng: np.random.Generator) -> _
 
 
 def _disk(radius: float, sigma: float, soft: int) -> _Pixels:
-    """Returns a disk that sums to 1, its edge softened by a Gaussian that reaches ``soft`` pixels."""
+    """Return a disk that sums to 1, with an edge softened by a Gaussian of ``sigma`` pixels, cut off at ``soft``."""
     reach = int(radius) + max(1, soft)
     line = np.arange(-reach, reach + 1)
     disk = (line[:, None] ** 2 + line**2 <= radius**2).astype(np.float32)
@@ -74,7 +78,7 @@ def _disk(radius: float, sigma: float, soft: int) -> _Pixels:
 
 def _brightness(images: _Images, severity: int, rng: np.random.Generator) -> _Images:
     pixels = _to_floats(images)
-    value = pixels.max(3, keepdims=True)  # V of HSV; with H and S as they are, the channels keep their ratios
+    value = pixels.max(3, keepdims=True)  # V of HSV; as H and S stay the same, so do the ratios of the channels
     brighter = np.minimum(value + (0.05, 0.1, 0.15, 0.2, 0.3)[severity], 1)
     return _to_bytes(np.where(value > 0, pixels * (brighter / np.maximum(value, 1e-6)), brighter))
 
@@ -111,7 +115,7 @@ CORRUPTIONS: dict[str, Callable[[_Images, int, np.random.Generator], _Images]] =
     "jpeg_compression": _jpeg_compression,
     "pixelate": _pixelate,
 }
-"""Each corruption: images (n, H, W, 3), the severity from 0 and a generator → images (n, H, W, 3)."""
+"""Each corruption: images (n, H, W, 3) uint8, the severity from 0 to 4 and a generator → images (n, H, W, 3) uint8."""
 
 
 def _each(images: _Images, change: Callable[[Image.Image], Image.Image]) -> _Images:
@@ -123,4 +127,4 @@ def _to_floats(images: _Images) -> _Pixels:
 
 
 def _to_bytes(pixels: _Pixels) -> _Images:
-    return (pixels.clip(0, 1) * 255).astype(np.uint8)  # cut off, not rounded, as CIFAR-10-C was made
+    return (pixels.clip(0, 1) * 255).astype(np.uint8)  # CIFAR-10-C was made with truncation, not rounding.
