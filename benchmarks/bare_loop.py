@@ -22,7 +22,7 @@ from benchmarks._results import CNN, parse, ratio, record
 from cifar_lightning.commands import lightning_cli as train
 from cifar_lightning.commands.bench import TemporaryFit, Turns
 from cifar_lightning.models import create_model
-from cifar_lightning.reporting.record import ours
+from cifar_lightning.reporting.record import get_model_and_data
 from cifar_lightning.training.optim import build_optimizer, build_schedule
 from cifar_lightning.transforms.augment import augment
 from cifar_lightning.transforms.preprocess import Preprocess
@@ -49,7 +49,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def bare_epoch(trainer: Trainer, pl_module: LightningModule, batch: Any) -> Iterator[int]:
     """Trains a new network for one epoch as ``fit`` does, and yields the number of images after each step."""
-    fitted, datamodule = ours(trainer, pl_module)
+    fitted, datamodule = get_model_and_data(trainer, pl_module)
     model, data, device = fitted.hparams, datamodule.hparams, fitted.device
     assert datamodule.normalisation is not None
     held = datamodule.sets["train"]

@@ -26,7 +26,7 @@ from PIL import Image
 
 from cifar_lightning.cli import main
 from cifar_lightning.io.files import hash_file
-from cifar_lightning.reporting import figures, report
+from cifar_lightning.reporting import figures, run_figures, run_reporter
 
 # each of the processes that run the tests gets its share of the cores, and so do those that it starts
 if workers := os.environ.get("PYTEST_XDIST_WORKER_COUNT"):
@@ -256,5 +256,6 @@ def _blank_figures(request: pytest.FixtureRequest) -> Iterator[None]:
     """Spares most of the time of a short training: its figures are blank, unless a test is marked ``rendered``."""
     with pytest.MonkeyPatch.context() as patch:
         if not request.node.get_closest_marker("rendered"):
-            patch.setattr(report, "figures", BLANK)
+            for module in (run_figures, run_reporter):
+                patch.setattr(module, "figures", BLANK)
         yield

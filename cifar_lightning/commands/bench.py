@@ -26,8 +26,8 @@ from cifar_lightning.data.datamodule import ImageDataModule
 from cifar_lightning.data.loading import BatchSampler, training_loader
 from cifar_lightning.errors import UsageError
 from cifar_lightning.io.files import to_json, write_output
-from cifar_lightning.reporting.record import hardware, versions
-from cifar_lightning.reporting.report import Report
+from cifar_lightning.reporting.record import environment
+from cifar_lightning.reporting.run_reporter import RunReporter
 from cifar_lightning.training.callbacks import EpochLines
 from cifar_lightning.training.classifier import ImageClassifier
 from cifar_lightning.training.duration import AnnounceDuration
@@ -88,7 +88,7 @@ class TemporaryFit(train.CLI):
 
     def _fit_callbacks(self, settings: Any, chosen: dict[str, Any]) -> list[Callback]:
         callbacks = super()._fit_callbacks(settings, chosen)
-        return [c for c in callbacks if not isinstance(c, Report | EpochLines | AnnounceDuration)] + list(
+        return [c for c in callbacks if not isinstance(c, RunReporter | EpochLines | AnnounceDuration)] + list(
             self.callbacks
         )
 
@@ -286,9 +286,7 @@ class Bench(TemporaryFit):
         return {
             "model": dict(self.model.hparams),
             "data": dict(self.datamodule.hparams),
-            "precision": self.trainer.precision,
-            "hardware": hardware(self.trainer.strategy.root_device),
-            "versions": versions(),
+            **environment(self.trainer),
             "rounds": ROUNDS,
             "batches": int(self.trainer.num_training_batches),
             "training": {

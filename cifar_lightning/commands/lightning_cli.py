@@ -57,10 +57,12 @@ from cifar_lightning.io.files import write_atomically
 from cifar_lightning.io.text import printable, say
 from cifar_lightning.models import is_custom
 from cifar_lightning.models.pretrained import find_official, find_weights
-from cifar_lightning.reporting.record import MetricsLog, Record, read_throughput
+from cifar_lightning.reporting.metrics_log import MetricsLog, read_throughput
+from cifar_lightning.reporting.record import FitRecorder
 from cifar_lightning.reporting.record_schema import FIT, read_record
-from cifar_lightning.reporting.report import Report
-from cifar_lightning.reporting.robustness import class_table, corruption_table, measure_corruptions
+from cifar_lightning.reporting.robustness import measure_corruptions
+from cifar_lightning.reporting.run_reporter import RunReporter
+from cifar_lightning.reporting.tables import class_table, corruption_table
 from cifar_lightning.training.callbacks import EpochLines, ProgressBar, Throughput, TrainerSettings
 from cifar_lightning.training.checkpoint import (
     WholeCheckpointIO,
@@ -205,7 +207,6 @@ def _quieten() -> None:
         ".*number of training batches .* is smaller than the logging interval",
         ".*ended before the epoch ended",  # it is resumed with the images that are left
         ".*Checkpoint directory .* exists and is not empty",  # resuming goes on in the run's folder
-        ".*Experiment logs directory .* exists and is not empty",  # and MetricsLog in its file
         ".*sync_dist=True",  # torchmetrics has summed over the processes already
         ".*params to be frozen already exist",  # BackboneFinetuning leaves batch norm out of what it freezes
         r".*module\(s\) in eval mode at the start",  # model.freeze means it
@@ -446,7 +447,7 @@ class CLI(LightningCLI):
             if self.command == "predict":  # each image once and in order
                 chosen |= {"devices": 1, "num_nodes": 1, "limit_predict_batches": None}
             step = (self.checkpoint or {}).get("global_step", 0)
-            callbacks = [Report(self.folder, Path(self.ckpt_path or ""), step)] if self.command == "test" else []
+            callbacks = [RunReporter(self.folder, Path(self.ckpt_path or ""), step)] if self.command == "test" else []
         if self.command == "fit":
             chosen["logger"] = self._loggers(settings.logger)
         elif settings.logger in (None, True):
@@ -500,8 +501,8 @@ class CLI(LightningCLI):
         return [*given, MetricsLog(self.folder, (self.checkpoint or {}).get("global_step", 0))]
 
     def _fit_callbacks(self, settings: Any, chosen: dict[str, Any]) -> list[Callback]:
-        record = Record(self.folder, self.changes)
-        callbacks: list[Callback] = [Throughput(), record, Report(self.folder, record=record), EpochLines()]
+        recorder = FitRecorder(self.folder, self.changes)
+        callbacks: list[Callback] = [Throughput(), recorder, RunReporter(self.folder, recorder=recorder), EpochLines()]
         if not settings.fast_dev_run:
             callbacks.append(SaveConfig(self._parser(self.command), self.config[self.command], self.folder))
             callbacks.append(AnnounceDuration())
@@ -553,7 +554,7 @@ class CLI(LightningCLI):
                 )
 
     def _began(self) -> bool:
-        return any(c.began is not None for c in self.trainer.callbacks if isinstance(c, Record))  # type: ignore[attr-defined]
+        return any(c.began is not None for c in self.trainer.callbacks if isinstance(c, FitRecorder))  # type: ignore[attr-defined]
 
     def fit(self, model: ImageClassifier, datamodule: ImageDataModule, ckpt_path: str | None) -> None:
         """Trains, and says how it went and what can be done next."""
@@ -687,8 +688,8 @@ class CLI(LightningCLI):
         return callbacks
 
     @property
-    def _report(self) -> Report | None:
-        return next((callback for callback in self._callbacks if isinstance(callback, Report)), None)
+    def _report(self) -> RunReporter | None:
+        return next((callback for callback in self._callbacks if isinstance(callback, RunReporter)), None)
 
     def _next(self, command: str, path: Path) -> str:
         arch = self.model.hparams["arch"]

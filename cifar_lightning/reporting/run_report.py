@@ -1,4 +1,4 @@
-"""``report.html`` of a run: one page that needs no other file and no network, made of what lies in the run's folder."""
+"""``report.html`` of a run: one page that needs no other file and no network, made from what the run's folder holds."""
 
 import base64
 import math
@@ -10,63 +10,73 @@ import jinja2
 from PIL import Image
 
 from cifar_lightning.io.files import hash_file, write_atomically
-from cifar_lightning.reporting.record import read_history
+from cifar_lightning.reporting.metrics_log import read_history
 from cifar_lightning.reporting.record_schema import FIT, TEST, read_record
 
-FIGURES = {
-    "predictions": "Images drawn at random, with what was predicted and how surely.",
-    "mistakes": "The mistakes with the highest loss: sure and wrong. Some may be mislabelled.",
-    "confusion": "Rows are the true classes, columns the predicted ones; off the diagonal are the mistakes.",
-    "classes": "Intervals that overlap widely are no difference to speak of.",
-    "reliability": "Bars below the diagonal: surer than it is right; above it: right more often than it is sure.",
+CAPTIONS = {
+    "predictions": "Images drawn at random, each with the predicted class and its probability.",
+    "misclassified": "Misclassified images with the highest loss: confident, but incorrect predictions. Some of these "
+    "images may be mislabelled.",
+    "confusion": "Confusion matrix: the rows are the true classes, the columns the predicted ones.",
+    "classes": "Accuracy of each class with its 95% interval. If the intervals of two classes overlap widely, their "
+    "difference may be due to chance.",
+    "reliability": "Reliability diagram. Bars below the diagonal: the network is overconfident, its accuracy is lower "
+    "than its confidence. Bars above: it is underconfident.",
 }
-"""What stands below the figures that validation and test have each."""
+"""Captions of the figures that validation and test have each, in the order of the page."""
 
 
 def write_report(folder: Path, fit: dict[str, Any] | None = None) -> None:
-    """Writes ``report.html`` of what a run's folder holds of fit.json, metrics.csv, test.json, config.yaml and figures.
+    """Write ``report.html`` from what there is in a run's folder.
+
+    It uses fit.json, metrics.csv, test.json, config.yaml and the figures.
 
     Args:
         folder: The run's folder.
-        fit: What fit.json will hold, while it is not written.
+        fit: The content of fit.json, if that is not written yet.
 
     Raises:
         OSError: If it can't be written.
     """
-    fit, odd = (fit, "") if fit else read_record(folder / "fit.json", FIT)
-    test, odd_too = read_record(folder / "test.json", TEST)
+    fit, fit_problem = (fit, "") if fit else read_record(folder / "fit.json", FIT)
+    test, test_problem = read_record(folder / "test.json", TEST)
     config = folder / "config.yaml"
     page = _template().render(
         name=folder.absolute().relative_to(folder.absolute().parent.parent).as_posix(),
         fit=fit,
         test=test,
-        odd=[reason for reason in (odd, odd_too) if reason],
+        problems=[problem for problem in (fit_problem, test_problem) if problem],
         history=read_history(folder),
         outdated=test and _is_outdated(folder, test),
         config=config.read_text(encoding="utf-8", errors="replace") if config.exists() else "",
-        figures={path.stem: _inline(path) for path in sorted(folder.glob("figures/*.png"))},
-        captions=FIGURES,
+        figures=_read_figures(folder),
+        captions=CAPTIONS,
     )
     write_atomically(folder / "report.html", page)
 
 
 def _is_outdated(folder: Path, test: dict[str, Any]) -> bool:
-    """Tells whether the checkpoint that was tested has been written over since."""
+    """Return whether the checkpoint that was tested has been overwritten since."""
     checkpoint = folder / str(test["checkpoint"])
     return checkpoint.is_file() and hash_file(checkpoint) != test.get("checkpoint_sha256")
 
 
-def _inline(path: Path) -> dict[str, Any]:
-    """Returns an image's data URI and its width in CSS pixels; figures have 120 dots an inch."""
-    with Image.open(path) as image:
-        width = image.width * 96 // 120
-    return {"uri": "data:image/png;base64," + base64.b64encode(path.read_bytes()).decode(), "width": width}
+def _read_figures(folder: Path) -> dict[str, dict[str, Any]]:
+    """Return the data URI of each figure, and its width in CSS pixels; figures have 120 dots per inch."""
+    found: dict[str, dict[str, Any]] = {}
+    for path in sorted(folder.glob("figures/*.png")):
+        with Image.open(path) as image:
+            width = image.width * 96 // 120
+        uri = "data:image/png;base64," + base64.b64encode(path.read_bytes()).decode()
+        # Release 0.1.0 called the misclassified images mistakes; its file comes second, so a new one takes precedence.
+        found.setdefault(path.stem.replace("mistakes", "misclassified"), {"uri": uri, "width": width})
+    return found
 
 
 @cache
 def _template() -> jinja2.Template:
-    # names of classes and folders are people's own: all text is escaped
     loader = jinja2.FileSystemLoader(Path(__file__).parent)
+    # Names of classes and folders may hold anything, so all text is escaped.
     environment = jinja2.Environment(
         autoescape=True, loader=loader, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )

@@ -3,7 +3,9 @@
 from dataclasses import dataclass
 from typing import cast
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 from torchmetrics import Metric
 from torchmetrics.classification import MulticlassAccuracy, MulticlassCalibrationError, MulticlassConfusionMatrix
@@ -153,3 +155,22 @@ class EpochMetrics(nn.Module):
             self.images.update(torch.tensor(sums["images"], device=self.acc.device))
             labels = torch.zeros(int(sums["images"]), dtype=torch.int64, device=self.acc.device)
             self.acc.update((torch.arange(len(labels), device=labels.device) >= sums["correct"]).long(), labels)
+
+
+def wilson_interval(
+    correct: NDArray[np.integer], total: NDArray[np.integer]
+) -> tuple[NDArray[np.floating], NDArray[np.floating]]:
+    """Compute the 95% Wilson score interval of an accuracy (https://doi.org/10.1080/01621459.1927.10502953).
+
+    Args:
+        correct: Numbers of correct predictions, of any shape.
+        total: Numbers of predictions, of the same shape.
+
+    Returns:
+        The lower and the upper bounds, of that shape, in [0, 1]: 0 and 1 where there are no predictions.
+    """
+    z, n = 1.959964, np.maximum(total, 1e-9)
+    share = correct / n
+    centre = (share + z**2 / (2 * n)) / (1 + z**2 / n)
+    spread = z / (1 + z**2 / n) * np.sqrt(share * (1 - share) / n + z**2 / (4 * n**2))
+    return (centre - spread).clip(0, 1), (centre + spread).clip(0, 1)

@@ -30,8 +30,8 @@ from cifar_lightning.commands.parser import keep_freed_memory
 from cifar_lightning.data.sources.drawings import draw_images
 from cifar_lightning.errors import UsageError
 from cifar_lightning.reporting import figures
-from cifar_lightning.reporting.record import read_history
-from cifar_lightning.reporting.report import draw_augmentation
+from cifar_lightning.reporting.metrics_log import read_history
+from cifar_lightning.reporting.run_figures import draw_augmentation
 from cifar_lightning.training.metrics import EpochMetrics
 from cifar_lightning.transforms.augment import tta_views
 from cifar_lightning.transforms.corruptions import CORRUPTIONS, corrupt
@@ -56,7 +56,7 @@ def test_a_run_is_one_folder(trained: Path) -> None:
         "best.ckpt", "last.ckpt", "config.yaml", "figures", "fit.json", "hparams.yaml", "metrics.csv", "report.html",
         ".lock", ".seconds",
     }  # fmt: skip
-    drawn = {f"val_{name}" for name in ("predictions", "mistakes", "confusion", "classes", "reliability")}
+    drawn = {f"val_{name}" for name in ("predictions", "misclassified", "confusion", "classes", "reliability")}
     assert {p.stem for p in (trained / "figures").iterdir()} == drawn | {"curves", "train_augmentation"}
     config = yaml.safe_load((trained / "config.yaml").read_text())
     assert config["model"]["arch"] == "cnn"
@@ -68,7 +68,7 @@ def test_tensorboard_holds_curves_images_and_hyperparameters(trained: Path) -> N
     scalars = set(log.Tags()["scalars"])
     stages = {f"{stage}/{name}" for stage in ("train", "val") for name in ("loss", "acc")}
     assert stages | {"train/loss_step", "lr", "throughput/images_per_second"} <= scalars
-    drawn = {f"val/{name}" for name in ("predictions", "mistakes", "confusion", "classes", "reliability")}
+    drawn = {f"val/{name}" for name in ("predictions", "misclassified", "confusion", "classes", "reliability")}
     assert drawn | {"curves", "train/augmentation"} <= set(log.Tags()["images"])
     assert {"_hparams_/experiment", "_hparams_/session_start_info"} <= set(log.summary_metadata)
     steps = [entry.step for entry in log.Scalars("val/acc")]

@@ -10,7 +10,7 @@ import torch
 from cifar_lightning.cli import main
 from cifar_lightning.inference.image_files import Row, write_rows
 from cifar_lightning.io.text import csv_text, first_ten, printable, say
-from cifar_lightning.reporting.robustness import class_table
+from cifar_lightning.reporting.tables import class_table
 
 
 @pytest.mark.parametrize(

@@ -1,3 +1,5 @@
+"""The figures, from arrays."""
+
 import numpy as np
 import pytest
 from matplotlib.colors import to_hex
@@ -18,7 +20,7 @@ def test_pixels_are_what_is_drawn() -> None:
     assert pixels.std() > 0
 
 
-def test_heat_is_bright_where_it_is_strong() -> None:
+def test_heat_maps_are_bright_where_heat_is_high() -> None:
     images, heat = np.full((1, 4, 4, 3), 100, np.uint8), np.zeros((1, 4, 4))
     heat[0, 1, 2] = 1
     both = figures.beside_heat(images, heat)
@@ -34,17 +36,17 @@ def grid(**options: object) -> Figure:
     return figures.prediction_grid(images, probabilities, ["cat", "dog"], **options)  # type: ignore[arg-type]
 
 
-def test_right_and_wrong_are_told_apart_by_words_and_by_frame() -> None:
+def test_correct_and_incorrect_predictions_differ_in_text_and_frame() -> None:
     figure = grid(labels=np.array([0, 1, 1]), title="Some")
     assert texts(figure) == ["✓ cat 90%", "✗ cat 80%\ntrue: dog", "✓ dog 70%"]
     frames = figure.axes[0].patches
     colours = [to_hex(frame.get_edgecolor()).upper() for frame in frames]
-    assert colours == [figures.RIGHT, figures.WRONG, figures.RIGHT]
+    assert colours == [figures.CORRECT, figures.INCORRECT, figures.CORRECT]
     assert frames[1].get_linewidth() > frames[0].get_linewidth()
     assert figure.get_suptitle() == "Some"
 
 
-def test_without_the_truth_nothing_is_called_right_or_wrong() -> None:
+def test_without_labels_no_prediction_is_called_correct_or_incorrect() -> None:
     figure = grid(captions=["a.png", "b.png", "a name that is much too long to fit.png"])
     assert texts(figure)[::2] == ["cat 90%", "cat 80%", "dog 70%"]
     assert texts(figure)[1] == "a.png"
@@ -58,26 +60,26 @@ def test_a_long_title_is_broken_into_lines() -> None:
     assert lines[-1] == "next"
 
 
-def test_the_hardest_mistakes_come_first_and_right_ones_never() -> None:
+def test_misclassified_images_are_sorted_by_loss() -> None:
     probabilities = np.array([[0.6, 0.4], [0.4, 0.6], [0.99, 0.01], [0.7, 0.3], [0.1, 0.9]])
     labels = np.array([1, 0, 1, 0, 1])
-    hard = figures.hardest_mistakes(probabilities, labels, 2)
-    assert hard.tolist() == [2, 0]
+    chosen = figures.misclassified_by_loss(probabilities, labels, 2)
+    assert chosen.tolist() == [2, 0]
     images = np.zeros((2, 32, 32, 3), np.uint8)
-    figure = figures.mistake_grid(images, probabilities[hard], labels[hard], ["cat", "dog"])
+    figure = figures.misclassified_grid(images, probabilities[chosen], labels[chosen], ["cat", "dog"])
     assert texts(figure) == ["✗ cat 99%\ntrue: dog", "loss 4.6", "✗ cat 60%\ntrue: dog", "loss 0.9"]
-    assert figures.hardest_mistakes(probabilities[3:], labels[3:], 2).tolist() == []
-    figures.to_pixels(figures.mistake_grid(images[:0], probabilities[:0], labels[:0], ["cat", "dog"], "none"))
+    assert figures.misclassified_by_loss(probabilities[3:], labels[3:], 2).tolist() == []
+    figures.to_pixels(figures.misclassified_grid(images[:0], probabilities[:0], labels[:0], ["cat", "dog"], "none"))
 
 
-def test_confusion_matrix_shows_counts_and_shares() -> None:
+def test_confusion_matrix_shows_counts_and_percentages() -> None:
     counts = np.array([[8, 2], [1, 0]])
     figure = figures.confusion_matrix(counts, ["cat", "dog"], "Title")
     assert texts(figure) == ["8\n80%", "2\n20%", "1\n100%", "0"]
     assert figure.get_suptitle() == "Title"
 
 
-@pytest.mark.parametrize("count", [1, 21, 300])  # with numbers, with names alone, and with neither
+@pytest.mark.parametrize("count", [1, 21, 300])  # with counts, with names alone, and with neither
 def test_many_classes_and_an_empty_one(count: int) -> None:
     classes = [f"class {k} of $many$" for k in range(count)]
     counts = np.diag(np.arange(count))
@@ -87,22 +89,6 @@ def test_many_classes_and_an_empty_one(count: int) -> None:
     shown = [label.get_text() for label in bars.axes[0].get_yticklabels()]
     assert len(shown) == min(count, 100)
     assert figures.to_pixels(bars).shape[0] < 2000
-
-
-def test_wilson_intervals_end_where_a_test_would_just_not_reject() -> None:
-    right, total = np.array([8, 1, 150, 9_300]), np.array([10, 10, 200, 10_000])
-    for end in figures.wilson_interval(right, total):
-        deviations = np.abs(right / total - end) / np.sqrt(end * (1 - end) / total)
-        np.testing.assert_allclose(deviations, 1.959964, rtol=1e-6)
-    low, high = figures.wilson_interval(np.array([0, 10]), np.array([10, 10]))
-    assert (low[0], high[1]) == (pytest.approx(0), pytest.approx(1))
-    assert high[0] == pytest.approx(0.2775, abs=1e-4)  # as printed in textbooks
-    assert low[1] == pytest.approx(0.7225, abs=1e-4)
-
-
-def test_an_interval_of_nothing_is_everything() -> None:
-    low, high = figures.wilson_interval(np.array([0]), np.array([0]))
-    assert [low.item(), high.item()] == pytest.approx([0, 1])
 
 
 def test_the_best_class_is_on_top() -> None:
@@ -116,7 +102,7 @@ def probabilities_of(confidence: list[float]) -> NDArray[np.floating]:
 
 
 def test_the_reliability_diagram_names_the_calibration_error() -> None:
-    # four predictions with a confidence of 0.9, three of them right, and one that is sure and wrong
+    # Four predictions with a confidence of 0.9, three of them correct, and an incorrect one with a confidence of 1.
     figure = figures.reliability_diagram(probabilities_of([0.9] * 4 + [1.0]), np.array([0, 0, 0, 1, 1]), "Title")
     assert "error 32.00%" in figure.get_suptitle()  # (4 · 0.15 + 1) / 5
     heights = [bar.get_height() for bar in figure.axes[0].patches[:2]]  # type: ignore[attr-defined]
@@ -124,7 +110,7 @@ def test_the_reliability_diagram_names_the_calibration_error() -> None:
     figures.to_pixels(figure)
 
 
-def test_learning_curves_draw_what_there_is() -> None:
+def test_learning_curves_need_not_be_complete() -> None:
     history = [
         {"epoch": 1, "train/loss": 2.0, "train/acc": 0.1},
         {"epoch": 2, "train/loss": 1.0, "train/acc": 0.5, "val/loss": 1.5, "val/acc": 0.4},
@@ -135,7 +121,7 @@ def test_learning_curves_draw_what_there_is() -> None:
     figures.to_pixels(figures.learning_curves([]))
 
 
-def test_every_image_of_a_mosaic_is_in_its_place() -> None:
+def test_images_of_a_mosaic_are_in_their_places() -> None:
     images = np.arange(6, dtype=np.uint8).reshape(2, 3, 1, 1, 1) * np.ones((2, 3, 32, 32, 3), np.uint8)
     figure = figures.augmentation_grid(images[:, 0], images)
     (shown,) = figure.axes[1].images

@@ -17,7 +17,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from cifar_lightning.cli import main
 from cifar_lightning.data.sources import open_source
 from cifar_lightning.models import count_cost, create_model
-from cifar_lightning.reporting.record import read_throughput
+from cifar_lightning.reporting.metrics_log import read_throughput
 from tests.conftest import FAST
 
 

@@ -7,6 +7,7 @@ from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 from cifar_lightning.cli import main
 from cifar_lightning.reporting.record_schema import FIT, TEST, read_record
@@ -41,7 +42,7 @@ def tested(trained: Path, here: Path) -> Path:
     return folder
 
 
-def test_fit_writes_what_there_is(trained: Path) -> None:
+def test_fit_writes_the_page(trained: Path) -> None:
     page = Collector((trained / "report.html").read_text(encoding="utf-8"))
     for said in (
         "cnn on synthetic",
@@ -57,16 +58,16 @@ def test_fit_writes_what_there_is(trained: Path) -> None:
     assert page.tags.count("img") == 7
 
 
-def test_test_renews_it(tested: Path) -> None:
+def test_test_updates_the_page(tested: Path) -> None:
     page = Collector((tested / "report.html").read_text(encoding="utf-8"))
-    for said in ("calibration error", "negative log-likelihood", "top 3", "airplane", "95% interval"):
+    for said in ("calibration error", "negative log-likelihood", "top-3 accuracy", "airplane", "95% interval"):
         assert said in page.text
     assert page.tags.count("img") == 12
-    assert "written over" not in page.text
+    assert "overwritten" not in page.text
     shutil.copy(tested / "best.ckpt", tested / "kept.ckpt")
     (tested / "best.ckpt").write_bytes(b"another one")
     write_report(tested)
-    assert "written over" in (tested / "report.html").read_text(encoding="utf-8")
+    assert "overwritten" in (tested / "report.html").read_text(encoding="utf-8")
 
 
 def test_it_needs_nothing_else(tested: Path) -> None:
@@ -137,7 +138,7 @@ def test_an_odd_record_counts_as_none_and_the_page_names_it(
     write_report(folder)
     text = Collector((folder / "report.html").read_text(encoding="utf-8")).text
     assert re.search(rf"Left out: (in )?{name}", text)
-    assert ("time of fit" in text) == (name != "fit.json")
+    assert ("training time" in text) == (name != "fit.json")
 
 
 @pytest.mark.parametrize(("field", "value"), [("seconds", 1e999), ("seconds", -1), ("epochs", True), ("seed", "x")])
@@ -170,3 +171,14 @@ def test_a_training_is_recorded_beside_an_odd_record_of_a_test(trained: Path, he
     assert main(["fit", "--ckpt_path=last.ckpt"]) == 0
     assert (folder / "fit.json").exists()
     assert "Left out: test.json lacks" in (folder / "report.html").read_text(encoding="utf-8")
+
+
+def test_the_figure_names_of_release_0_1_0_are_known(tested: Path) -> None:
+    figures = tested / "figures"
+    (figures / "test_misclassified.png").rename(figures / "test_mistakes.png")
+    write_report(tested)
+    page = (tested / "report.html").read_text(encoding="utf-8")
+    assert Collector(page).tags.count("img") == 12
+    Image.new("RGB", (2, 2)).save(figures / "test_misclassified.png")  # tested again by this release
+    write_report(tested)
+    assert (tested / "report.html").read_text(encoding="utf-8") != page

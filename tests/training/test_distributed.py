@@ -100,7 +100,7 @@ def test_two_test_as_one_does(alone: Path, data_root: Path, here: Path, start: S
     for name, entry in one["classes"].items():
         assert two["classes"][name]["images"] == entry["images"] == 200
         assert two["classes"][name]["accuracy"] == pytest.approx(entry["accuracy"], abs=0.011)
-    for figure in ("predictions", "mistakes"):
+    for figure in ("predictions", "misclassified"):
         images = [np.asarray(Image.open(here / n / "figures" / f"test_{figure}.png")) for n in ("1", "2")]
         # titles name the checkpoints' folders; the images below them are the same
         assert (images[0][200:] != images[1][200:]).mean() < 0.01

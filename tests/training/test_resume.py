@@ -18,8 +18,8 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from torch import nn
 
 from cifar_lightning.cli import main
-from cifar_lightning.reporting.report import Report
-from cifar_lightning.reporting.run_report import FIGURES
+from cifar_lightning.reporting.run_report import CAPTIONS
+from cifar_lightning.reporting.run_reporter import RunReporter
 from cifar_lightning.training.checkpoint import read_checkpoint
 from tests.conftest import ROOT
 
@@ -281,7 +281,7 @@ def test_what_is_missing_after_the_last_epoch_is_completed(
         raise Killed
 
     with monkeypatch.context() as patch:
-        patch.setattr(Report, "on_fit_end", kill)
+        patch.setattr(RunReporter, "on_fit_end", kill)
         with pytest.raises(Killed):
             main(words)
     run = the_run()
@@ -297,7 +297,7 @@ def test_what_is_missing_after_the_last_epoch_is_completed(
     assert record == {key: value for key, value in expected.items() if key != "seconds"}
     for figure in (whole / "figures").iterdir():
         assert (run / "figures" / figure.name).read_bytes() == figure.read_bytes(), figure.name
-    assert FIGURES["confusion"] in (run / "report.html").read_text()
+    assert CAPTIONS["confusion"] in (run / "report.html").read_text()
     assert curves(run) == curves(whole)
     capsys.readouterr()
     assert main(resume) == 2

@@ -1,0 +1,48 @@
+"""The tables that validate and test print. leaderboard_table.py has those of leaderboard."""
+
+from collections.abc import Mapping, Sequence
+
+from rich.markup import escape
+from rich.table import Table
+from torch import Tensor
+
+from cifar_lightning.io.text import printable
+from cifar_lightning.training.metrics import wilson_interval
+from cifar_lightning.transforms.corruptions import SEVERITIES
+
+
+def class_table(confusion: Tensor, classes: Sequence[str], title: str) -> Table:
+    """Make a table of the accuracy of each class.
+
+    Args:
+        confusion: (K, K) int64, rows the true classes.
+        classes: The names of the K classes.
+        title: The title of the table.
+    """
+    table = _table(title, "class", "correct", "images", "accuracy", "95% interval")
+    correct, total = confusion.diagonal().cpu().numpy(), confusion.sum(1).cpu().numpy()
+    for name, count, n, low, high in zip(classes, correct, total, *wilson_interval(correct, total), strict=True):
+        shares = (f"{count / n:.1%}", f"{low:.1%} – {high:.1%}") if n else ("–", "–")
+        table.add_row(escape(printable(name)), f"{count:,}", f"{n:,}", *shares)
+    return table
+
+
+def corruption_table(accuracy: Mapping[str, Sequence[float]], title: str) -> Table:
+    """Make a table of the accuracy on corrupted images.
+
+    Args:
+        accuracy: By corruption, the accuracy in [0, 1] at severities 1 to 5, as ``measure_corruptions`` returns it.
+        title: The title of the table.
+    """
+    table = _table(title, "corruption", *map(str, SEVERITIES), "mean")
+    for name, values in accuracy.items():
+        row = [*values, sum(values) / len(values)]
+        table.add_row(name.replace("_", " "), *(f"{share:.1%}" for share in row))
+    return table
+
+
+def _table(title: str, *columns: str) -> Table:
+    table = Table(*columns, title=escape(printable(title)))
+    for column in table.columns[1:]:
+        column.justify = "right"
+    return table
