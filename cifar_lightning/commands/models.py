@@ -1,35 +1,29 @@
-"""models: the built-in networks, their options, what they cost and where they are used."""
+"""models: list the built-in networks with their options, size and recipes."""
 
+import argparse
 import inspect
 from collections.abc import Sequence
 from pathlib import Path
 
-import torch
-from rich.console import Console
-from rich.table import Table
-
-from cifar_lightning.commands.parser import check_config
+from cifar_lightning.commands.arguments import ArgumentParser
 from cifar_lightning.errors import UsageError
 from cifar_lightning.io.text import say
-from cifar_lightning.models import MODELS, count_cost, create_model, list_models
 
-HELP = """\
-usage: cifar-lightning models
-
-Lists the built-in networks: their options (--model.arch_options '{depth: 16}') with defaults, their parameters for
-10 classes, their operations for one image, and the recipes in configs/ that use them."""
+DESCRIPTION = """\
+List the built-in networks: their options with default values, which --model.arch_options '{depth: 16}' changes,
+their parameters with 10 classes, their operations for one image, and the recipes in configs/ that train them."""
 
 NOTE = """\
-MFLOPs: millions of operations of the convolutions, matrix products and attention
-for one image of 32 × 32, forwards; a multiplication and an addition are two.
-Others: --model.arch torchvision:<name>, timm:<name>, or your own package.module:Class."""
+MFLOPs: millions of operations in convolutions, matrix products and attention for the forward pass of one image of
+32 × 32 pixels. A multiplication and an addition are two operations.
+Other networks: --model.arch torchvision:<name>, timm:<name>, or your own package.module:Class."""
 
 
 def main(argv: Sequence[str]) -> int:
-    """Prints the table.
+    """Print the table.
 
     Args:
-        argv: The command, and nothing else but ``--help``.
+        argv: The command, which takes no arguments but ``--help``.
 
     Returns:
         The exit status.
@@ -37,17 +31,22 @@ def main(argv: Sequence[str]) -> int:
     Raises:
         UsageError: If there are other arguments.
     """
-    if "--help" in argv:
-        print(HELP)
-        return 0
-    if argv[1:]:
-        raise UsageError(f"models takes no arguments, but got {' '.join(argv[1:])}.")
+    formatter = argparse.RawDescriptionHelpFormatter
+    ArgumentParser("models", description=DESCRIPTION, formatter_class=formatter).parse_args(argv[1:])
+    from rich.console import Console
+    from rich.table import Table
+
+    from cifar_lightning.models import list_models
+
     recipes = find_recipes(Path("configs"))
-    table = Table("arch", "options", "parameters", "MFLOPs", "recipes")
+    table = Table("arch", "options", "parameters", "MFLOPs")
     table.columns[2].justify = table.columns[3].justify = "right"
+    if recipes:
+        table.add_column("recipes in configs/")
     for arch in list_models():
-        parameters, flops = measure(arch)
-        cells = [format_options(arch), f"{parameters:,}", f"{flops / 1e6:,.0f}", ", ".join(recipes.get(arch, []))]
+        parameters, operations = measure(arch)
+        cells = [format_options(arch), f"{parameters:,}", f"{operations / 1e6:,.0f}"]
+        cells += [", ".join(recipes.get(arch, []))] if recipes else []
         table.add_row(arch, *(cell or "–" for cell in cells))
     Console().print(table)
     print(NOTE)
@@ -55,20 +54,32 @@ def main(argv: Sequence[str]) -> int:
 
 
 def measure(arch: str) -> tuple[int, int]:
-    """Counts a network's parameters, and its floating-point operations for one image of 32 × 32 and 10 classes."""
-    with torch.device("meta"):  # shapes only: nothing is computed
+    """Count a network's parameters, and its floating-point operations for one image of 32 × 32, with 10 classes."""
+    import torch
+
+    from cifar_lightning.models import count_cost, create_model
+
+    with torch.device("meta"):  # Only the shapes matter, so nothing is computed.
         network = create_model(arch, 10)
     return count_cost(network)
 
 
 def format_options(arch: str) -> str:
-    """Returns a network's own options and their defaults, such as "depth: 28, dropout: 0.0"."""
+    """Format a network's own options and their default values, such as "depth: 28, dropout: 0.0"."""
+    from cifar_lightning.models import MODELS
+
     options = inspect.signature(MODELS[arch]).parameters.values()
     return ", ".join(f"{option.name}: {option.default}" for option in options if option.name != "num_classes")
 
 
 def find_recipes(folder: Path) -> dict[str, list[str]]:
-    """Finds which recipes train which network, and says which files are none."""
+    """Find the recipes in a folder, and report files that can't be read.
+
+    Returns:
+        The recipes' names by the network that they train.
+    """
+    from cifar_lightning.commands.parser import check_config
+
     found: dict[str, list[str]] = {}
     for path in sorted(folder.glob("*.yaml")):
         try:

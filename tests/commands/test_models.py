@@ -39,10 +39,17 @@ def test_operations_are_those_counted_by_hand() -> None:
     assert measure("vit")[1] == 2 * (patches * 48 * width + 9 * block + width * 10)
 
 
+def test_without_recipes_the_table_has_no_column_for_them(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["models"]) == 0
+    assert "recipes" not in capsys.readouterr().out
+
+
 def test_it_takes_no_arguments(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["models", "resnet"]) == 2
-    assert capsys.readouterr().err == "cifar-lightning: models takes no arguments, but got resnet.\n"
-    assert main(["models", "--help"]) == 0
+    error = "cifar-lightning: unexpected argument: resnet. See cifar-lightning models --help.\n"
+    assert capsys.readouterr().err == error
+    with pytest.raises(SystemExit):
+        main(["models", "--help"])
     assert "usage: cifar-lightning models" in capsys.readouterr().out
 
 
