@@ -1,4 +1,4 @@
-"""What the tests of the server share: a model of three colours, a running server, and what is sent to it."""
+"""Helpers for the tests of the server: a model of three colours, a running server, and requests."""
 
 import asyncio
 import http.client
@@ -21,8 +21,9 @@ from starlette.types import ASGIApp, Message
 
 from cifar_lightning.inference.card import Card
 from cifar_lightning.inference.predictor import Predictor
-from cifar_lightning.serving.app import Limits, create_app
-from cifar_lightning.serving.connections import make_server
+from cifar_lightning.serving.api import ServerLimits
+from cifar_lightning.serving.app import create_app
+from cifar_lightning.serving.server import make_server
 
 CARD = Card(
     arch="mean",
@@ -38,7 +39,7 @@ CARD = Card(
 
 
 def write_colours(path: Path, metadata: dict[str, str] | None = None, **changes: Any) -> Path:
-    """Writes an ONNX file that knows three colours: the softmax of the channels' means, times ``scale``."""
+    """Write an ONNX model that classifies colours: the softmax of the channels' means times ``scale``."""
     helper, kind = onnx.helper, onnx.TensorProto
     graph = helper.make_graph(
         [
@@ -62,7 +63,7 @@ def write_colours(path: Path, metadata: dict[str, str] | None = None, **changes:
 
 
 @dataclass
-class Reply:
+class Response:
     status: int
     headers: dict[str, str]
     body: bytes
@@ -71,7 +72,7 @@ class Reply:
     def json(self) -> Any:
         return json.loads(self.body)
 
-    def is_problem(self, status: int, words: str) -> None:
+    def check_problem(self, status: int, words: str) -> None:
         assert (self.status, self.headers["content-type"]) == (status, "application/problem+json")
         assert set(self.json) == {"type", "title", "status", "detail"}
         assert words in self.json["detail"]
@@ -81,23 +82,23 @@ class Reply:
 class Server:
     port: int
     sockets: list[socket.socket] = field(default_factory=list)
-    """The client's; whoever made the server closes those that are still open."""
+    """The sockets of the client; ``close`` closes those that are still open."""
 
     running: uvicorn.Server | None = None
 
-    def ask(self, method: str, path: str, body: Any = None, **headers: str) -> Reply:
+    def ask(self, method: str, path: str, body: Any = None, **headers: str) -> Response:
         named = {name.replace("_", "-"): value for name, value in headers.items()}
         with closing(http.client.HTTPConnection("127.0.0.1", self.port, timeout=60)) as connection:
-            with suppress(ConnectionError):  # the server may answer and hang up before all is sent
+            with suppress(ConnectionError):  # The server may answer and disconnect before everything is sent.
                 connection.request(method, path, body, named)
             response = connection.getresponse()
-            return Reply(response.status, {k.lower(): v for k, v in response.getheaders()}, response.read())
+            return Response(response.status, {k.lower(): v for k, v in response.getheaders()}, response.read())
 
-    def post(self, path: str, *files: bytes) -> Reply:
-        """Sends files as a form."""
+    def post(self, path: str, *files: bytes) -> Response:
+        """Send files as a form."""
         return self.ask("POST", path, form(*files), **FORM)
 
-    def figure(self, name: str) -> float:
+    def metric(self, name: str) -> float:
         lines = self.ask("GET", "/metrics").body.decode().splitlines()
         return sum(float(line.rpartition(" ")[2]) for line in lines if line.startswith(name))
 
@@ -107,9 +108,9 @@ class Server:
             assert time.monotonic() < late
             self.ask("GET", "/livez")
 
-    def has_active(self, count: int) -> None:
-        """Waits until the server is at work on so many requests."""
-        self.wait_until(lambda: self.figure("requests_active") == count)
+    def wait_for_active(self, count: int) -> None:
+        """Wait until the server is handling this many requests."""
+        self.wait_until(lambda: self.metric("requests_active") == count)
 
     def connect(self, sent: bytes = b"") -> socket.socket:
         connection = socket.create_connection(("127.0.0.1", self.port), timeout=60)
@@ -117,13 +118,13 @@ class Server:
         connection.sendall(sent)
         return connection
 
-    def begin(self, body: bytes) -> socket.socket:
-        """Sends a request without the second half of its body."""
+    def begin_upload(self, body: bytes) -> socket.socket:
+        """Send a request without the second half of its body."""
         head = "POST /v1/predict HTTP/1.1\r\nHost: localhost\r\nContent-Type: image/png\r\n"
         return self.connect(f"{head}Content-Length: {len(body)}\r\n\r\n".encode() + body[: len(body) // 2])
 
-    def clients(self) -> set[Any]:
-        """Returns the addresses of those that are connected now."""
+    def client_addresses(self) -> set[Any]:
+        """Return the addresses of the clients that are connected."""
         assert self.running
         return {connection.client for connection in self.running.server_state.connections}  # type: ignore[union-attr]
 
@@ -134,9 +135,9 @@ class Server:
 
 @contextmanager
 def serving(
-    predictor: Predictor, limits: Limits | None = None, max_connections: int | None = None, **options: Any
+    predictor: Predictor, limits: ServerLimits | None = None, max_connections: int | None = None, **options: Any
 ) -> Iterator[Server]:
-    limits = limits or Limits()
+    limits = limits or ServerLimits()
     listener = socket.create_server(("127.0.0.1", 0))
     server = make_server(create_app(predictor, limits, **options), limits, max_connections)
     thread = threading.Thread(target=server.run, args=([listener],))
@@ -151,7 +152,7 @@ def serving(
 
 
 class Client:
-    """Asks an application in this event loop, without sockets.
+    """Sends requests to an application in this event loop, without sockets.
 
     Args:
         app: The application.
@@ -160,8 +161,8 @@ class Client:
     def __init__(self, app: ASGIApp) -> None:
         self.app, self.gone = app, asyncio.Event()
 
-    async def ask(self, method: str, path: str, body: bytes | None = b"", **headers: str) -> Reply:
-        """Sends a request, with a body that never arrives if it is None."""
+    async def ask(self, method: str, path: str, body: bytes | None = b"", **headers: str) -> Response:
+        """Send a request. If the body is None, it never arrives."""
         named = {"host": "localhost", **{k.lower().replace("_", "-"): v for k, v in headers.items()}}
         scope = {
             "type": "http", "method": method, "path": path, "query_string": b"", "root_path": "", "scheme": "http",
@@ -180,10 +181,19 @@ class Client:
 
         await self.app(scope, receive, send)
         head = {k.decode(): v.decode() for k, v in sent[0]["headers"]}
-        return Reply(sent[0]["status"], head, b"".join(message.get("body", b"") for message in sent[1:]))
+        return Response(sent[0]["status"], head, b"".join(message.get("body", b"") for message in sent[1:]))
+
+
+def ask(app: ASGIApp, method: str, path: str, body: bytes | None = b"", **headers: str) -> Response:
+    """Send one request to an application, in an event loop of its own."""
+    return asyncio.run(Client(app).ask(method, path, body, **headers))
 
 
 FORM = {"Content_Type": "multipart/form-data; boundary=limit"}
+PNG = {"Content_Type": "image/png"}
+
+HALF = b"GET /livez HTTP/1.1\r\nHost: localhost"
+"""The head of a request without its end."""
 
 
 def form(*files: bytes) -> bytes:
@@ -201,7 +211,7 @@ def image(colour: str = "red", kind: str = "PNG", size: tuple[int, int] = (48, 4
 
 
 def bomb(width: int = 13_000, height: int = 13_000) -> bytes:
-    """A PNG of few bytes and many pixels; of the first 13,000 rows only, if it says that there are more."""
+    """Make a PNG of few bytes and many pixels. It has at most 13,000 rows, whatever height its header declares."""
     row = b"\0" + b"\0" * (width // 8)
     packer = zlib.compressobj(9)
     data = b"".join(packer.compress(row) for _ in range(min(height, 13_000))) + packer.flush()
