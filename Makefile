@@ -2,9 +2,10 @@ VENV   ?= .venv
 PYTHON ?= python3
 BIN    := $(VENV)/bin
 READY  := $(VENV)/.ready
+DOCS   := $(VENV)/.docs-ready
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-all lint check benchmarks clean
+.PHONY: help install demo test test-all lint check docs benchmarks clean
 
 help: ## show this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
@@ -37,10 +38,18 @@ lint: $(READY) ## check style and types
 
 check: lint test ## lint, types and the quick tests
 
+# NO_MKDOCS_2_WARNING silences Material's notice that it ends in 2027, which no change to this site could mend.
+docs: $(DOCS) ## build the documentation as a site in site/; any warning is an error
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
+
+$(DOCS): $(READY)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[docs]'
+	@touch $@
+
 benchmarks: $(READY) ## measure against a bare loop, textbook Lightning and Keras, in a quarter of an hour; DATA= options
 	$(BIN)/python -m benchmarks.bare_loop $(DATA)
 	$(BIN)/python -m benchmarks.textbook_lightning $(DATA)
 	$(BIN)/python -m benchmarks.keras_tutorial $(DATA)
 
-clean: ## remove .venv and caches (keeps data/ and runs/)
-	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache
+clean: ## remove .venv, site/ and caches (keeps data/ and runs/)
+	rm -rf $(VENV) site .pytest_cache .mypy_cache .ruff_cache

@@ -1,5 +1,7 @@
-"""Every command in the README is run, on the built-in images and cut short."""
+"""Every command and every Python example in the README and the pages of docs/ runs, on small data and cut short."""
 
+import json
+import os
 import re
 import shlex
 import shutil
@@ -7,119 +9,172 @@ import signal
 import subprocess
 import sys
 import urllib.request
+from importlib import import_module
 from pathlib import Path
 
 import pytest
+import yaml
 from PIL import Image
 
-from cifar_lightning.cli import main
+import cifar_lightning
+from cifar_lightning.cli import COMMANDS, main
 from cifar_lightning.data.sources.drawings import draw_images
-from tests.conftest import FAST, Start
+from tests.conftest import FAST, ROOT, Start
 from tests.test_configs import SHRUNK
 
-ROOT = Path(__file__).parent.parent
-README = (ROOT / "README.md").read_text(encoding="utf-8")
-COMMANDS = [
+FILES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
+PAGES = {path.relative_to(ROOT).as_posix(): path.read_text(encoding="utf-8") for path in FILES}
+ALL = "\n".join(PAGES.values())
+
+
+def blocks(language: str) -> list[str]:
+    """Return the fenced blocks of a language, without duplicates."""
+    return list(dict.fromkeys(re.findall(rf"^```{language}\n(.*?)^```", ALL, re.DOTALL | re.MULTILINE)))
+
+
+SCRIPTS = [block for block in blocks("bash") if block.startswith("#!")]
+LINES = [
     line.split("  #")[0].strip()
-    for block in re.findall(r"```bash\n(.*?)```", README, re.DOTALL)
+    for block in blocks("bash")
+    if block not in SCRIPTS
     for line in block.splitlines()
     if line.strip() and not line.startswith("#")
 ]
+SHOWN = list(dict.fromkeys(LINES))
+
+RUN_ELSEWHERE = {
+    r"tensorboard --logdir": "test_tensorboard_reads_a_run",
+    r"torchrun --nnodes 2": "test_two_machines_do_what_one_does",
+    r"python -m tests\.training\.kills": "test_kill_9_at_any_moment",
+    r"python -m benchmarks\.airbench": "test_airbench_runs_both_sides",
+    r"cifar-lightning fit .*WandbLogger": "test_wandb",
+    r"cifar-lightning fit .*MLFlowLogger": "test_mlflow",
+}
+"""Commands that need other programs, hosts or minutes, and the tests that run them."""
 
 
-def test_there_are_commands() -> None:
-    assert {shlex.split(command)[0] for command in COMMANDS} <= {"make", "cifar-lightning", "tensorboard", "."}
-    for command in ("fit", "validate", "test", "predict", "export", "sweep", "serve"):
-        assert [command for command in COMMANDS if command.startswith(f"cifar-lightning {command}")]
+def run_elsewhere(command: str) -> bool:
+    return any(re.match(pattern, command) for pattern in RUN_ELSEWHERE)
 
 
-@pytest.mark.parametrize("command", [c for c in COMMANDS if c.startswith("make")])
+SERVE = [c for c in SHOWN if " serve " in c]
+MAKE = [c for c in SHOWN if c.startswith("make")]
+CURL = [c for c in SHOWN if c.startswith("curl")]
+SET_UP = [c for c in SHOWN if re.match(r"\. |pip ", c)]
+IN_PROCESS = [c for c in SHOWN if c.startswith("cifar-lightning ") and c not in SERVE and not run_elsewhere(c)]
+
+SLOW = re.compile(r".*(--workers 2|--corruptions)|cifar-lightning fit --config configs/\w+.yaml$")
+"""Tests of sweep and test show the same in `make test`, and test_configs.py trains every recipe as it is."""
+
+DEFINED = {
+    name for path in (ROOT / "tests").rglob("*.py") for name in re.findall(r"def (test_\w+)", path.read_text("utf-8"))
+}
+
+
+def test_every_command_is_run() -> None:
+    groups = [SERVE, MAKE, CURL, SET_UP, IN_PROCESS, [c for c in SHOWN if run_elsewhere(c)]]
+    assert sorted(SHOWN) == sorted(command for group in groups for command in group)
+    for command in COMMANDS:
+        assert [c for c in SHOWN if f"cifar-lightning {command} " in f"{c} "], command
+
+
+@pytest.mark.parametrize("pattern", RUN_ELSEWHERE)
+def test_what_is_run_elsewhere_is(pattern: str) -> None:
+    assert [c for c in SHOWN if re.match(pattern, c)]
+    assert RUN_ELSEWHERE[pattern] in DEFINED
+
+
+@pytest.mark.parametrize("command", MAKE)
 def test_make_knows_the_target(command: str) -> None:
     done = subprocess.run(["make", "-n", *shlex.split(command)[1:]], cwd=ROOT, capture_output=True, check=False)
     assert done.returncode == 0
 
 
 @pytest.fixture
-def ready(here: Path, trained: Path, exported: Path) -> None:
-    """Makes the current folder one in which the commands have what they need."""
+def ready(here: Path, trained: Path, exported: Path, image_folder: Path) -> None:
+    """Make the current folder one in which the commands have what they need."""
     shutil.copytree(ROOT / "configs", "configs")
     shutil.copytree(ROOT / "docs" / "images", "docs/images")
     shutil.copytree(trained, "runs/demo/version_0")
     shutil.copytree(trained, "runs/cnn/version_0")
     shutil.copy(exported / "model.onnx", "model.onnx")
+    shutil.copytree(image_folder / "train", "photos")
+    for image in ("cat.jpg", "dog.jpg", "holiday/1.png"):
+        Path(image).parent.mkdir(exist_ok=True)
+        Image.fromarray(draw_images(1, 0, 50)[0][0].numpy()).save(image)
+    (network,) = (block for block in blocks("python") if block.startswith("# my_nets.py"))
+    Path("my_nets.py").write_text(network, encoding="utf-8")
 
 
-SLOW = ("--workers 2", "--corruptions")  # tests of sweep and test show the same
-RECIPE = r"cifar-lightning fit --config configs/\w+.yaml"  # test_configs.py trains every one of them
+def shorten(words: list[str], data_root: Path) -> list[str]:
+    """Return the options that make a command a matter of a second or two, on the CPU and without a download."""
+    if words[0] == "test":
+        return ["--trainer.limit_test_batches=1"]
+    if words[0] not in ("fit", "bench", "sweep"):
+        return []
+    options = [*FAST, "--trainer.accelerator=cpu", "--trainer.devices=1", "--trainer.strategy=auto"]
+    options += [option for name, extra in SHRUNK.items() if f"configs/{name}.yaml" in words for option in extra]
+    options += ["--trainer.max_epochs=3"]  # more than the two of the run that is resumed
+    if "--data.root" in words:  # the user's own images
+        options += ["--data.val_size=0.2", "--data.batch_size=8", "--data.image_size=32"]
+    else:
+        options += ["--data.dataset=synthetic", f"--data.root={data_root}", "--data.url=null"]
+        if "--ckpt_path" not in words:
+            options += ["--data.batch_size=8", "--data.eval_batch_size=20", "--data.val_size=20"]
+    if "--ckpt_path" not in words:
+        options += ["--trainer.limit_train_batches=1"]
+    return options + {"bench": ["--batches=2"], "sweep": ["--trials=1"]}.get(words[0], [])
 
 
 @pytest.mark.usefixtures("ready", "official_weights")
 @pytest.mark.parametrize(
-    "command",
-    [
-        pytest.param(c, marks=pytest.mark.slow) if c.endswith(SLOW) or re.fullmatch(RECIPE, c) else c
-        for c in dict.fromkeys(COMMANDS)
-        if re.match("cifar-lightning (?!serve)", c)
-    ],
+    "command", [pytest.param(c, marks=pytest.mark.slow) if SLOW.match(c) else c for c in IN_PROCESS]
 )
 def test_command_does_what_it_says(command: str, data_root: Path) -> None:
-    Path("my_nets.py").write_text("\n".join(re.findall(r"```python\n# my_nets.py\n(.*?)```", README, re.DOTALL)))
-    for image in ("cat.jpg", "holiday/1.png"):
-        Path(image).parent.mkdir(exist_ok=True)
-        Image.fromarray(draw_images(1, 0, 50)[0][0].numpy()).save(image)
     words = shlex.split(command.replace("postgresql://sweep@host/sweep", "sqlite:///shared.db"))[1:]
-    if words[0] == "bench":
-        words += ["--batches=2"]
-    if words[0] == "sweep":
-        words += ["--trials=1"]
-    if words[0] in ("fit", "bench", "sweep"):
-        words += [
-            "--data.dataset=synthetic",
-            f"--data.root={data_root}",
-            "--data.url=null",
-            "--data.image_size=32",
-            *FAST,
-            *(option for name, options in SHRUNK.items() if f"configs/{name}.yaml" in words for option in options),
-        ]
-        words += ["--trainer.accelerator=cpu", "--trainer.devices=1", "--trainer.strategy=auto"]
-        if "--ckpt_path" in words:
-            words += ["--trainer.max_epochs=3"]  # it was trained for two
-        else:
-            words += ["--data.batch_size=8", "--data.eval_batch_size=20", "--data.val_size=20"]
-            words += [
-                "--trainer.max_epochs=3",
-                "--trainer.limit_train_batches=1",
-            ]
-    if words[0] == "test":
-        words += ["--trainer.limit_test_batches=1"]
-    assert main(words) == 0
+    assert main(words + shorten(words, data_root)) == 0
 
 
 @pytest.mark.usefixtures("ready")
-@pytest.mark.parametrize("command", [c for c in COMMANDS if c.startswith("cifar-lightning serve")])
-def test_serve_starts_and_stops(command: str, start: Start) -> None:
-    server = start("-m", "cifar_lightning", *shlex.split(command)[1:], "--port=0")
+@pytest.mark.parametrize("command", SERVE)
+def test_serve_starts_answers_and_stops(command: str, start: Start) -> None:
+    words = shlex.split(command)
+    environment = dict(word.split("=", 1) for word in words[: words.index("cifar-lightning")])
+    server = start("-m", "cifar_lightning", *words[words.index("serve") :], "--port=0", **environment)
     assert server.stdout
     while "open http://" not in (line := server.stdout.readline()):
         assert line, server.communicate()
-    with urllib.request.urlopen(f"{line.split()[1]}/readyz", timeout=400) as answer:
+    address = line.split()[1]
+    with urllib.request.urlopen(f"{address}/readyz", timeout=400) as answer:
         assert answer.status == 200
+    if command == SERVE[0] and shutil.which("curl"):
+        for request in CURL:
+            words = shlex.split(request.replace("http://127.0.0.1:8000", address))
+            done = subprocess.run([*words, "--fail", "--silent"], capture_output=True, check=False, timeout=400)
+            assert done.returncode == 0, request
+            assert json.loads(done.stdout)
     server.send_signal(signal.SIGINT)
     said = server.communicate(timeout=400)[0]
     assert server.returncode == 0, said
 
 
-def test_predictor_example_runs(here: Path, trained: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    shutil.copytree(ROOT / "docs" / "images", "docs/images")
-    shutil.copytree(trained, "runs/demo/version_0")
-    (code,) = re.findall(r"```python\n(from cifar_lightning import Predictor.*?)```", README, re.DOTALL)
-    exec(code, {})
-    assert "Guess(label=" in capsys.readouterr().out
+def test_the_batch_script_trains_and_then_resumes(here: Path) -> None:
+    (script,) = SCRIPTS
+    Path("srun").write_text('#!/bin/sh\necho "$@"\n', encoding="utf-8")
+    Path("srun").chmod(0o755)
+    environment = {**os.environ, "PATH": f"{here}{os.pathsep}{os.environ['PATH']}"}
+    last = Path("runs/resnet18/version_0/last.ckpt")
+    for option in ("--config configs/resnet18.yaml", f"--ckpt_path {last}"):
+        done = subprocess.run(["bash", "-c", script], capture_output=True, text=True, check=True, env=environment)
+        assert done.stdout.strip() == f"cifar-lightning fit {option} --trainer.accelerator gpu"
+        last.parent.mkdir(parents=True, exist_ok=True)
+        last.touch()
 
 
-@pytest.mark.filterwarnings("ignore")  # what Lightning says of loaders without workers
-def test_python_example_runs(here: Path, data_root: Path) -> None:
-    (code,) = re.findall(r"```python\n(from lightning.*?)```", README, re.DOTALL)
+@pytest.mark.usefixtures("ready")
+@pytest.mark.filterwarnings("ignore")  # Lightning's about loaders without workers
+@pytest.mark.parametrize("code", [block for block in blocks("python") if not block.startswith("# my_nets.py")])
+def test_python_example_runs(code: str, data_root: Path) -> None:
     code = code.replace("ImageDataModule(", f"ImageDataModule(root={str(data_root)!r}, ")
     code = code.replace("Trainer(", "Trainer(limit_train_batches=2, logger=False, enable_checkpointing=False, ")
     exec(code, {})
@@ -132,6 +187,51 @@ def test_tensorboard_reads_a_run(trained: Path) -> None:
     assert "val/acc" in done.stdout
 
 
-def test_every_file_that_is_named_exists() -> None:
-    for name in re.findall(r"\]\(((?!http|#)[^)]+)\)", README):
-        assert (ROOT / name).stat().st_size > 0, name
+def test_the_readme_is_short() -> None:
+    assert len(PAGES["README.md"].split()) <= 900
+
+
+def test_the_readme_s_figures_are_those_that_were_measured() -> None:
+    rows = re.findall(r"^\| `(\w+\.yaml)`[^|]*\|(.*)\|$", PAGES["README.md"], re.MULTILINE)
+    assert rows
+    for name, cells in rows:
+        header = (ROOT / "configs" / name).read_text(encoding="utf-8")
+        accuracy, n, seconds, speed = (cell.strip() for cell in cells.split("|"))
+        for figure in (accuracy, f"(n = {n}", seconds, f"{speed} images/s"):
+            assert figure in header, name
+    results = (ROOT / "benchmarks" / "results.md").read_text(encoding="utf-8")
+    for ratio, spread in re.findall(r"(\d\.\d+) times as fast[^(]*\((.*?)\)", PAGES["README.md"], re.DOTALL):
+        assert f"{ratio} ({' '.join(spread.split())}) times as fast" in results
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_what_a_page_names_exists(page: str) -> None:
+    text, place = PAGES[page], (ROOT / page).parent
+    for link in re.findall(r"\]\(((?!http)[^)#]+)[^)]*\)", text):
+        assert (place / link).stat().st_size > 0, link
+    for name in re.findall(r"`((?:[\w.-]+/)+[\w.-]+\.(?:py|yaml|md))`", text):
+        assert (ROOT / name).is_file() or (ROOT / "cifar_lightning" / name).is_file(), name
+    for name in re.findall(r"`(test_\w+)`", text) if page == "docs/trust.md" else ():
+        assert name in DEFINED, name
+    for folder, rest in re.findall(r"`(training|models|transforms|reporting|inference|io)\.([\w.]+)`", text):
+        module, _, attribute = rest.partition(".")
+        found = import_module(f"cifar_lightning.{folder}.{module}")
+        assert not attribute or hasattr(found, attribute), f"{folder}.{rest}"
+    for command in re.findall(r"`cifar-lightning (\w+)", text):
+        assert command in COMMANDS, command
+
+
+def test_every_public_name_is_described() -> None:
+    described = set(re.findall(r"^::: cifar_lightning\.(\w+)$", PAGES["docs/api.md"], re.MULTILINE))
+    assert described == set(cifar_lightning.__all__)
+
+
+def test_the_networks_are_those_that_there_are() -> None:
+    named = re.findall(r"^\| `(\w+)` \| [\d,]+ \|", PAGES["docs/recipes.md"], re.MULTILINE)
+    assert sorted(named) == cifar_lightning.list_models()
+
+
+def test_every_page_is_in_the_navigation() -> None:
+    nav = yaml.safe_load((ROOT / "mkdocs.yml").read_text(encoding="utf-8"))["nav"]
+    named = {f"docs/{page}" for entry in nav for page in entry.values()}
+    assert named == {page for page in PAGES if page.startswith("docs/")}
