@@ -4,6 +4,7 @@ import hashlib
 import io
 import os
 import pickle
+import shutil
 import signal
 import struct
 import subprocess
@@ -134,6 +135,14 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """An empty current folder."""
     monkeypatch.chdir(tmp_path)
     return tmp_path
+
+
+@pytest.fixture
+def run(trained: Path, here: Path) -> Path:
+    """A copy of the trained run in the current folder, to be written to."""
+    folder = Path("runs") / "demo" / "version_0"
+    shutil.copytree(trained, folder)
+    return folder
 
 
 Start = Callable[..., "subprocess.Popen[str]"]

@@ -1,6 +1,7 @@
 """predict: with a checkpoint through LightningCLI, with an exported file through Predictor, which needs no PyTorch."""
 
 import argparse
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NoReturn
@@ -20,33 +21,41 @@ class _Parser(argparse.ArgumentParser):
 
 
 def main(argv: Sequence[str]) -> int:
-    """Classifies the user's own images.
+    """Run the command.
 
     Args:
         argv: The command and its arguments, with ``--ckpt_path`` resolved.
 
     Returns:
-        The exit status: 0 if all images were read, 3 if some were not.
+        The exit status: 0 if all images have a prediction, 3 if some have none.
 
     Raises:
-        UsageError: For a mistake of the user's.
+        UsageError: For an error that the user can mend.
     """
     parser = _Parser(allow_abbrev=False, add_help=False)
     parser.add_argument("--ckpt_path", default="")
     if Path(parser.parse_known_args(argv)[0].ckpt_path).suffix not in EXPORTED:
-        from cifar_lightning.commands import lightning_cli as train
+        from cifar_lightning.commands import lightning_cli
 
-        return train.main(argv)
-    try:
-        from cifar_lightning.inference.image_files import classify_files
-    except ModuleNotFoundError as error:
-        raise UsageError(f"predict needs {error.name}, which is not installed: pip install rich matplotlib.") from error
+        return lightning_cli.main(argv)
     parser.add_argument("images", nargs="+")
     parser.add_argument("--output", default="predictions.csv")
     parser.add_argument("--top_k", type=int)
     parser.add_argument("--device", default="auto")
     parser.add_argument("--explain", action="store_true")
     parser.add_argument("--allow_custom_arch", action="store_true")
+    try:
+        return _predict_exported(parser, argv)
+    except ModuleNotFoundError as error:
+        raise UsageError(f"predict needs {error.name}, which is not installed: pip install rich matplotlib.") from error
+
+
+def _predict_exported(parser: argparse.ArgumentParser, argv: Sequence[str]) -> int:
+    from rich.progress import MofNCompleteColumn, Progress, TimeRemainingColumn
+
+    from cifar_lightning.inference.image_files import predict_files
+    from cifar_lightning.inference.prediction_table import print_summary
+
     options = parser.parse_intermixed_args(argv[1:])
     if options.explain:
         raise UsageError(
@@ -55,12 +64,15 @@ def main(argv: Sequence[str]) -> int:
         )
     predictor = Predictor(options.ckpt_path, device=options.device, allow_custom_arch=options.allow_custom_arch)
     say(printable(f"{predictor.card.arch}, trained on {predictor.card.dataset}"))
-    return classify_files(
-        options.images,
-        predictor.probabilities,
-        predictor.classes,
-        predictor.card.image_size,
-        options.top_k,
-        Path(options.output),
-        title=options.ckpt_path,
-    )
+    columns = (*Progress.get_default_columns()[:2], MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, transient=True, disable=not sys.stdout.isatty()) as progress:
+        task = progress.add_task("Predicting", total=None)
+        summary = predict_files(
+            predictor,
+            options.images,
+            Path(options.output),
+            top_k=options.top_k,
+            title=options.ckpt_path,
+            on_progress=lambda done, total: progress.update(task, completed=done, total=total),
+        )
+    return print_summary(summary)

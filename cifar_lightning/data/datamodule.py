@@ -4,7 +4,8 @@ The sets of images come from ``sources``, are split by ``splits`` and loaded by 
 preprocessing are in ``transforms``. Here is what connects them with the Trainer.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any, Literal, cast
 
 import torch
@@ -12,6 +13,7 @@ from lightning.pytorch import LightningDataModule
 from torch import Tensor
 from torch.utils.data import DataLoader
 
+from cifar_lightning.data.image_files import ImageFileLoader
 from cifar_lightning.data.image_set import Batch, ImageSet, Normalisation
 from cifar_lightning.data.loading import BatchSampler, evaluation_loader, keep, move_to_device, training_loader
 from cifar_lightning.data.sources import open_source
@@ -20,6 +22,7 @@ from cifar_lightning.errors import UsageError
 from cifar_lightning.io.text import first_ten, printable, say
 from cifar_lightning.transforms.augment import augment, cutout, mix
 from cifar_lightning.transforms.auto_augment import auto_augment
+from cifar_lightning.transforms.decode import default_threads
 from cifar_lightning.transforms.preprocess import Preprocess
 
 SPLITS = {"fit": ("train", "val"), "validate": ("train", "val"), "test": ("test",), "predict": ()}
@@ -148,6 +151,8 @@ class ImageDataModule(LightningDataModule):
         self.preprocess: Preprocess | None = None
         self.sizes_before: dict[str, int] = {}
         """How many images each split had when the checkpoint was written, where that is known."""
+        self._paths: list[Path] = []
+        self._file_loader: ImageFileLoader | None = None
 
     @classmethod
     def load_from_checkpoint(cls, *args: Any, url: str | None = None, **kwargs: Any) -> "ImageDataModule":
@@ -189,6 +194,8 @@ class ImageDataModule(LightningDataModule):
 
     def setup(self, stage: str) -> None:
         """Load and split what the stage needs; the test images only for the stage "test"."""
+        if stage == "predict" and self.trainer:  # The files may have changed since other processes listed them.
+            self._paths = self.trainer.strategy.broadcast(self._paths)
         seed = self.hparams["split_seed"]
         for split in self._splits(stage):
             if split not in self.sets:
@@ -267,9 +274,15 @@ class ImageDataModule(LightningDataModule):
                 "validation images."
             )
 
-    def predict_on(self, images: Tensor) -> None:
-        """Sets the images that ``Trainer.predict`` classifies: (N, H, W, C) uint8."""
-        self.sets["predict"] = ImageSet.whole(images, torch.full((len(images),), -1), self.classes)
+    def predict_on(self, paths: Sequence[Path]) -> None:
+        """Set the image files that ``Trainer.predict`` classifies; see ``ImageFileLoader`` for its batches."""
+        self._paths = list(paths)
+        self.allow_zero_length_dataloader_with_multiple_devices = True  # There may be fewer files than processes.
+
+    def on_exception(self, exception: BaseException) -> None:
+        """Stop decoding."""
+        if self._file_loader is not None:
+            self._file_loader.close()
 
     def train_dataloader(self) -> DataLoader[Batch]:
         """Load the training images, in an order that is a function of (seed, epoch)."""
@@ -297,9 +310,12 @@ class ImageDataModule(LightningDataModule):
         """Load the test images, each exactly once."""
         return self._evaluation_loader("test")
 
-    def predict_dataloader(self) -> DataLoader[Batch]:
-        """Loads the images given to ``predict_on``."""
-        return self._evaluation_loader("predict")
+    def predict_dataloader(self) -> ImageFileLoader:
+        """Load the image files given to ``predict_on``, each in exactly one process."""
+        threads = default_threads(self.trainer.num_devices if self.trainer else 1)
+        size, batch_size = self.hparams["image_size"], self.hparams["eval_batch_size"]
+        self._file_loader = ImageFileLoader(self._paths, size, batch_size, *self._world_size_and_rank(), threads)
+        return self._file_loader
 
     def _evaluation_loader(self, split: str) -> DataLoader[Batch]:
         world_size, rank = self._world_size_and_rank()
@@ -322,11 +338,10 @@ class ImageDataModule(LightningDataModule):
 
         Returns:
             Images (B, C, H, W) float32, channels-last; labels (B,) int64, or with mixup or cutmix the classes'
-            shares (B, K) float32; indices (B,) int64.
+            shares (B, K) float32; indices (B,) int64; in prediction also the errors of the files.
         """
-        images, labels, indices = batch
         if not (self.trainer and self.trainer.training):
-            return self.normalise(images), labels, indices
+            return (self.normalise(batch[0]), *batch[1:])
         return self.augment(batch, self.trainer.current_epoch)
 
     def augment(self, batch: Batch, epoch: int) -> Batch:

@@ -1,6 +1,6 @@
-"""Predictor: a checkpoint or an exported file, and images, make class probabilities.
+"""Predictor: class probabilities for images in any form, by a checkpoint or an exported file.
 
-An ONNX file needs onnxruntime, numpy and pillow alone: nothing here imports PyTorch before it is needed.
+An ONNX file needs only onnxruntime, numpy and pillow: nothing here imports PyTorch before it is needed.
 
 B batch, H height, W width, C channels, K classes.
 """
@@ -25,32 +25,36 @@ if TYPE_CHECKING:
     from torch import Tensor, device, nn
 
 EXPORTED = frozenset({".onnx", ".pt2"})
-"""How the names of exported files end; any other file is a checkpoint."""
+"""File name extensions of exported files; any other file is a checkpoint."""
 
 ImageInput: TypeAlias = "str | Path | bytes | Image.Image | NDArray[np.uint8] | Tensor"
 """An image of any size: a file's path or bytes, a PIL image, an array (H, W, 3) or a tensor (3, H, W), uint8 RGB."""
 
 Run: TypeAlias = Callable[[NDArray[np.uint8]], NDArray[np.float32]]
-"""Turns a batch (B, H, W, C) into probabilities (B, K); any number of threads may call it at once."""
+"""Computes the probabilities (B, K) of a batch (B, H, W, C); several threads may call it at once."""
 
 
 @dataclass(frozen=True)
-class Guess:
+class ClassProbability:
     """A class and its probability, in [0, 1]."""
 
     label: str
     probability: float
 
 
+Guess = ClassProbability
+"""The name in release 0.1.0."""
+
+
 @dataclass(frozen=True)
 class Prediction:
-    """What a model says of one image.
+    """The prediction for one image.
 
     Attributes:
         top: The most probable classes, best first.
     """
 
-    top: tuple[Guess, ...]
+    top: tuple[ClassProbability, ...]
 
     @property
     def label(self) -> str:
@@ -63,36 +67,42 @@ class Prediction:
         return self.top[0].probability
 
 
-def rank(probabilities: NDArray[np.float32], classes: Sequence[str], top_k: int) -> tuple[Guess, ...]:
-    """Returns the ``top_k`` most probable classes of one image, (K,), best first.
+def top_classes(probabilities: NDArray[np.float32], classes: Sequence[str], top_k: int) -> tuple[ClassProbability, ...]:
+    """Return the most probable classes of one image, best first.
+
+    Args:
+        probabilities: (K,).
+        classes: The K classes' names.
+        top_k: Number of classes to return; all if there are fewer.
 
     Raises:
-        UsageError: If a probability is not finite: the model is broken then, and no class may be named.
+        UsageError: If a probability is not finite: the model is broken then.
     """
     if not np.isfinite(probabilities).all():
         raise UsageError("the model is broken: its probabilities are not finite (NaN), so no class can be named.")
     best = (-probabilities).argsort(kind="stable")[:top_k]
-    return tuple(Guess(classes[k], float(probabilities[k])) for k in best)
+    return tuple(ClassProbability(classes[k], float(probabilities[k])) for k in best)
 
 
 class Predictor:
-    """Classifies images with a checkpoint or an exported file; threads may share one.
+    """Classifies images with a checkpoint or an exported file; threads may share one predictor.
 
     Args:
-        file: A checkpoint of ``fit``, or what ``export`` wrote: a name that ends in .onnx or .pt2. Checkpoints and ONNX
-            files are read as plain data. A .pt2 file is a program.
-        device: "cpu", "cuda", "cuda:1" or "mps"; "auto" takes an accelerator where there is one.
-        arch: The network of a checkpoint, where it is your own code ("package.module:Class").
-        allow_custom_arch: Whether to run the code that a checkpoint names, whichever it is, or that a .pt2 file holds.
-        batch_size: The most images to classify at once.
-        tta: Test-time augmentation of a checkpoint: "none", "flip" or "flip_translate"; None takes its own. Exported
-            files hold the one of their checkpoint.
+        file: A checkpoint of ``fit``, or a file that ``export`` wrote (.onnx or .pt2). Checkpoints and ONNX files are
+            read as plain data. A .pt2 file is a program.
+        device: "cpu", "cuda", "cuda:1" or "mps"; "auto" uses an accelerator where there is one.
+        arch: The network of a checkpoint, if it is your own code ("package.module:Class").
+        allow_custom_arch: Whether to run any code that a checkpoint names, or that a .pt2 file holds.
+        batch_size: Most images to classify at once, >= 1.
+        tta: Test-time augmentation of a checkpoint: "none", "flip" or "flip_translate"; None uses the checkpoint's
+            setting. Exported files contain the setting of their checkpoint.
 
     Attributes:
-        card: The model's facts.
+        card: Facts about the model.
+        batch_size: Most images to classify at once.
 
     Raises:
-        UsageError: If the file can't be used, or there is no such device.
+        UsageError: If the file can't be used, or the device is not available.
     """
 
     def __init__(
@@ -111,8 +121,8 @@ class Predictor:
         if batch_size < 1:
             raise UsageError(f"batch_size is {batch_size}; it must be at least 1.")
         if tta is not None and path.suffix in EXPORTED:
-            raise UsageError(f"{path} holds its test-time augmentation: leave out tta, or name the checkpoint.")
-        self._batch_size = batch_size
+            raise UsageError(f"{path} contains its test-time augmentation: leave out tta, or name the checkpoint.")
+        self.batch_size = batch_size
         self._run: Run
         if path.suffix == ".onnx":
             self._run, self.card = _open_onnx(path, device)
@@ -128,18 +138,18 @@ class Predictor:
         self._try(path)
 
     def _try(self, path: Path) -> None:
-        """Classifies two blank images, to see whether the model does what its card says."""
+        """Classify two blank images to check that the model does what its card says."""
         size, expected = self.card.image_size, (2, len(self.card.classes))
         try:
             made = self._run(np.zeros((2, size, size, 3), np.uint8))
-        except Exception as error:  # networks and onnxruntime raise whatever they like
+        except Exception as error:  # Networks and onnxruntime raise exceptions of any type.
             reason = " ".join(str(error).split())[:300]
             raise UsageError(f"{path} can't be used: it does not classify two images: {reason}") from error
         if not isinstance(made, np.ndarray) or made.dtype != np.float32 or made.shape != expected:
             kind = f"{made.dtype} {made.shape}" if isinstance(made, np.ndarray) else type(made).__name__
             raise UsageError(
-                f"{path} can't be used: of two images it makes {kind}; it must be float32 {expected}, a probability "
-                f"for each of its {expected[1]} classes."
+                f"{path} can't be used: for two images it returns {kind}; it must return float32 {expected}, a "
+                f"probability for each of its {expected[1]} classes."
             )
         if not np.isfinite(made).all():
             raise UsageError(
@@ -153,42 +163,45 @@ class Predictor:
         return self.card.classes
 
     def __call__(self, images: ImageInput | Sequence[ImageInput], top_k: int = 3) -> list[Prediction]:
-        """Classifies images of any size.
+        """Classify images of any size.
 
         Args:
             images: One or several: paths, bytes of a file, PIL images, uint8 RGB arrays (H, W, 3), or uint8 RGB
                 tensors (3, H, W), as torchvision decodes them. Also an array (B, H, W, 3) or a tensor (B, 3, H, W).
-            top_k: How many classes to name for each image, >= 1; all if there are fewer.
+            top_k: Number of classes to name for each image, >= 1; all if there are fewer.
 
         Returns:
-            One prediction for each image, also when it is only one.
+            A list with one prediction for each image, also for a single image.
 
         Raises:
-            ImageError: If one can't be read; the message says which.
-            UsageError: If one is no image, or ``top_k`` is less than 1.
+            ImageError: If an image can't be read; the message says which.
+            UsageError: If an argument is not an image, or ``top_k`` is less than 1.
         """
         if top_k < 1:
             raise UsageError(f"top_k is {top_k}; it must be at least 1.")
         listed = _list_images(images)
         predictions = []
-        for first in range(0, len(listed), self._batch_size):  # as many as that are in memory at a time
+        for first in range(0, len(listed), self.batch_size):  # At most one batch is in memory.
             decoded = []
-            for number, image in enumerate(listed[first : first + self._batch_size], first):
+            for number, image in enumerate(listed[first : first + self.batch_size], first):
                 try:
                     decoded.append(self.decode(image))
                 except ImageError as error:
                     name = f" ({image})" if isinstance(image, str | Path) else ""
                     raise ImageError(f"image {number}{name}: {error}") from error
             rows = self.probabilities(np.stack(decoded))
-            predictions += [Prediction(rank(row, self.classes, top_k)) for row in rows]
+            predictions += [Prediction(top_classes(row, self.classes, top_k)) for row in rows]
         return predictions
 
     def decode(self, image: ImageInput) -> NDArray[np.uint8]:
-        """Decodes one image as it was done for training: (H, W, 3), both sides ``card.image_size``.
+        """Decode one image as for training.
+
+        Returns:
+            (H, W, 3) uint8, RGB; H and W are ``card.image_size``.
 
         Raises:
-            ImageError: If it can't be read.
-            UsageError: If it is an array or a tensor that is no image.
+            ImageError: If the image can't be read.
+            UsageError: If it is an array or a tensor that is not an image, or of another type.
         """
         if isinstance(image, np.ndarray) or _is_tensor(image):
             image = _from_array(image)
@@ -199,22 +212,22 @@ class Predictor:
         return decode_image(image, self.card.image_size)
 
     def probabilities(self, images: NDArray[np.uint8]) -> NDArray[np.float32]:
-        """Classifies decoded images.
+        """Compute the class probabilities of decoded images.
 
         Args:
             images: (B, H, W, 3) uint8 RGB, H and W ``card.image_size``; B may be 0.
 
         Returns:
-            (B, K), rows that add up to 1.
+            (B, K) float32; each row adds up to 1.
 
         Raises:
-            UsageError: If the images are of another type or shape.
+            UsageError: If the images have another type or shape.
         """
         size = self.card.image_size
         if images.dtype != np.uint8 or images.shape[1:] != (size, size, 3):
             raise UsageError(f"images are {images.dtype} {images.shape}; they must be uint8 (B, {size}, {size}, 3).")
-        starts = range(0, len(images), self._batch_size)
-        batches = [self._run(images[first : first + self._batch_size]) for first in starts]
+        starts = range(0, len(images), self.batch_size)
+        batches = [self._run(images[first : first + self.batch_size]) for first in starts]
         return np.concatenate(batches) if batches else np.empty((0, len(self.classes)), np.float32)
 
 
@@ -227,7 +240,7 @@ def _list_images(images: Any) -> Sequence[ImageInput]:
 
 
 def _is_tensor(image: Any) -> bool:
-    torch = sys.modules.get("torch")  # who has a tensor has imported it
+    torch = sys.modules.get("torch")  # Whoever passes a tensor has imported torch.
     return torch is not None and isinstance(image, torch.Tensor)
 
 
@@ -253,18 +266,20 @@ def _open_onnx(path: Path, device: str) -> tuple[Run, Card]:
         kind = "cuda" if providers["cuda"] in onnxruntime.get_available_providers() else "cpu"
     if providers.get(kind) not in onnxruntime.get_available_providers():
         raise UsageError(
-            f"the device {device} is not to be had: this onnxruntime offers "
+            f"the device {device} is not available: this onnxruntime offers "
             f"{', '.join(onnxruntime.get_available_providers())}. NVIDIA's GPUs need onnxruntime-gpu."
         )
     options = onnxruntime.SessionOptions()
-    options.log_severity_level = 3  # errors
+    options.log_severity_level = 3  # Log errors only.
     try:
         session = onnxruntime.InferenceSession(
             path, options, providers=[(providers[kind], {"device_id": number or "0"} if kind == "cuda" else {})]
         )
-    except Exception as error:  # onnxruntime's own kinds are no common one's children
+    except Exception as error:  # onnxruntime's exceptions have no common base class.
         raise UsageError(f"{path} can't be read as ONNX: {' '.join(str(error).split())[:300]}") from error
-    if providers[kind] not in session.get_providers():  # it goes on with the CPU when CUDA's libraries are missing
+    if (
+        providers[kind] not in session.get_providers()
+    ):  # onnxruntime falls back to the CPU when CUDA's libraries are missing.
         raise UsageError(f"the device {device} can't be used by onnxruntime: are CUDA's libraries installed?")
 
     def run(images: NDArray[np.uint8]) -> NDArray[np.float32]:
@@ -282,7 +297,7 @@ def _open_pt2(path: Path, device: str) -> tuple[Run, Card]:
     metadata = dict.fromkeys(Card.__dataclass_fields__, "")
     try:
         program = torch.export.load(path, extra_files=metadata)
-    except Exception as error:  # torch.export documents no errors
+    except Exception as error:  # torch.export does not document its exceptions.
         raise UsageError(f"{path} can't be read as a .pt2 file: {' '.join(str(error).split())[:300]}") from error
     card = _read_card(path, metadata)
     return _torch_run(move_to_device_pass(program, place).module(), place), card
@@ -316,16 +331,16 @@ def _find_device(name: str) -> device:
     if name == "auto":
         return torch.accelerator.current_accelerator(check_available=True) or torch.device("cpu")
     try:
-        return torch.empty(0, device=name).device  # the only test that all kinds of devices have in common
+        return torch.empty(0, device=name).device  # The only check that works for devices of all types.
     except (RuntimeError, AssertionError, ValueError) as error:
-        raise UsageError(f"the device {name} is not to be had: {str(error).splitlines()[0]}") from error
+        raise UsageError(f"the device {name} is not available: {str(error).splitlines()[0]}") from error
 
 
 def _torch_run(module: nn.Module, place: device) -> Run:
     import torch
 
     def run(images: NDArray[np.uint8]) -> NDArray[np.float32]:
-        writable = np.require(images, requirements=["C", "W"])  # torch warns of memory that it may not write to
+        writable = np.require(images, requirements=["C", "W"])  # torch warns of read-only arrays.
         with torch.inference_mode():
             probabilities: NDArray[np.float32] = module(torch.from_numpy(writable).to(place)).cpu().numpy()
         return probabilities

@@ -53,20 +53,25 @@ def write_atomically(path: Path, content: str | bytes | memoryview | Callable[[B
                 os.close(folder)
 
 
-def write_output(path: Path, text: str) -> None:
+def write_output(path: Path, content: str | Callable[[BinaryIO], object]) -> None:
     """Write a file that a user named: atomically, through links; a device or a pipe is written to and stays.
 
     Args:
         path: The file; its folder must exist.
-        text: What it holds; names of files that aren't valid UTF-8 get their own bytes.
+        content: What it holds, or a function that writes it to an open file; names of files that aren't valid UTF-8 get
+            their own bytes.
 
     Raises:
         OSError: If it can't be written.
     """
-    data = text.encode("utf-8", "surrogateescape")
+    data = content.encode("utf-8", "surrogateescape") if isinstance(content, str) else content
     # where standard output is a file, /dev/stdout is a regular one that is still written to
     if path.exists() and (not path.is_file() or str(path.absolute()).startswith(("/dev/", "/proc/"))):
-        path.write_bytes(data)
+        with path.open("wb") as file:
+            if callable(data):
+                data(file)
+            else:
+                file.write(data)
     else:
         write_atomically(path.resolve(), data)
 

@@ -48,16 +48,14 @@ def prediction_grid(
         probabilities: (n, K), rows that add up to 1.
         classes: The names of the K classes.
         labels: (n,) the true classes, or None if they are unknown.
-        captions: n texts, one above each image, such as file names.
+        captions: n texts, one above each image, such as file names; each may have several lines.
         title: The title of the figure.
     """
     wide = images.shape[2] / images.shape[1]
     columns = max(1, min(int(8 / wide), len(images)))
     rows = max(1, -(-len(images) // columns))
-    above, below = (
-        0.16 if captions is not None else 0.0,
-        0.18 if labels is None else 0.32,
-    )  # as fractions of an image's side
+    lines = max((caption.count("\n") + 1 for caption in captions or ()), default=0)
+    above, below = 0.16 * lines, 0.18 if labels is None else 0.32  # as fractions of an image's side
     width, height = columns * (wide + 0.1), rows * (1.1 + above + below)
     figure = Figure(figsize=(max(1.45 * width, 4.5), 1.45 * height + 0.5), dpi=120, layout="constrained")
     _entitle(figure, title)
@@ -74,7 +72,7 @@ def prediction_grid(
         axis.add_patch(Rectangle((left, top), wide, 1, fill=False, edgecolor=colour, linewidth=frame))
         axis.text(left + wide / 2, top + 1.04, text, ha="center", va="top", fontsize=9, color=colour, parse_math=False)
         if captions is not None:
-            caption = _shorten(captions[number])
+            caption = "\n".join(_shorten(line) for line in captions[number].split("\n"))
             axis.text(left + wide / 2, top - 0.04, caption, ha="center", va="bottom", fontsize=8, parse_math=False)
     axis.set(xlim=(0, width), ylim=(height, 0), aspect="equal")
     axis.set_axis_off()

@@ -11,7 +11,7 @@ from pydantic.dataclasses import dataclass
 from starlette.responses import JSONResponse, Response
 
 from cifar_lightning.inference.card import Card
-from cifar_lightning.inference.predictor import Guess
+from cifar_lightning.inference.predictor import ClassProbability
 
 
 @dataclass(frozen=True)
@@ -53,7 +53,7 @@ class Classification(BaseModel):
 
     label: str = Field(description="The most probable class.")
     probability: float = Field(description="The probability of that class, from 0 to 1.")
-    top: tuple[Guess, ...] = Field(description="The most probable classes, best first.")
+    top: tuple[ClassProbability, ...] = Field(description="The most probable classes, best first.")
     preview: str | None = Field(
         None, description="With preview=true, the image as the network sees it: a data: URL of a PNG."
     )

@@ -15,7 +15,7 @@ from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, Request
 
 from cifar_lightning.errors import UsageError
-from cifar_lightning.inference.predictor import Predictor, rank
+from cifar_lightning.inference.predictor import Predictor, top_classes
 from cifar_lightning.serving.api import BatchItem, Classification, PredictOptions, ProblemDetails, ServerLimits
 from cifar_lightning.serving.batching import AsyncThreadPool, Batcher
 from cifar_lightning.serving.uploads import UploadedFile
@@ -93,7 +93,7 @@ class ClassificationService:
             status = {TooManyPixelsError: 413, UnknownFormatError: 415}.get(type(error), 422)
             raise HTTPException(status, f"the image can't be used: {error}.") from error
         try:
-            top = rank(await self._batcher.classify(image), self.card.classes, options.top_k or 3)
+            top = top_classes(await self._batcher.classify(image), self.card.classes, options.top_k or 3)
         except UsageError as error:
             raise HTTPException(500, str(error)) from error
         preview = await self._decoders.run(_encode_data_url, image) if options.preview else None

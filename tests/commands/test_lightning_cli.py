@@ -1,6 +1,5 @@
 """fit, validate, test and predict through the real command line."""
 
-import csv
 import ctypes
 import json
 import os
@@ -20,7 +19,6 @@ import pytest
 import torch
 import yaml
 from lightning.pytorch import Trainer
-from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch.utils.data import DataLoader
 
@@ -36,14 +34,6 @@ from cifar_lightning.training.metrics import EpochMetrics
 from cifar_lightning.transforms.augment import tta_views
 from cifar_lightning.transforms.corruptions import CORRUPTIONS, corrupt
 from tests.conftest import FAST, Start
-
-
-@pytest.fixture
-def run(trained: Path, here: Path) -> Path:
-    """A copy of the trained run in the current folder, to be written to."""
-    folder = Path("runs") / "demo" / "version_0"
-    shutil.copytree(trained, folder)
-    return folder
 
 
 def events(folder: Path) -> EventAccumulator:
@@ -129,73 +119,6 @@ def test_validate(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert "val/acc" in capsys.readouterr().out
     assert main(["validate", "--ckpt_path", "best.ckpt", "--data.val_size=0"]) == 2
     assert "validation is off" in capsys.readouterr().err
-
-
-@pytest.fixture
-def images(here: Path) -> Path:
-    folder = here / "my images"
-    folder.mkdir()
-    for number, image in enumerate(draw_images(3, 5, 64)[0]):
-        Image.fromarray(image.numpy()).save(folder / f"{number}.png")
-    return folder
-
-
-def test_predict(run: Path, images: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["predict", "--ckpt_path", "best.ckpt", str(images)]) == 0
-    with open("predictions.csv", encoding="utf-8") as file:
-        rows = list(csv.DictReader(file))
-    assert [Path(row["image"]).name for row in rows] == ["0.png", "1.png", "2.png"]
-    for row in rows:
-        shares = [float(row[f"probability_{n}"]) for n in (1, 2, 3)]
-        assert 1 >= shares[0] >= shares[1] >= shares[2] >= 0
-        assert row["error"] == ""
-    with Image.open("predictions.png") as sheet:
-        assert sheet.width > 300
-    assert "0.png" in capsys.readouterr().out
-
-
-def test_predict_needs_no_data_set(run: Path, images: Path) -> None:
-    checkpoint = torch.load(run / "best.ckpt", weights_only=True)
-    checkpoint["datamodule_hyper_parameters"] |= {"dataset": "folder", "root": "gone"}
-    torch.save(checkpoint, run / "best.ckpt")
-    assert main(["predict", "--ckpt_path", "best.ckpt", str(images / "0.png"), "--output", "out/p.json"]) == 0
-    (row,) = json.loads(Path("out/p.json").read_text())
-    assert len(row["top"]) == 3
-
-
-def test_predict_goes_on_past_unreadable_files(run: Path, images: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    (images / "bad.jpg").write_bytes(b"no image")
-    assert main(["predict", "--ckpt_path=best.ckpt", str(images), "missing.png", "--output=p.json", "--top_k=1"]) == 3
-    rows = json.loads(Path("p.json").read_text())
-    assert [len(row["top"]) for row in rows] == [1, 1, 1, 0, 0]
-    assert "not a PNG" in rows[3]["error"]
-    assert "no such file" in rows[4]["error"]
-    assert "2 of the 5 images" in capsys.readouterr().out
-
-
-def test_predict_writes_nothing_where_no_image_can_be_read(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    for name in ("predictions.csv", "predictions.png"):
-        Path(name).write_text("an older one")
-    assert main(["predict", "--ckpt_path=best.ckpt", "missing.png"]) == 2
-    captured = capsys.readouterr()
-    assert "unreadable: missing.png: there is no such file" in captured.out
-    assert "no image could be read, of 1; nothing is written" in captured.err
-    assert {Path(name).read_text() for name in ("predictions.csv", "predictions.png")} == {"an older one"}
-
-
-@pytest.mark.parametrize(
-    ("words", "message"),
-    [
-        ([], "name at least one image"),
-        (["x.png", "--top_k=11"], "from 1 to 10"),
-        (["x.png", "--output=x.txt"], ".csv or .json"),
-        (["cat.png", "--output=runs/demo/version_0/best.ckpt/p.csv"], "best.ckpt"),
-    ],
-)
-def test_predict_mistakes(run: Path, words: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:
-    Image.new("RGB", (8, 8)).save("cat.png")
-    assert main(["predict", "--ckpt_path=best.ckpt", *words]) == 2
-    assert message in capsys.readouterr().err
 
 
 def test_ones_own_network_through_the_installed_command(
@@ -502,13 +425,6 @@ def test_two_classes_and_odd_names(image_folder: Path, here: Path, capsys: pytes
     shutil.copy(next((image_folder / "test" / "green").iterdir()), odd)
     assert main(["predict", "--ckpt_path=best.ckpt", str(odd)]) == 0
     assert main(["test", "--ckpt_path=best.ckpt"]) == 0
-
-
-def test_predict_writes_over_no_image(run: Path, images: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    before = (images / "0.png").read_bytes()
-    assert main(["predict", "--ckpt_path=best.ckpt", str(images), f"--output={images / '0.csv'}"]) == 2
-    assert "Name another --output" in capsys.readouterr().err
-    assert (images / "0.png").read_bytes() == before
 
 
 def test_a_result_that_cannot_be_written_is_printed(run: Path, capsys: pytest.CaptureFixture[str]) -> None:

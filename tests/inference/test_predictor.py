@@ -22,7 +22,7 @@ from cifar_lightning import Predictor
 from cifar_lightning.cli import main
 from cifar_lightning.data.sources.drawings import CLASSES, draw_images
 from cifar_lightning.errors import UsageError
-from cifar_lightning.inference.predictor import Prediction, rank
+from cifar_lightning.inference.predictor import Prediction, top_classes
 from cifar_lightning.transforms.decode import ImageError, decode_image
 from tests.conftest import WITHOUT_TORCH
 
@@ -112,7 +112,7 @@ def test_top_k(predictor: Predictor) -> None:
     assert [len(predictor(image, top_k=k)[0].top) for k in (1, 10, 99)] == [1, 10, 10]
     assert len(predictor(image)[0].top) == 3
     assert sum(guess.probability for guess in predictor(image, top_k=10)[0].top) == pytest.approx(1)
-    assert [guess.label for guess in rank(np.array([0.25, 0.5, 0.25], np.float32), "abc", 3)] == ["b", "a", "c"]
+    assert [guess.label for guess in top_classes(np.array([0.25, 0.5, 0.25], np.float32), "abc", 3)] == ["b", "a", "c"]
     with pytest.raises(UsageError, match="top_k is 0"):
         predictor(image, top_k=0)
 

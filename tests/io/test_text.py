@@ -3,12 +3,12 @@
 import csv
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 
 from cifar_lightning.cli import main
-from cifar_lightning.inference.image_files import Row, write_rows
+from cifar_lightning.inference.prediction_table import Row, write_rows
+from cifar_lightning.inference.predictor import ClassProbability
 from cifar_lightning.io.text import csv_text, first_ten, printable, say
 from cifar_lightning.reporting.tables import class_table
 
@@ -56,9 +56,8 @@ def test_names_in_a_message_are_of_one_line_each() -> None:
 
 
 def test_predictions_hold_no_formulas(tmp_path: Path) -> None:
-    probabilities = np.array([0.75, 0.25], np.float32)
-    rows = [Row(Path("=1.png"), probabilities), Row(Path("-2.png"), error="@broken")]
-    write_rows(rows, ["+cmd", "dog"], 1, tmp_path / "p.csv")
+    rows = [Row(Path("=1.png"), (ClassProbability("+cmd", 0.75),)), Row(Path("-2.png"), error="@broken")]
+    write_rows(rows, 1, tmp_path / "p.csv")
     with (tmp_path / "p.csv").open(newline="", encoding="utf-8") as file:
         _, *read = csv.reader(file)
     assert read == [["'=1.png", "'+cmd", "0.750000", ""], ["'-2.png", "", "", "'@broken"]]

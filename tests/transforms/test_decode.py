@@ -3,6 +3,7 @@ import os
 import struct
 import subprocess
 import sys
+import threading
 import tracemalloc
 import zipfile
 import zlib
@@ -13,7 +14,14 @@ import pytest
 from PIL import Image
 
 from cifar_lightning.errors import UsageError
-from cifar_lightning.transforms.decode import MAX_SCANS, ImageError, decode_image, find_images
+from cifar_lightning.transforms.decode import (
+    MAX_SCANS,
+    ImageError,
+    decode_files,
+    decode_image,
+    find_images,
+    search_folder,
+)
 
 
 def encoded(image: Image.Image, kind: str = "PNG", **options: object) -> bytes:
@@ -166,7 +174,7 @@ def test_what_is_no_image(tmp_path: Path) -> None:
             decode_image(content, 32)
     with pytest.raises(ImageError, match="no such file"):
         decode_image(tmp_path / "nothing.png", 32)
-    with pytest.raises(ImageError, match="broken"):
+    with pytest.raises(ImageError, match="it is a folder"):
         decode_image(tmp_path, 32)
     with pytest.raises(ImageError, match="64 × 64 pixels are too many"):
         decode_image(whole, 32, max_pixels=4095)
@@ -240,13 +248,13 @@ def test_finding_images(tmp_path: Path) -> None:
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).touch()
     inside = [tmp_path / n for n in ("a.jpg", "b.PNG", "d.jfif", "deep/c.webp", "e.JPE", "f.avif")]
-    assert find_images([str(tmp_path)]) == (inside, [])
-    assert find_images([str(tmp_path / "notes.txt"), "missing.png"])[0] == [
+    assert find_images([str(tmp_path)]) == inside
+    assert find_images([str(tmp_path / "notes.txt"), "missing.png"]) == [
         tmp_path / "notes.txt",
         Path("missing.png"),
     ]
     (tmp_path / "empty").mkdir()
-    with pytest.raises(UsageError, match="holds no images"):
+    with pytest.raises(UsageError, match="has no images"):
         find_images([str(tmp_path / "empty")])
     (tmp_path / "empty" / "phone.HEIC").touch()
     with pytest.raises(UsageError, match=r"phone\.HEIC.*Convert them"):
@@ -254,7 +262,7 @@ def test_finding_images(tmp_path: Path) -> None:
 
 
 @pytest.mark.skipif(os.name != "posix", reason="links need rights on Windows")
-def test_links_are_followed_once_and_what_is_left_out_is_named(tmp_path: Path) -> None:
+def test_links_are_followed_once_and_what_is_not_read_is_listed(tmp_path: Path) -> None:
     root, elsewhere = tmp_path / "root", tmp_path / "elsewhere"
     for name in (root / "a.png", root / "scan.tif", elsewhere / "b.png"):
         name.parent.mkdir(exist_ok=True)
@@ -263,6 +271,42 @@ def test_links_are_followed_once_and_what_is_left_out_is_named(tmp_path: Path) -
     (root / "ring").symlink_to(root)
     (root / "self.png").symlink_to("self.png")
     (root / "twice").symlink_to(elsewhere)
-    images, left_out = find_images([str(root)])
-    assert images == [root / "a.png", root / "link" / "b.png"]
-    assert left_out == [root / name for name in ("ring", "scan.tif", "self.png", "twice")]
+    found = search_folder(root)
+    assert found.images == [root / "a.png", root / "link" / "b.png"]
+    assert found.unread == [root / name for name in ("ring", "scan.tif", "self.png", "twice")]
+    listed = find_images([str(root)])
+    assert listed == sorted(found.images + found.unread), "each of them gets a row"
+    errors = [error for _, errors in decode_files(listed, 8, 4) for error in errors]
+    folder = "it is a folder, not an image file"
+    assert (errors[2], errors[5]) == (folder, folder)
+
+
+def test_files_are_decoded_in_threads_in_their_order(tmp_path: Path) -> None:
+    paths = [tmp_path / f"{number}.png" for number in range(7)]
+    for number, path in enumerate(paths):
+        Image.new("RGB", (number + 8, 9), (number, 0, 0)).save(path)
+    paths[3].write_bytes(b"no image")
+    paths[5].unlink()
+    batches = list(decode_files(paths, 8, 3, threads=3))
+    assert [images.shape for images, _ in batches] == [(3, 8, 8, 3), (3, 8, 8, 3), (1, 8, 8, 3)]
+    assert [int(image[0, 0, 0]) for images, _ in batches for image in images] == [0, 1, 2, 0, 4, 0, 6]
+    assert not batches[1][0][0].any(), "black where there is none"
+    errors = [error for _, errors in batches for error in errors]
+    assert errors == [
+        "",
+        "",
+        "",
+        "it is not a PNG, JPEG, WebP, AVIF, BMP or GIF image",
+        "",
+        "there is no such file",
+        "",
+    ]
+    assert list(decode_files([], 8, 3)) == []
+
+
+def test_decoding_that_is_abandoned_ends(tmp_path: Path) -> None:
+    before = threading.active_count()
+    batches = decode_files([tmp_path / "missing.png"] * 1000, 8, 10, threads=2)
+    next(batches)
+    batches.close()
+    assert threading.active_count() == before

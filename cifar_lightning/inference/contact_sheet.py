@@ -1,0 +1,77 @@
+"""The contact sheet: a figure of image files with their predictions.
+
+n images, H height, W width, K classes.
+"""
+
+from collections import Counter
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from cifar_lightning.inference.prediction_table import Row
+from cifar_lightning.io.files import write_atomically
+from cifar_lightning.io.text import printable
+from cifar_lightning.reporting import figures
+from cifar_lightning.transforms.decode import decode_files
+
+Explain: TypeAlias = Callable[[NDArray[np.uint8], NDArray[np.int64]], NDArray[np.float32]]
+"""Computes heat maps (n, H, W) in [0, 1] of decoded images (n, H, W, 3) and a class for each (n,)."""
+
+DRAWN_SIZE = 128
+"""Height and width of the images on the sheet, in pixels: people need more than a network's 32 × 32."""
+
+
+def compute_heat(rows: Sequence[Row], classes: Sequence[str], image_size: int, explain: Explain) -> NDArray[np.float32]:
+    """Compute a heat map for the most probable class of each image: (n, image_size, image_size) in [0, 1].
+
+    Raises:
+        UsageError: If the network can't be explained.
+    """
+    ((images, _),) = decode_files([row.image for row in rows], image_size, len(rows))
+    return explain(images, _best(rows, classes))
+
+
+def write_contact_sheet(
+    rows: Sequence[Row], classes: Sequence[str], title: str, output: Path, heat: NDArray[np.float32] | None = None
+) -> None:
+    """Draw images with their most probable classes.
+
+    Args:
+        rows: One for each image, n of them, each with a prediction.
+        classes: The K classes' names.
+        title: Title of the figure.
+        output: The figure's file.
+        heat: Heat maps (n, H, W) in [0, 1] to draw beside the images.
+    """
+    ((images, _),) = decode_files([row.image for row in rows], DRAWN_SIZE, len(rows))
+    if heat is not None:
+        size = (DRAWN_SIZE, DRAWN_SIZE)
+        smooth = [Image.fromarray(one).resize(size, Image.Resampling.BILINEAR) for one in heat]
+        images = figures.beside_heat(images, np.stack([np.asarray(one) for one in smooth]))
+    probabilities = np.zeros((len(rows), len(classes)), np.float32)  # The figure shows the highest only.
+    probabilities[np.arange(len(rows)), _best(rows, classes)] = [row.top[0].probability for row in rows]
+    captions = make_captions([row.image for row in rows])
+    figure = figures.prediction_grid(images, probabilities, classes, captions=captions, title=title)
+    write_atomically(output.resolve(), lambda file: figure.savefig(file, format="png"))
+
+
+def make_captions(paths: Sequence[Path]) -> list[str]:
+    """Return the files' names; of files of the same name, also the folders that tell them apart, on a line above."""
+    names = Counter(path.name for path in paths)
+    captions = []
+    for path in paths:
+        others = [other.parts for other in paths if other.name == path.name and other != path]
+        depth = 2
+        while any(other[-depth:] == path.parts[-depth:] for other in others):
+            depth += 1
+        folders = f"{printable(Path(*path.parts[-depth:]).parent)}\n" if names[path.name] > 1 and others else ""
+        captions.append(folders + printable(path.name))
+    return captions
+
+
+def _best(rows: Sequence[Row], classes: Sequence[str]) -> NDArray[np.int64]:
+    return np.array([list(classes).index(row.top[0].label) for row in rows], np.int64)

@@ -1,0 +1,204 @@
+"""Tables of predictions for image files: written to CSV and JSON row by row, and shown on the screen.
+
+The other modules make the rows: ``image_files`` with a ``Predictor``, ``trainer_prediction`` with a Trainer.
+"""
+
+import csv
+import io
+import json
+import textwrap
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import BinaryIO
+
+import numpy as np
+from numpy.typing import NDArray
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from cifar_lightning.errors import UsageError
+from cifar_lightning.inference.predictor import ClassProbability, top_classes
+from cifar_lightning.io.files import write_output
+from cifar_lightning.io.text import csv_text, first_ten, printable, say
+from cifar_lightning.transforms.decode import conversion_hint
+
+ROWS_SHOWN = 50
+"""Most rows of the table on the screen, and most images without a prediction that are listed there."""
+
+SHEET_IMAGES = 64
+"""Most images on a contact sheet."""
+
+NO_PREDICTION = "no prediction (the network's output is not a number)"
+"""The error of an image that was decoded, but whose probabilities are not finite."""
+
+
+@dataclass(frozen=True)
+class Row:
+    """The prediction for one image file.
+
+    Attributes:
+        image: The file.
+        top: The most probable classes, best first; empty where there is no prediction.
+        error: Why there is no prediction; "" where there is one.
+    """
+
+    image: Path
+    top: tuple[ClassProbability, ...] = ()
+    error: str = ""
+
+
+def describe(
+    probabilities: NDArray[np.float32], error: str, classes: Sequence[str], top_k: int
+) -> tuple[tuple[ClassProbability, ...], str]:
+    """Return ``Row.top`` and ``Row.error`` of one image.
+
+    Args:
+        probabilities: (K,), ignored where there is an error.
+        error: Why the image can't be read, or "".
+        classes: The K classes' names.
+        top_k: Number of classes to name.
+    """
+    if not error and not np.isfinite(probabilities).all():
+        error = NO_PREDICTION
+    return () if error else top_classes(probabilities, classes, top_k), error
+
+
+@dataclass
+class PredictionSummary:
+    """What remains in memory of the predictions for any number of images.
+
+    Attributes:
+        table: The file that holds all rows, .csv or .json.
+        sheet: The contact sheet's file.
+        top_k: Number of classes that are named for each image.
+        images: Number of images, with those that have no prediction.
+        failed: Number of images that have no prediction.
+        first: The first ``ROWS_SHOWN`` rows.
+        first_failed: The first ``ROWS_SHOWN`` rows without a prediction.
+        drawn: The first ``SHEET_IMAGES`` rows with a prediction, which are on the contact sheet.
+        explain_error: Why the contact sheet could not be explained although it was asked for, or "".
+    """
+
+    table: Path
+    sheet: Path
+    top_k: int
+    images: int = 0
+    failed: int = 0
+    first: list[Row] = field(default_factory=list)
+    first_failed: list[Row] = field(default_factory=list)
+    drawn: list[Row] = field(default_factory=list)
+    explain_error: str = ""
+
+    def watch(self, rows: Iterable[Row]) -> Iterator[Row]:
+        """Yield the rows, and take them into the summary.
+
+        Raises:
+            UsageError: After the last row, if no image has a prediction.
+        """
+        for row in rows:
+            self.images += 1
+            self.failed += not row.top
+            kept = [
+                (self.first, ROWS_SHOWN),
+                (self.drawn, SHEET_IMAGES) if row.top else (self.first_failed, ROWS_SHOWN),
+            ]
+            for some, most in kept:
+                if len(some) < most:
+                    some.append(row)
+            yield row
+        if self.failed == self.images:
+            raise UsageError(self._explain_failure())
+
+    def _explain_failure(self) -> str:
+        if any(row.error == NO_PREDICTION for row in self.first_failed):
+            return (
+                f"{NO_PREDICTION} for any of the {self.images:,} images; nothing is written. Did its training diverge? "
+                "Take an earlier checkpoint, or train with a lower --model.lr."
+            )
+        reasons = first_ten([f"{row.image}: {row.error}" for row in self.first_failed], "; ")
+        hint = conversion_hint(row.image for row in self.first_failed)
+        return f"no image could be read, of {self.images:,}; nothing is written. {reasons}.{hint}"
+
+
+def write_rows(rows: Iterable[Row], top_k: int, output: Path) -> None:
+    """Write a table of predictions while its rows are made; an older file stays until the new one is complete.
+
+    Args:
+        rows: The rows, in the order of the table.
+        top_k: Number of classes in a row.
+        output: A file whose name ends in .csv or .json.
+    """
+
+    def write(file: BinaryIO) -> None:
+        # File names that aren't valid UTF-8 get their own bytes.
+        text = io.TextIOWrapper(file, "utf-8", "surrogateescape", newline="")
+        text.writelines(_json_parts(rows) if output.suffix == ".json" else _csv_lines(rows, top_k))
+        text.detach()  # Flushes the text, and leaves the file to the caller.
+
+    write_output(output, write)
+
+
+def _json_parts(rows: Iterable[Row]) -> Iterator[str]:
+    """Yield the parts of a JSON array as ``json.dumps(…, indent=2)`` would format it, one object at a time."""
+    separator = "[\n"
+    for row in rows:
+        entry = {
+            "image": str(row.image),
+            "error": row.error or None,
+            "top": [{"class": each.label, "probability": each.probability} for each in row.top],
+        }
+        yield separator + textwrap.indent(json.dumps(entry, indent=2, ensure_ascii=False, allow_nan=False), "  ")
+        separator = ",\n"
+    yield "\n]\n"
+
+
+def _csv_lines(rows: Iterable[Row], top_k: int) -> Iterator[str]:
+    line = io.StringIO(newline="")
+    writer = csv.writer(line)
+    pairs = [(f"class_{n}", f"probability_{n}") for n in range(1, top_k + 1)]
+    writer.writerow(["image", *(column for pair in pairs for column in pair), "error"])
+    yield line.getvalue()
+    for row in rows:
+        line.seek(0)
+        line.truncate()
+        cells = [cell for each in row.top for cell in (csv_text(each.label), f"{each.probability:.6f}")]
+        writer.writerow([csv_text(row.image), *(cells or [""] * 2 * top_k), csv_text(row.error)])
+        yield line.getvalue()
+
+
+def print_summary(summary: PredictionSummary) -> int:
+    """Show the first rows, the first images without a prediction, and the files that were written.
+
+    Returns:
+        The exit status: 0 if all images have a prediction, 3 if some have none.
+
+    Raises:
+        UsageError: If the contact sheet could not be explained.
+    """
+    _print_table(summary)
+    for row in summary.first_failed:
+        shown = printable(f"{row.image}: {row.error}")
+        say(f"{'' if row.error == NO_PREDICTION else 'unreadable: '}{shown}")
+    say(f"written: {summary.table}, {summary.sheet}")
+    if summary.failed:
+        hint = conversion_hint(row.image for row in summary.first_failed)
+        say(f"no prediction for {summary.failed:,} of the {summary.images:,} images{'.' * bool(hint)}{hint}")
+    if summary.explain_error:
+        raise UsageError(summary.explain_error)
+    return 3 if summary.failed else 0
+
+
+def _print_table(summary: PredictionSummary) -> None:
+    names = [printable(row.image.name) for row in summary.first]
+    if len(set(names)) < len(names):
+        names = [printable(row.image) for row in summary.first]
+    table = Table("image", *(f"{n}." for n in range(1, summary.top_k + 1)))
+    table.columns[0].overflow = "fold"
+    for name, row in zip(names, summary.first, strict=True):
+        cells = [escape(f"{printable(each.label)} {each.probability:.1%}") for each in row.top]
+        table.add_row(escape(name), *(cells or ["no prediction" if row.error == NO_PREDICTION else "unreadable"]))
+    Console().print(table)
+    if summary.images > len(summary.first):
+        say(f"… and {summary.images - len(summary.first):,} more in {summary.table}")
