@@ -18,7 +18,6 @@ from contextlib import ExitStack, nullcontext
 from pathlib import Path
 from typing import Any, TypeVar, cast
 
-import numpy as np
 import torch
 from lightning.fabric.plugins import CheckpointIO, ClusterEnvironment
 from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
@@ -31,7 +30,6 @@ from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveCon
 from lightning.pytorch.loggers import Logger, TensorBoardLogger, WandbLogger
 from lightning.pytorch.trainer.states import TrainerStatus
 from lightning_utilities.core.rank_zero import rank_zero_only
-from numpy.typing import NDArray
 from rich.console import Console
 from rich.table import Table
 
@@ -51,7 +49,8 @@ from cifar_lightning.commands.parser import (
 )
 from cifar_lightning.data.datamodule import ImageDataModule
 from cifar_lightning.errors import UsageError
-from cifar_lightning.inference.image_files import classify_files
+from cifar_lightning.inference.prediction_table import print_summary
+from cifar_lightning.inference.trainer_prediction import predict_with_trainer
 from cifar_lightning.io.config import PER_RUN_SETTINGS, flatten
 from cifar_lightning.io.files import write_atomically
 from cifar_lightning.io.text import printable, say
@@ -74,7 +73,7 @@ from cifar_lightning.training.checkpoint import (
 from cifar_lightning.training.checkpoint_callbacks import HANGUP, SIGNALS, LastCheckpoint, RunCheckpoint, end_processes
 from cifar_lightning.training.classifier import DivergedError, ImageClassifier
 from cifar_lightning.training.duration import AnnounceDuration, check_time_left, find_longer_time, set_default_epochs
-from cifar_lightning.training.launcher import join_processes, refuse_processes
+from cifar_lightning.training.launcher import join_processes
 from cifar_lightning.training.loop import TrainingEpochLoop
 from cifar_lightning.training.network_check import check_network
 from cifar_lightning.training.run_folder import RunFolder, next_number
@@ -368,10 +367,7 @@ class CLI(LightningCLI):
         """Takes the classes' number from the data, and the images' preprocessing from weights, unless resuming."""
         config = self.config[self.command]
         set_default_epochs(config.trainer)
-        if self.command == "predict":
-            refuse_processes(self.command)
-        else:
-            join_processes(config.trainer)
+        join_processes(config.trainer)
         data = ImageDataModule(**config.data.as_dict())
         config.data.val_size = data.hparams["val_size"]  # the default depends on the data set
         if self.checkpoint is None:
@@ -444,8 +440,10 @@ class CLI(LightningCLI):
             chosen["plugins"] = _plugins(settings.plugins)
         else:
             chosen |= {"enable_checkpointing": False}
-            if self.command == "predict":  # each image once and in order
-                chosen |= {"devices": 1, "num_nodes": 1, "limit_predict_batches": None}
+            if self.command == "predict" and not (
+                sys.stdout.isatty() or any(isinstance(c, AnyProgressBar) for c in given)
+            ):
+                chosen["enable_progress_bar"] = False
             step = (self.checkpoint or {}).get("global_step", 0)
             callbacks = [RunReporter(self.folder, Path(self.ckpt_path or ""), step)] if self.command == "test" else []
         if self.command == "fit":
@@ -750,36 +748,23 @@ class CLI(LightningCLI):
             Console().print(table)
 
     def predict(self, model: ImageClassifier, datamodule: ImageDataModule, ckpt_path: str) -> None:
-        """Classifies the user's own images."""
+        """Predict the classes of the user's own images."""
         options = self.config[self.command]
         assert self.checkpoint is not None
         datamodule.load_state_dict(self.checkpoint["ImageDataModule"])
         check_network(model, datamodule)
-
-        def classify(images: NDArray[np.uint8]) -> NDArray[np.float32]:
-            datamodule.predict_on(torch.from_numpy(images))
-            batches = self.trainer.predict(model, datamodule=datamodule, ckpt_path=ckpt_path, weights_only=True)
-            probabilities: NDArray[np.float32] = torch.cat(cast(list[torch.Tensor], batches)).numpy()
-            return probabilities
-
-        explain = None
-        if options.explain:
-            from cifar_lightning.inference.explain import grad_cam  # captum is an extra
-
-            def explain(images: NDArray[np.uint8], labels: NDArray[np.int64]) -> NDArray[np.float32]:
-                batch = datamodule.normalise(torch.from_numpy(images).permute(0, 3, 1, 2).to(model.device))
-                return grad_cam(model.net.eval(), batch, torch.from_numpy(labels).to(model.device)).cpu().numpy()
-
-        self.status = classify_files(
+        model.load_state_dict(self.checkpoint["state_dict"])
+        summary = predict_with_trainer(
+            self.trainer,
+            model,
+            datamodule,
             options.images,
-            classify,
-            datamodule.classes,
-            datamodule.hparams["image_size"],
-            options.top_k,
             Path(options.output),
+            top_k=options.top_k,
             title=ckpt_path,
-            explain=explain,
+            explain=options.explain,
         )
+        self.status = print_summary(summary) if summary else 0
 
 
 def _plugins(given: Any) -> list[Any]:
