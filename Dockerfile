@@ -1,8 +1,8 @@
-# The server for an exported model, without PyTorch:
+# A server for an exported ONNX model, without PyTorch:
 #   cifar-lightning export --ckpt_path best.ckpt --output model.onnx
 #   docker build -t cifar-lightning .
 #   docker run -p 127.0.0.1:8000:8000 -e CIFAR_LIGHTNING_TOKEN -v "$PWD/model.onnx:/model.onnx:ro" cifar-lightning
-# Other containers that ask for it by name need: … cifar-lightning --model /model.onnx --allow_host NAME
+# If other containers reach it by a name, allow that name: … cifar-lightning --model /model.onnx --allow_host NAME
 FROM python:3.12-slim
 COPY pyproject.toml constraints.txt README.md LICENSE /src/
 COPY cifar_lightning /src/cifar_lightning

@@ -1,4 +1,4 @@
-"""The other side of serving.py: a model behind LitServe, batched as its documentation has it."""
+"""Serve a model with LitServe, for serving.py. Batching is as in LitServe's documentation."""
 
 import base64
 import sys
@@ -11,31 +11,31 @@ from numpy.typing import NDArray
 from cifar_lightning import Predictor
 
 
-class API(litserve.LitAPI):  # type: ignore[misc]  # it is in an environment of its own
-    """Takes {"image": base64 of an image file}, answers with the three most probable classes."""
+class API(litserve.LitAPI):  # type: ignore[misc]  # It is installed in a folder of its own.
+    """Classifies {"image": an image file in base64} and returns the three most probable classes."""
 
     def setup(self, device: str) -> None:
-        """Loads the model."""
+        """Load the model."""
         self.predictor = Predictor(sys.argv[1], device="cpu")
 
     def decode_request(self, request: dict[str, str]) -> NDArray[np.uint8]:
-        """Decodes the image as ``serve`` does."""
+        """Decode the image as ``serve`` does."""
         return self.predictor.decode(base64.b64decode(request["image"]))
 
     def batch(self, inputs: list[NDArray[np.uint8]]) -> NDArray[np.uint8]:
-        """Puts images into one array."""
+        """Stack images into one array."""
         return np.stack(inputs)
 
     def predict(self, x: NDArray[np.uint8]) -> NDArray[np.float32]:
-        """Computes probabilities."""
+        """Compute probabilities."""
         return self.predictor.probabilities(x)
 
     def unbatch(self, output: NDArray[np.float32]) -> list[NDArray[np.float32]]:
-        """Takes the array apart."""
+        """Split the array into rows."""
         return list(output)
 
     def encode_response(self, output: NDArray[np.float32]) -> dict[str, Any]:
-        """Names the most probable classes."""
+        """Return the most probable classes."""
         best = output.argsort()[::-1][:3]
         return {"top": [{"label": self.predictor.classes[i], "probability": float(output[i])} for i in best]}
 

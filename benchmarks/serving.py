@@ -1,12 +1,12 @@
-"""``cifar-lightning serve`` against the same model behind LitServe (https://github.com/Lightning-AI/LitServe).
+"""Compare ``cifar-lightning serve`` with the same model behind LitServe (https://github.com/Lightning-AI/LitServe).
 
     python -m benchmarks.serving
 
-For each network, its untrained checkpoint and the ONNX file made of it are served in turn, then the checkpoint by
-LitServe with the same decoding and batches of the same size. Clients of this process, each on a connection of its own,
-send one image file again and again; requests a second and the time until the answer are measured with 1 and with
-32 of them. The server's memory is looked at after 1,000 and after 10,000 requests more. LitServe is installed in a
-folder of its own (benchmarks/.litserve).
+For each network, three servers are measured in turn: ``serve`` with a checkpoint, ``serve`` with the ONNX file exported
+from it, and LitServe with the checkpoint, the same decoding and the same batch size. The clients run in this process,
+each on its own connection, and send one image file again and again. Requests per second and latencies are measured with
+1 and with 32 clients. The server's memory is read after 1,000 and after 10,000 further requests. LitServe is installed
+in a folder of its own (benchmarks/.litserve).
 """
 
 import asyncio
@@ -40,7 +40,13 @@ CLIENTS = (1, 32)
 
 @dataclass
 class Load:
-    """What clients measured: requests a second, and milliseconds until the answer."""
+    """The load that clients measured.
+
+    Attributes:
+        rate: Requests per second.
+        p50: The median latency in milliseconds.
+        p99: The 99th percentile of the latency in milliseconds.
+    """
 
     rate: float
     p50: float
@@ -51,12 +57,12 @@ class Load:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Measures, and writes a row for each network."""
+    """Measure all networks and write a row for each."""
     parser = ArgumentParser(description=__doc__)
-    parser.add_argument("--rounds", type=int, default=3, help="rounds that count (3)")
-    parser.add_argument("--seconds", type=float, default=4, help="that each number of clients sends requests (4)")
-    parser.add_argument("--requests", type=int, default=10_000, help="after which the memory is looked at (10,000)")
-    parser.add_argument("--networks", nargs="+", default=["cnn", "resnet18"], help="cnn resnet18")
+    parser.add_argument("--rounds", type=int, default=3, help="the number of rounds (3)")
+    parser.add_argument("--seconds", type=float, default=4, help="the seconds for each measurement (4)")
+    parser.add_argument("--requests", type=int, default=10_000, help="the requests between memory readings (10,000)")
+    parser.add_argument("--networks", nargs="+", default=["cnn", "resnet18"], help="the networks (cnn resnet18)")
     options = parser.parse_args(argv)
     if not (INSTALLED / "litserve").is_dir():
         words = (sys.executable, "-m", "pip", "install", "--quiet", "--target", str(INSTALLED), LITSERVE)
@@ -68,7 +74,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def measure(network: str, folder: Path, options: Namespace) -> None:
-    """Measures a network and writes its row."""
+    """Measure a network and write its row."""
     checkpoint, onnx = make_files(network, folder)
     serve = [sys.executable, "-m", "cifar_lightning", "serve", "--device=cpu", "--port={port}", "--model"]
     sides = {
@@ -81,7 +87,7 @@ def measure(network: str, folder: Path, options: Namespace) -> None:
     for number in range(options.rounds):
         for side, words in sides.items():
             with started(words) as (process, port):
-                request = litserve_request() if side == "LitServe" else our_request()
+                request = litserve_request() if side == "LitServe" else serve_request()
                 for clients in CLIENTS:
                     load(port, request, clients, seconds=0.5)
                     loads[side, clients].append(load(port, request, clients, seconds=options.seconds))
@@ -92,10 +98,10 @@ def measure(network: str, folder: Path, options: Namespace) -> None:
                     memory[side] = f"{before:.0f} → {resident(process.pid):.0f} MB"
                 print(network, side, *(f"{n} clients: {loads[side, n][-1]}" for n in CLIENTS), sep="  ", flush=True)
 
-    def say(side: str) -> str:
-        middle = [min(loads[side, n], key=lambda one: abs(one.rate - _median(loads[side, n]))) for n in CLIENTS]
-        kept = f", {memory[side]} over {options.requests:,} requests" if side in memory else ""
-        return f"{side} {'; '.join(f'{n} clients {one}' for n, one in zip(CLIENTS, middle, strict=True))}{kept}"
+    def describe(side: str) -> str:
+        medians = [min(loads[side, n], key=lambda one: abs(one.rate - _median(loads[side, n]))) for n in CLIENTS]
+        used = f", {memory[side]} over {options.requests:,} requests" if side in memory else ""
+        return f"{side} {'; '.join(f'{n} clients {one}' for n, one in zip(CLIENTS, medians, strict=True))}{used}"
 
     against = {
         side: ratio([a.rate / b.rate for a, b in zip(loads[side, 32], loads["LitServe", 32], strict=True)], ".2f")
@@ -106,8 +112,8 @@ def measure(network: str, folder: Path, options: Namespace) -> None:
         "serving",
         case=network,
         result=", ".join(f"{side} {times} times the requests/s" for side, times in against.items()) + ", 32 clients",
-        ours="<br>".join(say(side) for side in ("checkpoint", "ONNX")) + "; requests/s (p50, p99)",
-        theirs=say("LitServe"),
+        ours="<br>".join(describe(side) for side in ("checkpoint", "ONNX")) + "; requests/s (p50, p99)",
+        theirs=describe("LitServe"),
         device=torch.device("cpu"),
         others=LITSERVE.replace("==", " "),
     )
@@ -118,7 +124,7 @@ def _median(loads: Sequence[Load]) -> float:
 
 
 def make_files(network: str, folder: Path) -> tuple[Path, Path]:
-    """Makes a checkpoint of a network, trained for one step, and an ONNX file of it."""
+    """Train a network for one step; return its checkpoint and an ONNX file of it."""
     words = ("--data.dataset=synthetic", f"--data.root={folder}/data", f"--trainer.default_root_dir={folder}")
     command = (sys.executable, "-m", "cifar_lightning")
     short = ("--trainer.max_epochs=1", "--trainer.limit_train_batches=1", "--data.batch_size=32", "--data.val_size=100")
@@ -130,38 +136,42 @@ def make_files(network: str, folder: Path) -> tuple[Path, Path]:
 
 @contextmanager
 def started(words: Sequence[str]) -> Iterator[tuple["subprocess.Popen[bytes]", int]]:
-    """Starts a server on a free port, waits until it listens, and ends it afterwards."""
+    """Start a server on a free port, wait until it listens, and stop it afterwards."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     path = {"PYTHONPATH": f"{os.environ.get('PYTHONPATH', '')}:{INSTALLED}"} if str(SCRIPT) in words else {}
     command = [word.format(port=port) for word in words]
     process = subprocess.Popen(
-        command, env={**os.environ, **path}, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+        command,
+        env={**os.environ, **path},
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,  # A process group of its own, to stop all of its processes.
     )
     try:
         deadline = time.monotonic() + 60
         while True:
             if process.poll() is not None or time.monotonic() > deadline:
-                raise UsageError(f"this server does not start: {' '.join(command)}")
+                raise UsageError(f"this server did not start: {' '.join(command)}")
             try:
-                load(port, litserve_request() if path else our_request(), 1, requests=1)
+                load(port, litserve_request() if path else serve_request(), 1, requests=1)
                 break
             except OSError:
                 time.sleep(0.1)
         yield process, port
     finally:
-        os.killpg(process.pid, signal.SIGKILL)  # LitServe's processes outlive the one that started them
+        os.killpg(process.pid, signal.SIGKILL)  # LitServe's processes outlive the one that started them.
         process.wait()
 
 
-def our_request() -> bytes:
-    """Returns an HTTP request with the image as its body."""
+def serve_request() -> bytes:
+    """Make an HTTP request with the image as its body."""
     return _request("/v1/predict", "image/jpeg", IMAGE.read_bytes())
 
 
 def litserve_request() -> bytes:
-    """Returns an HTTP request with the image in JSON."""
+    """Make an HTTP request with the image in JSON."""
     body = json.dumps({"image": base64.b64encode(IMAGE.read_bytes()).decode()}).encode()
     return _request("/predict", "application/json", body)
 
@@ -172,7 +182,7 @@ def _request(path: str, kind: str, body: bytes) -> bytes:
 
 
 def load(port: int, request: bytes, clients: int, *, seconds: float = 1e9, requests: int = 10**9) -> Load:
-    """Has clients send a request again and again, for so long or so often."""
+    """Let clients send a request again and again, for a time or until a number of requests."""
     return asyncio.run(_load(port, request, clients, seconds, requests))
 
 
@@ -192,7 +202,7 @@ async def _load(port: int, request: bytes, clients: int, seconds: float, request
                 await reader.readexactly(int(head.partition(b"content-length:")[2].split(b"\r\n")[0]))
                 times.append(time.perf_counter() - sent)
         except asyncio.IncompleteReadError as error:
-            raise OSError("the server hung up") from error
+            raise OSError("the server closed the connection") from error
         finally:
             writer.close()
 
@@ -203,7 +213,7 @@ async def _load(port: int, request: bytes, clients: int, seconds: float, request
 
 
 def resident(pid: int) -> float:
-    """Returns a process's resident memory in MB."""
+    """Return a process's resident memory in MB."""
     status = Path(f"/proc/{pid}/status").read_text(encoding="utf-8")
     return int(status.partition("VmRSS:")[2].split()[0]) / 1024
 

@@ -1,4 +1,4 @@
-"""A headless Chromium, driven over its own protocol through a pipe: https://chromedevtools.github.io/devtools-protocol/."""
+"""Drive a headless Chromium through pipes: https://chromedevtools.github.io/devtools-protocol/."""
 
 import json
 import os
@@ -13,7 +13,7 @@ from typing import Any
 
 PATH = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 
-# Chromium reads commands from file descriptor 3 and writes to 4; these are pytest's own here
+# Chromium reads commands from file descriptor 3 and writes to 4, which pytest itself uses.
 _LAUNCH = (
     "import os, sys; fds = [os.dup(int(fd)) for fd in sys.argv[1:3]]; "
     "[os.set_inheritable(os.dup2(fd, 3 + i), True) for i, fd in enumerate(fds)]; os.execv(sys.argv[3], sys.argv[3:])"
@@ -24,35 +24,35 @@ _FLAGS = [
 ]  # fmt: skip
 
 
-SECONDS = 120
-"""How long the browser may be silent."""
+TIMEOUT = 120
+"""The seconds to wait for a message from the browser."""
 
 
 @contextmanager
 def open_page(profile: Path) -> Iterator["Page"]:
-    """Starts a browser with one empty page, and ends it."""
+    """Start a browser with one empty page, and stop it afterwards."""
     assert PATH
-    (theirs_in, out), (into, theirs_out) = os.pipe(), os.pipe()
-    words = [sys.executable, "-c", _LAUNCH, str(theirs_in), str(theirs_out), PATH, *_FLAGS]
+    (browser_in, out), (into, browser_out) = os.pipe(), os.pipe()
+    words = [sys.executable, "-c", _LAUNCH, str(browser_in), str(browser_out), PATH, *_FLAGS]
     process = subprocess.Popen(
-        [*words, f"--user-data-dir={profile}"], pass_fds=(theirs_in, theirs_out), stderr=subprocess.DEVNULL
+        [*words, f"--user-data-dir={profile}"], pass_fds=(browser_in, browser_out), stderr=subprocess.DEVNULL
     )
-    os.close(theirs_in)
-    os.close(theirs_out)
+    os.close(browser_in)
+    os.close(browser_out)
     try:
         yield Page(into, out)
     finally:
         os.close(out)
         os.close(into)
         process.terminate()
-        process.wait(SECONDS)
+        process.wait(TIMEOUT)
 
 
 class Page:
     """A page of the browser at the other end of two pipes.
 
     Attributes:
-        events: What the page did, such as ``Network.requestWillBeSent``.
+        events: The events of the page, such as ``Network.requestWillBeSent``.
     """
 
     def __init__(self, into: int, out: int) -> None:
@@ -65,7 +65,7 @@ class Page:
             self.call(f"{domain}.enable")
 
     def call(self, method: str, **params: Any) -> dict[str, Any]:
-        """Sends a command and returns what it results in."""
+        """Send a command and return its result."""
         self._count += 1
         message = {"id": self._count, "method": method, "params": params}
         if self._session:
@@ -78,23 +78,23 @@ class Page:
         return result
 
     def evaluate(self, script: str) -> Any:
-        """Returns the value of a script in the page; waits for a promise."""
+        """Return the value of a script in the page; wait for it if it is a promise."""
         done = self.call("Runtime.evaluate", expression=script, awaitPromise=True, returnByValue=True)
         assert "exceptionDetails" not in done, done
         return done["result"].get("value")
 
     def wait_for(self, script: str) -> Any:
-        """Returns the value of a script in the page as soon as it is true."""
+        """Evaluate a script in the page again and again until its value is true, and return it."""
         return self.evaluate(
-            f"new Promise(done => {{ const look = () => {{ const found = {script}; "
-            "found ? done(found) : setTimeout(look, 20) }; look() })"
+            f"new Promise(done => {{ const poll = () => {{ const value = {script}; "
+            "value ? done(value) : setTimeout(poll, 20) }; poll() })"
         )
 
     def _read(self) -> dict[str, Any]:
         while b"\0" not in self._unread:
-            assert select.select([self._in], [], [], SECONDS)[0], "Chromium says nothing"
+            assert select.select([self._in], [], [], TIMEOUT)[0], "Chromium sends nothing"
             received = os.read(self._in, 2**20)
-            assert received, "Chromium has ended"
+            assert received, "Chromium has stopped"
             self._unread += received
         message, _, self._unread = self._unread.partition(b"\0")
         answer: dict[str, Any] = json.loads(message)

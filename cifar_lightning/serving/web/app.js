@@ -1,16 +1,17 @@
-// The page: images go to v1/predict one by one, so that each gets its own answer or its own refusal.
+// The script of the page. It sends images to v1/predict one by one, so each gets its own result or its own error.
 
 const EXAMPLES = "airplane automobile bird cat deer dog frog horse ship truck".split(" ");
-const AT_ONCE = 4; // requests
-const UNSURE = 0.5; // below this probability an answer is marked
+const MAX_REQUESTS = 4; // at once
+const UNSURE = 0.5; // Results below this probability are marked.
 
 const $ = (id) => document.getElementById(id);
-const percent = (probability) => `${(100 * probability).toFixed(1)} %`;
+const percent = (probability) => `${(100 * probability).toFixed(1)}%`;
 
-let limits = { bytes: Infinity, seconds: 30 };
+let limits = { bytes: Infinity };
 let size = 0;
-let bars = 1;
+let topK = 1;
 let running = 0;
+let newest = null; // The first article of the images that were added last.
 const waiting = [];
 
 // ---- the model
@@ -19,18 +20,21 @@ async function showModel() {
   const { card, limits: given } = await (await fetch("v1/model")).json();
   limits = given;
   size = card.image_size;
-  bars = Math.min(5, card.classes.length);
-  const accuracy = card.test_accuracy === null ? "" : `, right for ${percent(card.test_accuracy)} of its test images`;
-  $("model").textContent = `The network ${card.arch}, trained on ${card.dataset}${accuracy}.`;
-  $("limits").textContent = `Up to ${limits.bytes / 1e6} MB and ${limits.pixels / 1e6} megapixels each.`;
+  topK = Math.min(5, card.classes.length);
+  const drawn = card.dataset === "synthetic";
+  const dataset = drawn ? "synthetic drawings" : card.dataset;
+  const accuracy = card.test_accuracy === null ? "" : `, ${percent(card.test_accuracy)} accuracy on its test images`;
+  $("model").textContent = `Model: ${card.arch}, trained on ${dataset}${accuracy}.`;
+  $("limits").textContent = `Up to ${limits.bytes / 1e6} MB and ${limits.pixels / 1e6} megapixels per image.`;
   const named = card.classes.length > 20 ? [...card.classes.slice(0, 20), "…"] : card.classes;
   $("warning").textContent =
-    `It knows ${card.classes.length} classes only: ${named.join(", ")}. ` +
-    "It answers with one of them whatever it is shown, even a cat in a hat.";
+    `The model knows only ${card.classes.length} classes: ${named.join(", ")}. ` +
+    "It assigns one of them to every image, even to an image of something else." +
+    (drawn ? " It was trained on drawings, so expect wrong results for photographs." : "");
   $("warning").hidden = false;
   const facts = {
     network: card.arch,
-    "trained on": card.dataset,
+    "data set": dataset,
     classes: card.classes.join(", "),
     "test accuracy": card.test_accuracy === null ? "not measured" : percent(card.test_accuracy),
     "image size": `${size} × ${size}`,
@@ -49,23 +53,38 @@ async function showModel() {
 
 // ---- one image
 
-function add(file, name) {
+// Adds images above the earlier ones, in the given order.
+function addAll(images) {
+  const articles = images.map(({ file, name }) => makeArticle(file, name));
+  if (!articles.length) return;
+  $("results").prepend(...articles);
+  $("none").hidden = true;
+  $("clear").hidden = false;
+  newest = articles[0];
+  showResults();
+  images.forEach(({ file, name }, index) => waiting.push(() => classify(file, name, articles[index])));
+  next();
+}
+
+function makeArticle(file, name) {
   const article = $("result").content.cloneNode(true).querySelector("article");
   article.querySelector("h3").textContent = name;
   const original = article.querySelector(".original");
   original.src = URL.createObjectURL(file);
   original.onload = () => URL.revokeObjectURL(original.src);
   original.onerror = () => (original.closest("figure").hidden = true);
-  original.alt = `${name}, the original`;
-  $("results").prepend(article);
-  $("none").hidden = true;
-  $("clear").hidden = false;
-  waiting.push(() => classify(file, name, article));
-  next();
+  original.alt = `${name}, original`;
+  return article;
+}
+
+// Scrolls to the results: on a phone they are below the fold.
+function showResults() {
+  const still = matchMedia("(prefers-reduced-motion: reduce)").matches;
+  $("results-title").scrollIntoView({ behavior: still ? "auto" : "smooth", block: "start" });
 }
 
 function next() {
-  while (running < AT_ONCE && waiting.length) {
+  while (running < MAX_REQUESTS && waiting.length) {
     running += 1;
     waiting.shift()().finally(() => {
       running -= 1;
@@ -80,44 +99,48 @@ async function classify(file, name, article) {
     article.querySelector(".verdict").textContent = `${answer.label}, ${percent(answer.probability)}`;
     const doubt = article.querySelector(".doubt");
     doubt.hidden = answer.probability >= UNSURE;
-    doubt.textContent = "Not sure: no class gets half of the probability. Perhaps it is none of them.";
+    doubt.textContent = "Uncertain: no class has a probability of 50% or more. The image may show none of them.";
     article.querySelector(".bars").append(...answer.top.map(makeBar));
     const seen = article.querySelector(".seen");
     seen.src = answer.preview;
     seen.alt = `${name}, as the network sees it`;
     seen.closest("figure").hidden = false;
-    seen.closest("figure").querySelector("figcaption").textContent = `what the network sees: ${size} × ${size}`;
+    seen.closest("figure").querySelector("figcaption").textContent = `network input, ${size}×${size}`;
     article.classList.add("answered");
     $("status").textContent = `${name}: ${answer.label}, ${percent(answer.probability)}`;
   } catch (error) {
-    article.classList.add("wrong");
+    article.classList.add("failed");
     article.querySelector(".verdict").textContent = error.message;
     $("status").textContent = `${name}: ${error.message}`;
+  }
+  if (article === newest) {
+    newest = null;
+    showResults(); // Again, because the article has grown.
   }
 }
 
 async function ask(file) {
   if (file.size > limits.bytes) {
-    const given = (file.size / 1e6).toFixed(1);
-    throw new Error(`The file has ${given} MB; this server takes ${limits.bytes / 1e6} MB at most.`);
+    const megabytes = (file.size / 1e6).toFixed(1);
+    throw new Error(`The file has ${megabytes} MB, more than this server's limit of ${limits.bytes / 1e6} MB.`);
   }
   for (let attempt = 1; ; attempt += 1) {
     let response;
     try {
-      response = await fetch(`v1/predict?top_k=${bars}&preview=true`, {
+      response = await fetch(`v1/predict?top_k=${topK}&preview=true`, {
         method: "POST",
         headers: { "Content-Type": "application/octet-stream" },
         body: file,
       });
     } catch {
-      throw new Error("The server can't be reached, or the file can't be read. Is the server still running?");
+      throw new Error("The server can't be reached or the file can't be read. Is the server still running?");
     }
     if (response.ok) return response.json();
     if (response.status === 503 && attempt < 5) {
       await new Promise((resolve) => setTimeout(resolve, 1000 * (Number(response.headers.get("Retry-After")) || 1)));
       continue;
     }
-    const problem = await response.json().catch(() => ({ detail: `the server answered ${response.status}.` }));
+    const problem = await response.json().catch(() => ({ detail: `the server answered with status ${response.status}.` }));
     throw new Error(problem.detail[0].toUpperCase() + problem.detail.slice(1));
   }
 }
@@ -134,22 +157,22 @@ function makeBar({ label, probability }) {
   return item;
 }
 
-// ---- where images come from
+// ---- sources of images
 
-const addAll = (files) => [...files].forEach((file) => add(file, file.name || "pasted image"));
+const addFiles = (files) => addAll([...files].map((file) => ({ file, name: file.name || "pasted image" })));
 
 for (const input of [$("files"), $("capture")]) {
   input.addEventListener("change", () => {
-    addAll(input.files);
-    input.value = ""; // so that the same file can be chosen again
+    addFiles(input.files);
+    input.value = ""; // The same file can be chosen again.
   });
 }
-document.addEventListener("paste", (event) => addAll(event.clipboardData.files));
+document.addEventListener("paste", (event) => addFiles(event.clipboardData.files));
 for (const kind of ["dragover", "dragleave", "drop"]) {
   document.addEventListener(kind, (event) => {
     event.preventDefault();
     document.body.classList.toggle("dragging", kind === "dragover");
-    if (kind === "drop") addAll(event.dataTransfer.files);
+    if (kind === "drop") addFiles(event.dataTransfer.files);
   });
 }
 
@@ -165,7 +188,7 @@ for (const name of EXAMPLES) {
   const item = document.createElement("li");
   item.innerHTML = `<button type="button"><img src="static/examples/${name}.jpg" alt="example: ${name}" width="64" height="64"></button>`;
   item.firstChild.addEventListener("click", async () => {
-    add(await (await fetch(`static/examples/${name}.jpg`)).blob(), `example: ${name}`);
+    addAll([{ file: await (await fetch(`static/examples/${name}.jpg`)).blob(), name: `example: ${name}` }]);
   });
   $("examples").append(item);
 }
@@ -175,7 +198,7 @@ $("camera").addEventListener("click", async () => {
   try {
     stream = await navigator.mediaDevices.getUserMedia({ video: { facingMode: "environment" } });
   } catch {
-    $("capture").click(); // no camera for pages, as without TLS: phones then start their camera's own program
+    $("capture").click(); // Without TLS, pages can't use the camera; phones open their camera app instead.
     return;
   }
   $("video").srcObject = stream;
@@ -187,8 +210,8 @@ $("snap").addEventListener("click", () => {
   const canvas = document.createElement("canvas");
   [canvas.width, canvas.height] = [$("video").videoWidth, $("video").videoHeight];
   canvas.getContext("2d").drawImage($("video"), 0, 0);
-  canvas.toBlob((blob) => blob && add(blob, "from the camera"), "image/jpeg", 0.95);
+  canvas.toBlob((blob) => blob && addAll([{ file: blob, name: "camera image" }]), "image/jpeg", 0.95);
   $("shutter").close();
 });
 
-showModel().catch(() => ($("model").textContent = "The server can't be reached."));
+showModel().catch(() => ($("model").textContent = "The server can't be reached. Is it still running?"));
