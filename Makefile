@@ -41,6 +41,8 @@ check: lint test ## lint, types and the quick tests
 # NO_MKDOCS_2_WARNING silences Material's notice that it ends in 2027, which no change to this site could mend.
 docs: $(DOCS) ## build the documentation as a site in site/; any warning is an error
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
+	@! grep -rE '(<(script|img|iframe)[^>]* src|<link[^>]* href)="?https?:' --include='*.html' site || \
+		{ echo "The site requests files from other hosts."; exit 1; }
 
 $(DOCS): $(READY)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[docs]'
