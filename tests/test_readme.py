@@ -224,6 +224,9 @@ def test_what_a_page_names_exists(page: str) -> None:
 def test_every_public_name_is_described() -> None:
     described = set(re.findall(r"^::: cifar_lightning\.(\w+)$", PAGES["docs/api.md"], re.MULTILINE))
     assert described == set(cifar_lightning.__all__)
+    for name in described:  # outside of ``code``, the site would take <name> for HTML
+        text = re.sub(r"``.*?``", "", getattr(cifar_lightning, name).__doc__, flags=re.DOTALL)
+        assert not re.search(r"<\w+>", text), name
 
 
 def test_the_networks_are_those_that_there_are() -> None:

@@ -78,7 +78,7 @@ class ImageDataModule(LightningDataModule):
     epoch, index), so neither depends on the number of processes.
 
     Args:
-        dataset: "cifar10", "cifar100", "folder" (your own: root/train/<class>/**) or "synthetic" (built in).
+        dataset: "cifar10", "cifar100", "folder" (your own: ``root/train/<class>/**``) or "synthetic" (built in).
         root: The folder the images are in or are downloaded to.
         url: A mirror of the CIFAR archive: http(s), or a local file; its checksum must be the official one.
         image_size: Height and width of the images as they are loaded, in pixels.
@@ -92,7 +92,7 @@ class ImageDataModule(LightningDataModule):
             used where the data set has a validation split of its own. 0 turns validation off. By default 5,000 of
             cifar10, cifar100 and synthetic, and 0.1 of a folder.
         test_size: Number or fraction of the images held out for testing, for a folder without test images:
-            root/train/<class>/** or root/<class>/**. Never trained on, and the same for the same split_seed.
+            ``root/train/<class>/**`` or ``root/<class>/**``. Never trained on, and the same for the same split_seed.
         skip_broken: Leaves out images of a folder that can't be read, and names them, instead of refusing it.
         split_seed: Which images are held out, and which training images are used.
         batch_size: Training images a step, in each process.

@@ -54,7 +54,7 @@ class ImageClassifier(LightningModule):
     often the true class is among the 2 and the 3 most probable.
 
     Args:
-        arch: The network: one of ``list_models()``, "torchvision:<name>", "timm:<name>", or your own
+        arch: The network: one of ``list_models()``, ``torchvision:<name>``, ``timm:<name>``, or your own
             "package.module:Class".
         num_classes: Number of classes K; the command line takes it from the data.
         arch_options: The network's own options, by name.
