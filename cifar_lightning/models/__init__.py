@@ -50,8 +50,8 @@ def create_model(arch: str, num_classes: int, options: Mapping[str, Any] | None 
     """Builds a network from its name.
 
     Args:
-        arch: A name of ``list_models()``; ``torchvision:<name>`` or ``timm:<name>`` for any of their classifiers, without
-            weights; or "package.module:Class" for the user's own, looked for in the current folder too.
+        arch: A name of ``list_models()``; ``torchvision:<name>`` or ``timm:<name>`` for one of their classifiers,
+            without weights; or "package.module:Class" for your own, looked for in the current folder too.
         num_classes: Number of classes K, >= 1.
         options: Passed to the network's builder by name.
 
