@@ -7,16 +7,19 @@ from pathlib import Path
 
 from cifar_lightning.commands.arguments import ArgumentParser
 from cifar_lightning.errors import UsageError
-from cifar_lightning.io.text import say
+from cifar_lightning.io.text import printable, say
 
 DESCRIPTION = """\
-List the built-in networks: their options with default values, which --model.arch_options '{depth: 16}' changes,
-their parameters with 10 classes, their operations for one image, and the recipes in configs/ that train them."""
+List the built-in networks: their options with default values (to change one:
+--model.arch_options '{depth: 16}'), their parameters with 10 classes, their
+operations for one image, and the recipes in configs/ that train them."""
 
 NOTE = """\
-MFLOPs: millions of operations in convolutions, matrix products and attention for the forward pass of one image of
-32 × 32 pixels. A multiplication and an addition are two operations.
-Other networks: --model.arch torchvision:<name>, timm:<name>, or your own package.module:Class."""
+MFLOPs: millions of operations in convolutions, matrix products and attention
+for the forward pass of one image of 32 × 32 pixels. A multiplication and an
+addition are two operations.
+Other networks: --model.arch torchvision:<name>, timm:<name>, or your own
+package.module:Class."""
 
 
 def main(argv: Sequence[str]) -> int:
@@ -50,6 +53,8 @@ def main(argv: Sequence[str]) -> int:
         table.add_row(arch, *(cell or "–" for cell in cells))
     Console().print(table)
     print(NOTE)
+    if others := [f"{name} ({arch})" for arch, names in recipes.items() if arch not in list_models() for name in names]:
+        say(f"Recipes in configs/ with other networks: {printable(', '.join(others))}")
     return 0
 
 
@@ -88,6 +93,6 @@ def find_recipes(folder: Path) -> dict[str, list[str]]:
             say(f"skipped: {error}")
             continue
         model = content.get("model")
-        if isinstance(model, dict):
-            found.setdefault(str(model.get("arch")), []).append(path.stem)
+        if isinstance(model, dict) and "arch" in model:
+            found.setdefault(str(model["arch"]), []).append(path.stem)
     return found

@@ -24,10 +24,12 @@ REQUIRED = ("fastapi", "fastapi_offline", "prometheus_client", "python_multipart
 """The modules of the ``serve`` extra."""
 
 EXAMPLES = f"""\
-The page is at http://127.0.0.1:8000 and the documentation of the API at /docs. There are also /livez, /readyz and
-/metrics. Ctrl+C, SIGTERM or SIGHUP stops the server once it has answered all current requests.
+The page is at http://127.0.0.1:8000, the documentation of the API at /docs.
+There are also /livez, /readyz and /metrics. Ctrl+C, SIGTERM or SIGHUP stops the
+server once it has answered all current requests.
 
-  cifar-lightning serve --model best.ckpt                    serve the best checkpoint of the newest run
+The best checkpoint of the newest run, and an exported file for other machines:
+  cifar-lightning serve --model best.ckpt
   {TOKEN}=… cifar-lightning serve --model model.onnx --host 0.0.0.0
 """
 
@@ -139,19 +141,24 @@ def _add_access_options(parser: ArgumentParser) -> None:
 
 def _add_limit_options(parser: ArgumentParser) -> None:
     parser.add_argument(
-        "--max_megabytes", type=_number(0.001, 10_000), default=10, help="the largest request, in MB (10)"
+        "--max_megabytes", type=_number(0.001, 10_000), default=10, metavar="MB", help="the largest request (10)"
     )
     parser.add_argument(
-        "--max_megapixels", type=_number(0.001, MAX_MEGAPIXELS), default=50, help="the largest image (50)"
+        "--max_megapixels", type=_number(0.001, MAX_MEGAPIXELS), default=50, metavar="N", help="the largest image (50)"
     )
     parser.add_argument(
         "--max_requests",
         type=_number(1, 10_000, int),
         default=64,
+        metavar="N",
         help="the most requests at once; further ones are told to try again (64)",
     )
     parser.add_argument(
-        "--timeout", type=_number(0.01, 86_400), default=30, help="the seconds to receive a request, and to answer (30)"
+        "--timeout",
+        type=_number(0.01, 86_400),
+        default=30,
+        metavar="SECONDS",
+        help="the time to receive a request, and to answer it (30)",
     )
 
 

@@ -16,6 +16,7 @@ def test_every_network_is_listed_with_its_options_and_recipes(
     monkeypatch.setenv("COLUMNS", "200")
     (here / "configs").mkdir()
     (here / "configs" / "slim.yaml").write_text("model: {arch: wide_resnet}")
+    (here / "configs" / "own.yaml").write_text("model: {arch: 'my_module:Net'}")
     (here / "configs" / "search.yaml").write_text("space: {}")
     (here / "configs" / "broken.yaml").write_text("model: [")
     assert main(["models"]) == 0
@@ -27,6 +28,7 @@ def test_every_network_is_listed_with_its_options_and_recipes(
     assert rows["cnn"] == ["–", "122,570", "9", "–"]
     assert rows["wide_resnet"] == ["depth: 28, widen_factor: 10, dropout: 0.0", "36,479,194", "10,487", "slim"]
     assert "timm:<name>" in out
+    assert "with other networks: own (my_module:Net)\n" in out
     assert "skipped: the config configs/broken.yaml is not valid YAML" in out
 
 
@@ -54,7 +56,9 @@ def test_it_takes_no_arguments(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 @pytest.mark.parametrize("arch", list_models())
-def test_the_readme_s_table_says_the_same(arch: str) -> None:
+def test_the_documented_table_is_correct(arch: str) -> None:
     parameters, flops = measure(arch)
-    row = next(line for line in (ROOT / "README.md").read_text().splitlines() if line.startswith(f"| `{arch}`"))
+    row = next(
+        line for line in (ROOT / "docs" / "recipes.md").read_text().splitlines() if line.startswith(f"| `{arch}`")
+    )
     assert f"| {parameters:,} | {flops / 1e6:,.0f} |" in row
