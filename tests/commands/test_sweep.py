@@ -1,4 +1,4 @@
-"""sweep: searches through the real command line, with real processes where it is about them."""
+"""The sweep command: real searches, with real trainings, and with real processes where the test is about them."""
 
 import csv
 import os
@@ -12,7 +12,7 @@ import pytest
 import yaml
 
 from cifar_lightning.cli import main
-from cifar_lightning.commands import sweep
+from cifar_lightning.sweeping import results
 from tests.conftest import FAST, Start
 
 NETS = """
@@ -36,14 +36,14 @@ class Net(nn.Sequential):
                 threading.Event().wait(0.01)
         return super().forward(images)
 """
-"""A network that fails where its width is 8, and stands still once a pipe named begun is read, until Ctrl+C."""
+"""A network that fails if its width is 8, and that stops at a pipe named begun, once it is read, until Ctrl+C."""
 
 
 @pytest.fixture
 def search(here: Path, data_root: Path, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A config of a search around a small recipe, in the current folder; figures only in tests marked ``rendered``."""
+    """The config of a sweep around a small recipe, in the current folder; figures only in tests marked ``rendered``."""
     if not request.node.get_closest_marker("rendered"):
-        monkeypatch.setattr(sweep, "_draw", lambda *_: [])
+        monkeypatch.setattr(results, "draw_figures", lambda *_: [])
     words = dict(word.removeprefix("--").split("=") for word in FAST)
     base: dict[str, Any] = {"model": {}, "data": {"dataset": "synthetic", "root": str(data_root)}, "trainer": {}}
     for key, value in words.items():
@@ -93,7 +93,7 @@ def test_a_search(search: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["fit", "--config=runs/search/best.yaml", "--trainer.max_epochs=1"]) == 0
 
 
-def test_a_finished_search_goes_on_where_more_is_asked(search: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_finished_study_is_resumed_with_more_trials(search: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["sweep", f"--config={search}", "--trials=1"]) == 0
     before = table()
     assert main(["sweep", f"--config={search}", "--trials=1"]) == 0
@@ -102,12 +102,12 @@ def test_a_finished_search_goes_on_where_more_is_asked(search: Path, capsys: pyt
     assert main(["sweep", f"--config={search}", "--trials=2"]) == 0
     assert "1 of 2 trials done" in capsys.readouterr().out
     assert table()[:1] == before
-    assert len({row["model.lr"] for row in table()}) == 2, "the seed does not propose the same again"
+    assert len({row["model.lr"] for row in table()}) == 2, "the seed does not propose the same values again"
     assert main(["sweep", f"--config={search}", "--model.momentum=0.75"]) == 2
-    assert "was begun with another overrides" in capsys.readouterr().err
+    assert "exists with a different overrides" in capsys.readouterr().err
 
 
-def test_the_same_seed_proposes_the_same(search: Path) -> None:
+def test_the_same_seed_gives_the_same_trials(search: Path) -> None:
     search.write_text("base: base.yaml\ntrials: 1\nspace: {model.lr: {low: 1e-3, high: 0.1, log: true}}\n")
     words = ["sweep", f"--config={search}", "--trainer.max_epochs=1", "--trainer.limit_train_batches=1"]
     for study, seed in [("one", 1), ("two", 1), ("three", 2)]:
@@ -115,7 +115,7 @@ def test_the_same_seed_proposes_the_same(search: Path) -> None:
     assert table("one")[0]["model.lr"] == table("two")[0]["model.lr"] != table("three")[0]["model.lr"]
 
 
-def test_a_flag_fixes_what_would_be_searched(search: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_flag_takes_an_option_out_of_the_search(search: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["sweep", "--model.lr", "0.02", "-c", str(search), "--trials=1", "--monitor=val/loss"]) == 0
     assert "model.lr is not searched" in capsys.readouterr().out
     recipe = yaml.safe_load(Path("runs/search/best.yaml").read_text())
@@ -123,16 +123,16 @@ def test_a_flag_fixes_what_would_be_searched(search: Path, capsys: pytest.Captur
     assert float(table()[0]["val/loss"]) > 1
 
 
-def test_pruned_trials_are_whole_runs(search: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_pruned_trials_are_complete_runs(search: Path, capsys: pytest.CaptureFixture[str]) -> None:
     words = ["--trials=1", "--pruner=ThresholdPruner", "--pruner_options={lower: 2}"]
     assert main(["sweep", f"--config={search}", *words]) == 1
-    assert "no trial was trained to the end" in capsys.readouterr().out
+    assert "No trial is complete" in capsys.readouterr().out
     (row,) = table()
     assert (row["state"], row["epochs"]) == ("pruned", "1")
     assert {p.name for p in Path(row["run"]).iterdir()} >= {"best.ckpt", "last.ckpt", "figures", "config.yaml"}
 
 
-def test_a_failing_trial_ends_nothing(search: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_failing_trial_does_not_end_the_search(search: Path, capsys: pytest.CaptureFixture[str]) -> None:
     search.write_text("base: base.yaml\ntrials: 2\nspace: {model.arch_options: {choices: [{width: 8}, {width: 2}]}}")
     words = ["--sampler=GridSampler", "--sampler_options={search_space: {model.arch_options: ['{\"width\": 8}', "]
     words[-1] += "'{\"width\": 2}']}}"
@@ -150,37 +150,59 @@ def test_the_test_images_are_never_read(search: Path, image_folder: Path) -> Non
     assert main(["test", "--ckpt_path=runs/search/version_0/best.ckpt", "--model.arch=nets:Net"]) == 2
 
 
+def test_without_options(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["sweep"]) == 2
+    assert "cifar-lightning sweep --config configs/sweep.yaml" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("config", "message"),
+    [
+        ("trials: 3", "own.yaml lacks base, the recipe to start from, such as base: configs/cnn.yaml; and space"),
+        ("base: base.yaml", "own.yaml lacks space, the options to search, such as space: {model.lr: {low: "),
+        ("space: {model.lr: {low: 1e-3, high: 0.1}}", "own.yaml lacks base, the recipe to start from"),
+        ("base: base.yaml\nspace: {}", "space is empty. Name at least one option to search, such as model.lr: {"),
+        ("base: base.yaml\nspace:", "own.yaml lacks space, the options to search"),
+        ("base:\nspace: {model.lr: {low: 1e-3, high: 0.1}}", "own.yaml lacks base, the recipe to start from"),
+        ("model: {lr: 0.1}\ntrainer: {max_epochs: 2}", "own.yaml is a recipe, which fit takes."),
+    ],
+)
+def test_a_config_without_base_or_space(
+    search: Path, config: str, message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    Path("own.yaml").write_text(config)
+    assert main(["sweep", "--config=own.yaml"]) == 2
+    error = capsys.readouterr().err
+    assert message in error
+    assert ("base: own.yaml\nspace:\n" in error) == ("recipe, which" in error), "it shows the way out"
+
+
+def test_base_and_space_as_flags(search: Path) -> None:
+    words = ["--base=base.yaml", "--space", "{model.lr: {low: 1e-3, high: 0.1}}", "--trials", "1"]
+    assert main(["sweep", *words]) == 0
+    assert Path("runs/sweep/best.yaml").exists()
+
+
 @pytest.mark.parametrize(
     ("old", "new", "message"),
     [
-        ("model.lr", "model.lrr", "there is no option model.lrr. Did you mean model.lr"),
+        ("model.lr", "model.lrr", "option model.lrr. Did you mean model.lr"),
         ("low: 1e-3", "low: -1", "above"),
-        ("low: 1e-3", "low: '1e-3'", "space.model.lr.low is '1e-3'; it must be a number"),
-        ("low: 1e-3", "low: 1", "space.model.lr"),
-        ("low: 1e-3", "lo: 1", "must be {low: …, high: …}"),
-        ("log: true", "lgo: true", "there is no lgo."),
         ("[0, 2]", "[0, 2.5]", "data.translate is 2.5; it must be a whole number."),
         ("[0, 2]", "[0, 99]", "smaller than the images"),
-        ("[0, 2]", "[]", "the choices are []"),
-        ("{choices: [0, 2]}", "2", "must be {low"),
-        ("model.momentum: 0.5", "model.lr: 0.5", "model.lr stands in both"),
         ("model.momentum: 0.5", "model.momentun: 0.5", "Did you mean model.momentum or"),
-        ("base: base.yaml", "base: bas.yaml", "there is no recipe bas.yaml"),
         ("trials: 3", "trials: 0", "trials is 0"),
-        ("trials: 3", "trails: 3", "there is no option trails. Did you mean trials"),
+        ("trials: 3", "trails: 3", "option trails. Did you mean trials"),
         ("trials: 3", "trials: x", "trials is x; it must be a whole number."),
         ("trials: 3", "sampler: TPESample", "Did you mean TPESampler"),
-        ("trials: 3", "pruner: median", "Did you mean MedianPruner?"),
-        ("trials: 3", "pruner_options: {warm: 1}", "does not take pruner_options"),
         ("trials: 3", "monitor: test/acc", "it must be one of val/acc, val/loss"),
         ("trials: 3", "storage: nothing://x", "the storage can't be used"),
-        ("trials: 3", "storage: postgresql://nobody@127.0.0.1:1/none", "the storage can't be used"),
         ("model.momentum: 0.5", "data.val_size: 0", "data.val_size is 0"),
         ("model.momentum: 0.5", "trainer.devices: 2, trainer.accelerator: cpu", "one device"),
         ("model.momentum: 0.5", "runs: 2", "--runs 2 is for fit"),
     ],
 )
-def test_mistakes_are_found_before_anything_is_trained(
+def test_errors_are_found_before_the_first_trial(
     search: Path, old: str, new: str, message: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     text = search.read_text()
@@ -193,7 +215,10 @@ def test_mistakes_are_found_before_anything_is_trained(
 
 def test_without_optuna(here: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     monkeypatch.setitem(sys.modules, "optuna", None)
-    monkeypatch.delitem(sys.modules, "cifar_lightning.commands.sweep", raising=False)
+    for name in [
+        name for name in sys.modules if name.startswith(("cifar_lightning.sweeping", "cifar_lightning.commands.sweep"))
+    ]:
+        monkeypatch.delitem(sys.modules, name)
     assert main(["sweep"]) == 2
     assert capsys.readouterr().err == "cifar-lightning: sweep needs optuna: pip install 'cifar-lightning[sweep]'\n"
 
@@ -205,7 +230,7 @@ def test_a_signal_queues_the_trial_again(
     with monkeypatch.context() as patch:
         patch.setenv("SIGNAL", f"{signal.SIGINT:d} 0 1 train")
         assert main(words) == 130
-    assert "To go on, give the same command again" in capsys.readouterr().out
+    assert "To resume, give the same command again" in capsys.readouterr().out
     study = optuna.load_study(study_name="search", storage="sqlite:///runs/search/study.db")
     assert [trial.state.name for trial in study.trials] == ["FAIL", "WAITING"]
     assert main(words) == 0
@@ -214,7 +239,7 @@ def test_a_signal_queues_the_trial_again(
 
 @pytest.mark.slow
 @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="needs named pipes")
-def test_the_trial_of_a_killed_worker_is_begun_again(search: Path, start: Start) -> None:
+def test_the_trial_of_a_killed_worker_is_started_again(search: Path, start: Start) -> None:
     os.mkfifo("begun")
     killed = start(*SWEEP, "--workers=1")
     Path("begun").read_text()  # returns when the first trial is being trained
@@ -229,10 +254,10 @@ def test_the_trial_of_a_killed_worker_is_begun_again(search: Path, start: Start)
     rows = table()
     assert [row["state"] for row in rows].count("complete") == 3, out
     assert [row["trial"] for row in rows if row["state"] not in ("complete", "surplus")] == ["0"]
-    (again,) = (row for row in rows if row["again"])
-    assert again["again"] == "0"
+    (again,) = (row for row in rows if row["retry_of"])
+    assert again["retry_of"] == "0"
     assert float(again["model.lr"]) == running.params["model.lr"]
-    assert len({row["model.lr"] for row in rows} - {""}) == 3, "no two workers propose the same"
+    assert len({row["model.lr"] for row in rows} - {""}) == 3, "no two workers propose the same values"
 
 
 @pytest.mark.slow
@@ -246,7 +271,7 @@ def test_ctrl_c_queues_the_trial_again(workers: int, search: Path, start: Start)
     process.send_signal(signal.SIGINT)
     out = process.communicate(timeout=400)[0]
     assert process.returncode == 130, out
-    assert "To go on, give the same command again" in out
+    assert "To resume, give the same command again" in out
     assert "Traceback" not in out
     states = [
         t.state.name for t in optuna.load_study(study_name="search", storage="sqlite:///runs/search/study.db").trials

@@ -1,0 +1,61 @@
+"""A search from its checks to its results."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from cifar_lightning.errors import UsageError
+from cifar_lightning.sweeping.results import SearchResult, write_results
+from cifar_lightning.sweeping.space import Check, Sweep, check_space
+from cifar_lightning.sweeping.study import (
+    count_finished,
+    counted_trials,
+    create_pruner,
+    create_sampler,
+    explained_storage_errors,
+    open_study,
+)
+from cifar_lightning.sweeping.worker import Search, Train, run_workers
+
+
+def search(
+    sweep: Sweep, recipe: Mapping[str, Any], check: Check, train: Train, *, verbose: bool = False
+) -> SearchResult:
+    """Search for better hyperparameters: start a study, or resume or join it, and train its trials.
+
+    Everything is checked, and the data are downloaded, before the first trial starts.
+
+    Args:
+        sweep: The search.
+        recipe: The content of its base recipe.
+        check: Builds a training, to check its options.
+        train: Trains a trial; a function of a module if there are several workers.
+        verbose: Whether to print a line for each trial.
+
+    Returns:
+        The study and its best trial. If Ctrl+C interrupted the search, ``interrupted`` is true: call this again to
+        resume.
+
+    Raises:
+        UsageError: If an option is wrong, the storage can't be used, or all workers died.
+    """
+    with explained_storage_errors():
+        space, training = check_space(sweep, check)
+        create_sampler(sweep, sweep.seed)
+        create_pruner(sweep)
+        training.data.prepare_data()
+        plan = Search(sweep, recipe, space, training.root / sweep.study_name, train, verbose)
+        study, is_new = open_study(sweep, recipe, plan.folder)
+        plan.log(
+            f"study {study.study_name}: {count_finished(counted_trials(study))} of {sweep.trials} trials done, "
+            f"{len(space)} options searched, {sweep.sampler}, {sweep.pruner}; {plan.folder}"
+        )
+        result = SearchResult(sweep, study, plan.folder)
+        try:
+            run_workers(plan, study, is_new)
+        except KeyboardInterrupt:
+            result.interrupted = True
+            return result
+        if result.finished < max(sweep.trials, len(result.trials)):
+            raise UsageError(f"no worker is left; {result.how_to_resume}")
+        write_results(result, recipe)
+        return result

@@ -1,0 +1,210 @@
+"""What a search is asked for: ``Sweep``, its checks, and the distributions that Optuna draws values from."""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal, Protocol
+
+from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
+from optuna.trial import Trial
+
+from cifar_lightning.data.datamodule import ImageDataModule
+from cifar_lightning.errors import UsageError
+
+EXAMPLE = "model.lr: {low: 1.0e-4, high: 0.1, log: true}"
+"""An entry of ``space``, for messages."""
+
+
+@dataclass
+class Sweep:
+    """A search for better hyperparameters.
+
+    Args:
+        base: The recipe to start from, such as configs/cnn.yaml.
+        space: What to search: an option of ``fit``, such as model.lr, and {low, high} with log or step, or {choices}.
+        overrides: Options of ``fit`` that differ from the recipe in every trial; as flags too: --trainer.max_epochs 4.
+        trials: Number of trials, of all workers together.
+        study: Name of the study and of its folder in runs/; by default, the name of the config.
+        monitor: The metric to improve; a trial counts with its best epoch.
+        sampler: Name of one of Optuna's sampler classes.
+        sampler_options: Keyword arguments of the sampler.
+        pruner: Name of one of Optuna's pruner classes; NopPruner stops no trial early.
+        pruner_options: Keyword arguments of the pruner.
+        seed: Seed of the sampler; with one worker, the same seed gives the same trials.
+        storage: Where the workers meet: postgresql://user@host/database, grpc://host:port of Optuna's storage proxy, or
+            any other URL of SQLAlchemy; by default, study.db in the study's folder.
+        heartbeat: Seconds between two heartbeats of a worker; when three are missing, its trial is started again.
+        workers: Number of processes to start on this machine.
+
+    Raises:
+        UsageError: If a value is out of range or the recipe does not exist.
+    """
+
+    base: str
+    space: dict[str, Any]
+    overrides: dict[str, Any] = field(default_factory=dict)
+    trials: int = 20
+    study: str | None = None
+    monitor: Literal["val/acc", "val/loss"] = "val/acc"
+    sampler: str = "TPESampler"
+    sampler_options: dict[str, Any] = field(default_factory=dict)
+    pruner: str = "MedianPruner"
+    pruner_options: dict[str, Any] = field(default_factory=dict)
+    seed: int = 0
+    storage: str | None = None
+    heartbeat: int = 10
+    workers: int = 1
+
+    def __post_init__(self) -> None:
+        for name in ("trials", "heartbeat", "workers"):
+            if getattr(self, name) < 1:
+                raise UsageError(f"{name} is {getattr(self, name)}; it must be at least 1.")
+        if twice := sorted(set(self.space) & set(self.overrides)):
+            raise UsageError(f"{', '.join(twice)} is in both space and overrides. Remove it from one of them.")
+        if not self.space:
+            raise UsageError(f"space is empty. Name at least one option to search, such as {EXAMPLE}.")
+        if not Path(self.base).is_file():
+            raise UsageError(f"base names the recipe {self.base}, which does not exist (in {Path.cwd()}).")
+
+    @property
+    def study_name(self) -> str:
+        """The study's name, and that of its folder."""
+        return self.study or "sweep"
+
+    @property
+    def fit_arguments(self) -> list[str]:
+        """The command line of every trial, without the values that are searched."""
+        return ["fit", "--config", self.base, *to_flags(self.overrides), "--trainer.enable_progress_bar=false"]
+
+    @property
+    def maximize(self) -> bool:
+        """Whether higher values of the monitored metric are better."""
+        return self.monitor == "val/acc"
+
+    def best_of(self, values: Sequence[float]) -> float:
+        """Return the best of some values of the monitored metric."""
+        return max(values) if self.maximize else min(values)
+
+    def format(self, value: float | None) -> str:
+        """Return a value of the monitored metric as it is printed: an accuracy in per cent; a dash for None."""
+        if value is None:
+            return "–"
+        return f"{value:.2%}" if self.maximize else f"{value:.4f}"
+
+
+@dataclass(frozen=True)
+class CheckedTraining:
+    """A training that was built, which checks all of its options, and not started.
+
+    Attributes:
+        settings: The values of its options by section, such as {"model": {"lr": 0.1}}.
+        devices: Number of devices that it would use.
+        data: Its data module.
+        root: The folder of all runs.
+    """
+
+    settings: Mapping[str, Any]
+    devices: int
+    data: ImageDataModule
+    root: Path
+
+
+class Check(Protocol):
+    """A function that builds a training from the words of a command line, without starting it."""
+
+    def __call__(self, words: Sequence[str]) -> CheckedTraining:
+        """Build the training of ``words``, such as ["fit", "--config", "configs/cnn.yaml"].
+
+        Raises:
+            UsageError: If an option is wrong.
+        """
+
+
+def check_space(sweep: Sweep, check: Check) -> tuple[dict[str, BaseDistribution], CheckedTraining]:
+    """Check a sweep before its first trial: build a training at each end of each range and for each choice.
+
+    Args:
+        sweep: The search.
+        check: Builds a training.
+
+    Returns:
+        The distribution of each option that is searched, by name; and the training without searched values.
+
+    Raises:
+        UsageError: If a value is not one that ``fit`` takes, or trials could not be compared.
+    """
+    training = check(sweep.fit_arguments)
+    if training.devices > 1:
+        raise UsageError(
+            f"trainer.devices is {training.devices}, but each trial trains on one device. To run several trials at the "
+            "same time, use --workers."
+        )
+    if not training.data.hparams["val_size"]:
+        raise UsageError("data.val_size is 0, but a sweep compares its trials on the validation images.")
+    return {key: make_distribution(sweep, key, check) for key in sweep.space}, training
+
+
+def make_distribution(sweep: Sweep, key: str, check: Check) -> BaseDistribution:
+    """Turn an entry of ``space`` into a distribution of Optuna.
+
+    Args:
+        sweep: The search.
+        key: The option, such as "model.lr".
+        check: Builds a training; it is called for each end of a range and for each choice.
+
+    Returns:
+        A distribution over integers if the option takes integers, over floats otherwise, or over the choices; choices
+        that are lists or mappings as JSON, since Optuna stores plain values only.
+
+    Raises:
+        UsageError: If the entry is malformed, or ``fit`` does not take its values.
+    """
+    entry = sweep.space[key]
+    wanted = f"space.{key} must be {{low: …, high: …}}, optionally with log: true or step: …, or {{choices: [a, b]}}"
+    given = set(entry) if isinstance(entry, dict) else set()
+    if given != {"choices"} and ("choices" in given or not {"low", "high"} <= given):
+        raise UsageError(f"{wanted}; it is {entry}.")
+    if unknown := given - {"choices", "low", "high", "log", "step"}:
+        raise UsageError(f"{wanted}; {unknown.pop()} is unknown.")
+    if "choices" in entry:
+        choices = entry["choices"]
+        if not isinstance(choices, list) or not choices:
+            raise UsageError(f"{wanted}; the choices are {choices}.")
+        for choice in choices:
+            check([*sweep.fit_arguments, *to_flags({key: choice})])
+        return CategoricalDistribution([json.dumps(c) if isinstance(c, list | dict) else c for c in choices])
+    for end in ("low", "high"):
+        if isinstance(entry[end], bool) or not isinstance(entry[end], int | float):
+            raise UsageError(f"space.{key}.{end} is {entry[end]!r}; it must be a number, such as 2 or 1.0e-4.")
+    low, high, step, log = entry["low"], entry["high"], entry.get("step"), bool(entry.get("log"))
+    ends = [_setting(check([*sweep.fit_arguments, *to_flags({key: end})]), key, end) for end in (low, high)]
+    try:
+        if all(isinstance(value, int) for value in [*ends, step or 1]):
+            return IntDistribution(low, high, log=log, step=step or 1)
+        return FloatDistribution(low, high, log=log, step=step)
+    except ValueError as error:
+        raise UsageError(f"space.{key}: {error}") from error
+
+
+def _setting(training: CheckedTraining, key: str, default: Any) -> Any:
+    """Return the parsed value of an option: 1 becomes 1.0 where the option takes floats."""
+    value: Any = training.settings
+    for part in key.split("."):
+        value = value.get(part) if isinstance(value, Mapping) else None
+    return default if value is None else value
+
+
+def suggest(trial: Trial, key: str, distribution: BaseDistribution) -> Any:
+    """Let Optuna choose a trial's value of an option."""
+    if isinstance(distribution, CategoricalDistribution):
+        return trial.suggest_categorical(key, distribution.choices)
+    if isinstance(distribution, IntDistribution):
+        return trial.suggest_int(key, distribution.low, distribution.high, step=distribution.step, log=distribution.log)
+    assert isinstance(distribution, FloatDistribution)
+    return trial.suggest_float(key, distribution.low, distribution.high, step=distribution.step, log=distribution.log)
+
+
+def to_flags(values: Mapping[str, Any]) -> list[str]:
+    """Write options as words of a command line: {"model.lr": 0.1} becomes ["--model.lr=0.1"]."""
+    return [f"--{key}={value if isinstance(value, str) else json.dumps(value)}" for key, value in values.items()]
