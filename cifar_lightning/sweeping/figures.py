@@ -173,7 +173,7 @@ def _make_locator(distribution: FloatDistribution | IntDistribution) -> Locator:
     if low == high:
         return FixedLocator([low])
     if step and high - low <= 10 * step and not distribution.log:
-        return FixedLocator(np.arange(low, high + step / 2, step))
+        return FixedLocator(list(np.arange(low, high + step / 2, step)))
     if distribution.log and high >= 10 * low:
         return LogLocator(subs=(1, 2, 5))
     return MaxNLocator(steps=[1, 2, 5, 10], integer=isinstance(distribution, IntDistribution))

@@ -11,14 +11,13 @@ from typing import Any
 import optuna
 import yaml
 from optuna.trial import FrozenTrial, TrialState
-from rich.table import Table
+from rich.table import Column, Table
 
 from cifar_lightning.io.files import write_atomically
 from cifar_lightning.io.text import csv_text
 from cifar_lightning.sweeping.figures import draw_figures
-from cifar_lightning.sweeping.space import Sweep, to_flags
+from cifar_lightning.sweeping.space import Sweep, format_param, to_flags
 from cifar_lightning.sweeping.study import SURPLUS, count_finished, counted_trials, find_best, retried_trial
-from cifar_lightning.sweeping.worker import format_param
 
 
 @dataclass
@@ -143,7 +142,8 @@ def make_best_table(result: SearchResult, count: int = 5) -> Table:
     """Make a table of the best complete trials, to be printed."""
     sweep = result.sweep
     complete = [trial for trial in result.trials if trial.state == TrialState.COMPLETE]
-    table = Table("trial", sweep.monitor, *(key.split(".")[-1] for key in sweep.space))
+    names = ["trial", sweep.monitor, *(key.split(".")[-1] for key in sweep.space)]
+    table = Table(*(Column(name, overflow="fold") for name in names))
     for trial in sorted(complete, key=lambda t: t.value or 0.0, reverse=sweep.maximize)[:count]:
         params = [format_param(trial.params[key]) for key in sweep.space]
         table.add_row(str(trial.number), sweep.format(trial.value), *params)
@@ -164,10 +164,11 @@ def describe_next_steps(result: SearchResult) -> str:
     if result.best is None:
         return f"No trial is complete; {result.folder / 'trials.csv'} says why."
     importance = result.folder / "figures" / "importance.png"
+    written = ", ".join(str(file.relative_to(result.folder)) for file in result.files)
     missing = "" if importance in result.files else " (no importance.png: too few complete trials to tell)"
     return (
         f"best: {result.best_run} (trial {result.best.number})\n"
-        f"written: {', '.join(map(str, result.files))}{missing}\n"
+        f"written to {result.folder}: {written}{missing}\n"
         f"next:\n  cifar-lightning fit --config {result.folder / 'best.yaml'}\n"
         f"  cifar-lightning predict --ckpt_path {result.best_run}/best.ckpt YOUR_IMAGES"
     )

@@ -205,6 +205,11 @@ def suggest(trial: Trial, key: str, distribution: BaseDistribution) -> Any:
     return trial.suggest_float(key, distribution.low, distribution.high, step=distribution.step, log=distribution.log)
 
 
+def format_param(value: object) -> str:
+    """Return a parameter's value as it is printed: three significant digits of a float."""
+    return f"{value:.3g}" if isinstance(value, float) else str(value)
+
+
 def to_flags(values: Mapping[str, Any]) -> list[str]:
     """Write options as words of a command line: {"model.lr": 0.1} becomes ["--model.lr=0.1"]."""
     return [f"--{key}={value if isinstance(value, str) else json.dumps(value)}" for key, value in values.items()]

@@ -25,7 +25,7 @@ from rich.console import Console
 
 from cifar_lightning.errors import UsageError
 from cifar_lightning.io.streams import protect_streams
-from cifar_lightning.sweeping.space import Sweep, suggest, to_flags
+from cifar_lightning.sweeping.space import Sweep, format_param, suggest, to_flags
 from cifar_lightning.sweeping.study import (
     SURPLUS,
     count_finished,
@@ -245,11 +245,6 @@ class Worker:
             f"best {f'{self.sweep.format(best.value)} (trial {best.number})' if best else '–'}; "
             + ", ".join(f"{key.split('.')[-1]} {format_param(value)}" for key, value in params)
         )
-
-
-def format_param(value: object) -> str:
-    """Return a parameter's value as it is printed: three significant digits of a float."""
-    return f"{value:.3g}" if isinstance(value, float) else str(value)
 
 
 def run_workers(search: Search, study: optuna.Study, is_new: bool) -> None:

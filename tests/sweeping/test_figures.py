@@ -40,7 +40,7 @@ def test_figures(study: optuna.Study, sweep: Sweep) -> None:
 
 def test_the_history(study: optuna.Study, sweep: Sweep) -> None:
     (axis,) = draw_history(counted_trials(study), sweep).axes
-    lines = {line.get_label(): line.get_xydata() for line in axis.lines}
+    lines = {line.get_label(): np.array(line.get_xydata(), dtype=float) for line in axis.lines}
     np.testing.assert_allclose(lines["complete"], [(n, 0.1 * (n + 1)) for n in range(5)])
     np.testing.assert_allclose(lines["best so far"], lines["complete"])
     np.testing.assert_allclose(lines["pruned"], [(5, 0.6)])
