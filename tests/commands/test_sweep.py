@@ -93,28 +93,6 @@ def test_a_search(search: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["fit", "--config=runs/search/best.yaml", "--trainer.max_epochs=1"]) == 0
 
 
-def test_a_finished_study_is_resumed_with_more_trials(search: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["sweep", f"--config={search}", "--trials=1"]) == 0
-    before = table()
-    assert main(["sweep", f"--config={search}", "--trials=1"]) == 0
-    assert table() == before
-    capsys.readouterr()
-    assert main(["sweep", f"--config={search}", "--trials=2"]) == 0
-    assert "1 of 2 trials done" in capsys.readouterr().out
-    assert table()[:1] == before
-    assert len({row["model.lr"] for row in table()}) == 2, "the seed does not propose the same values again"
-    assert main(["sweep", f"--config={search}", "--model.momentum=0.75"]) == 2
-    assert "exists with a different overrides" in capsys.readouterr().err
-
-
-def test_the_same_seed_gives_the_same_trials(search: Path) -> None:
-    search.write_text("base: base.yaml\ntrials: 1\nspace: {model.lr: {low: 1e-3, high: 0.1, log: true}}\n")
-    words = ["sweep", f"--config={search}", "--trainer.max_epochs=1", "--trainer.limit_train_batches=1"]
-    for study, seed in [("one", 1), ("two", 1), ("three", 2)]:
-        assert main([*words, f"--study={study}", f"--seed={seed}"]) == 0
-    assert table("one")[0]["model.lr"] == table("two")[0]["model.lr"] != table("three")[0]["model.lr"]
-
-
 def test_a_flag_takes_an_option_out_of_the_search(search: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["sweep", "--model.lr", "0.02", "-c", str(search), "--trials=1", "--monitor=val/loss"]) == 0
     assert "model.lr is not searched" in capsys.readouterr().out

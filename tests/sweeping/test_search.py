@@ -32,10 +32,11 @@ def test_a_search(sweep: Sweep, capsys: pytest.CaptureFixture[str]) -> None:
     assert all(file.exists() for file in result.files)
 
 
-def test_a_finished_search_is_resumed_with_more_trials(sweep: Sweep) -> None:
+def test_a_finished_search_is_resumed_with_more_trials(sweep: Sweep, capsys: pytest.CaptureFixture[str]) -> None:
     before = search(sweep, RECIPE, check, train).trials
     assert search(sweep, RECIPE, check, train).trials == before
-    after = search(replace(sweep, trials=4), RECIPE, check, train).trials
+    after = search(replace(sweep, trials=4), RECIPE, check, train, verbose=True).trials
+    assert "study own: 3 of 4 trials done, 2 options searched, TPESampler" in capsys.readouterr().out
     assert after[:3] == before
     assert len(after) == 4
     assert len({trial.params["model.lr"] for trial in after}) == 4, "the seed does not propose the same values again"
