@@ -1,17 +1,25 @@
-"""The error that a user can mend, and hints for misspelt names."""
+"""Errors that the user can correct, and suggestions for misspelt names."""
 
 from collections.abc import Iterable
 from difflib import get_close_matches
 
 
 class UsageError(ValueError):
-    """A mistake that the user can mend; its text says what is wrong and names the ways out.
+    """An error that the user can correct; its message says what is wrong and what to do about it.
 
-    The command line prints the text alone and exits with status 2.
+    The command line prints only the message and exits with status 2.
     """
 
 
 def did_you_mean(word: str, known: Iterable[str]) -> str:
-    """Returns " Did you mean …?" with the nearest of the known words, or nothing when none is near."""
+    """Suggest known words that are similar to a misspelt one.
+
+    Args:
+        word: The misspelt word.
+        known: The words that are allowed.
+
+    Returns:
+        " Did you mean …?" with up to three similar words, or "" if no word is similar.
+    """
     near = get_close_matches(word, list(known), n=3, cutoff=0.75)
     return f" Did you mean {' or '.join(near)}?" if near else ""

@@ -1,4 +1,4 @@
-"""Decoded images kept in a file, so that they are made once."""
+"""A file that stores decoded or drawn images, so that this is done once; ``sources`` decide what is stored."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -13,13 +13,13 @@ from cifar_lightning.io.text import say
 
 @dataclass(frozen=True)
 class Decoded:
-    """What a cache holds.
+    """The content of a cache file.
 
     Attributes:
         images: (N, H, W, 3) uint8.
         labels: (N,) int64.
-        digest: SHA-256 of what they were made of, in hexadecimal.
-        broken: Files that could not be read, each with the reason.
+        digest: SHA-256 of what the images were made from, in hexadecimal.
+        broken: The files that could not be read, each with the reason.
 
     Raises:
         ValueError: If a value is of another type or shape.
@@ -41,35 +41,43 @@ class Decoded:
             and isinstance(self.digest, str)
             and all(isinstance(text, str) for text in self.broken)
         ):
-            raise ValueError("it does not hold images and their labels")
+            raise ValueError("it does not contain images and their labels")
 
     def check(self, image_size: int, num_classes: int) -> None:
-        """Compares what a file held with what it should hold.
+        """Check the content against what it should be.
 
         Raises:
-            ValueError: If images are of another size, or a label is none of the classes.
+            ValueError: If the images have another size, or a label is out of range.
         """
         size, labels = self.images.shape[1:3], self.labels
         if size != (image_size, image_size) or (len(labels) and not 0 <= labels.min() <= labels.max() < num_classes):
-            raise ValueError("its images are of another size, or its labels of other classes")
+            raise ValueError("its images have another size, or its labels are of other classes")
 
 
 def cached(path: Path, fingerprint: str, image_size: int, num_classes: int, build: Callable[[], Decoded]) -> Decoded:
-    """Returns what a file holds if it was made for this fingerprint, or builds it and keeps it there."""
+    """Read a cache file, or build its content and write it.
+
+    Args:
+        path: The file.
+        fingerprint: Identifies what the content is made from; a file with another fingerprint is replaced.
+        image_size: Height and width that the images should have, in pixels.
+        num_classes: Number of classes K that the labels should be of.
+        build: Makes the content.
+    """
     remove_unfinished(path)
     if path.is_file():
         try:
-            held = torch.load(path, weights_only=True)
-            if held.pop("fingerprint") == fingerprint:
-                kept = Decoded(**held)
-                kept.check(image_size, num_classes)
-                return kept
-        except Exception as error:  # torch.load raises whatever a broken file makes it trip on
-            say(f"The cache {path} is broken and is made anew ({error}).")
+            content = torch.load(path, weights_only=True)
+            if content.pop("fingerprint") == fingerprint:
+                stored = Decoded(**content)
+                stored.check(image_size, num_classes)
+                return stored
+        except Exception as error:  # torch.load raises errors of many kinds on a broken file.
+            say(f"The cache {path} is broken and is rebuilt ({error}).")
     made = build()
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         write_atomically(path, lambda file: torch.save({"fingerprint": fingerprint, **vars(made)}, file))
     except (OSError, RuntimeError) as error:
-        say(f"The images could not be kept in {path} and will be made anew next time ({error}).")
+        say(f"The images could not be cached in {path} and will be prepared again next time ({error}).")
     return made

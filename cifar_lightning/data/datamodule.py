@@ -79,35 +79,36 @@ class ImageDataModule(LightningDataModule):
 
     Args:
         dataset: "cifar10", "cifar100", "folder" (your own: ``root/train/<class>/**``) or "synthetic" (built in).
-        root: The folder the images are in or are downloaded to.
+        root: The folder that contains the images or that they are downloaded to.
         url: A mirror of the CIFAR archive: http(s), or a local file; its checksum must be the official one.
         image_size: Height and width of the images as they are loaded, in pixels.
-        resize: Height and width that they are resized to for the network, on the device, after flip and translation
-            and before cutout; None leaves them as they are.
-        mean: What is subtracted from each channel, of pixels in [0, 1]; by default the published figures, or those
-            of the training images. The command line takes it from pretrained weights.
-        std: What each channel is then divided by; goes with mean.
+        resize: Height and width that the images are resized to for the network, in pixels; done on the device, after
+            flip and translation and before cutout. None keeps their size.
+        mean: Mean of each channel, of pixels in [0, 1], which is subtracted; by default the published values, or
+            those of the training images. With pretrained weights, the command line uses the weights' own.
+        std: Standard deviation of each channel, which the result is divided by; given together with mean.
         train_size: Number of training images to use, the same share of each class; None uses all.
-        val_size: Number of training images held out for validation, stratified, or below 1 the fraction of them; not
-            used where the data set has a validation split of its own. 0 turns validation off. By default 5,000 of
-            cifar10, cifar100 and synthetic, and 0.1 of a folder.
+        val_size: Number of training images held out for validation, stratified by class, or below 1 the fraction of
+            them; ignored if the data set has a validation split of its own. 0 turns validation off. By default 5,000
+            for cifar10, cifar100 and synthetic, and 0.1 for a folder.
         test_size: Number or fraction of the images held out for testing, for a folder without test images:
             ``root/train/<class>/**`` or ``root/<class>/**``. Never trained on, and the same for the same split_seed.
-        skip_broken: Leaves out images of a folder that can't be read, and names them, instead of refusing it.
-        split_seed: Which images are held out, and which training images are used.
-        batch_size: Training images a step, in each process.
-        eval_batch_size: Images a step in validation, test and prediction.
-        flip: "random" mirrors each training image in half of the epochs, left to right; "alternating" in every
-            other epoch; "none" never does.
-        translate: Training images are moved by up to this many pixels in each direction, reflected at the border.
-        auto_augment: "randaugment" or "trivialaugment" (torchvision's operations, drawn for each training image); it
-            takes longer than all the rest. "none" is off.
-        cutout: Side of the square that is blanked in each training image, in pixels; 0 blanks none.
-        mixup: alpha, the strength of mixup: training images and labels are blended in pairs; 0 is off.
-        cutmix: alpha, the strength of cutmix: rectangles of one training image are pasted into another; 0 is off.
-        device_cache: True keeps the images on the accelerator, False copies each batch to it; "auto" keeps them
+        skip_broken: Whether to leave out images of a folder that can't be read, and list them, instead of stopping.
+        split_seed: Seed that decides which images are held out, and which training images are used.
+        batch_size: Training images per step, in each process.
+        eval_batch_size: Images per step in validation, test and prediction, in each process.
+        flip: "random" mirrors each training image left to right with probability 1/2; "alternating" mirrors each in
+            every other epoch; "none" never does.
+        translate: Training images are shifted by up to this many pixels in each direction, with reflection at the
+            border.
+        auto_augment: "randaugment" or "trivialaugment" (torchvision's operations, drawn for each training image);
+            slower than all other augmentation together. "none" turns it off.
+        cutout: Side of the square that is blanked in each training image, in pixels; 0 turns it off.
+        mixup: Strength alpha of mixup, which blends training images and labels in pairs; 0 turns it off.
+        cutmix: Strength alpha of cutmix, which pastes rectangles of one training image into another; 0 turns it off.
+        device_cache: True stores the images on the accelerator, False copies each batch to it; "auto" stores them
             there if they take less than a quarter of a CUDA device's free memory.
-        seed: Seed of the order and the augmentation; the command line takes it from --seed_everything.
+        seed: Seed of the order and the augmentation; the command line sets it from --seed_everything.
 
     Raises:
         UsageError: If a value is out of its range.

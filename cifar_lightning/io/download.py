@@ -1,4 +1,4 @@
-"""Fetching a file whole or not at all."""
+"""Downloading a file completely or not at all: resumed, verified, and by one process at a time."""
 
 import errno
 import http.client
@@ -25,49 +25,55 @@ from cifar_lightning.io.files import hash_file
 from cifar_lightning.io.text import printable, say
 
 _CHUNK = 1 << 20  # bytes
-_TIMEOUT = 10  # seconds without an answer or a byte
+_TIMEOUT = 10  # seconds without a response or a byte
 MAX_BYTES = 8 << 30
-"""More than any official weights file has."""
+"""A limit in bytes that is larger than any official weights file."""
 
 
 class DownloadError(Exception):
-    """Why a file could not be had, in one sentence."""
+    """The reason, in one sentence, why a file could not be downloaded."""
 
 
 class TooLargeError(DownloadError):
-    """More came than the file can have."""
+    """The download is larger than the file can be."""
 
 
 def matches(path: Path, checksum: str, algorithm: str = "md5") -> bool:
-    """Tells whether a file exists and its checksum, in hexadecimal, is or begins with this one."""
+    """Tell whether a file exists and has a checksum.
+
+    Args:
+        path: The file.
+        checksum: The expected checksum in hexadecimal, or how it begins.
+        algorithm: The kind of checksum, one of ``hashlib``'s.
+    """
     return path.is_file() and hash_file(path, algorithm).startswith(checksum)
 
 
 def fetch(url: str, path: Path, checksum: str, algorithm: str = "md5", max_bytes: int = MAX_BYTES) -> None:
-    """Fetches a file, with a progress bar, and puts it in its place only when its checksum is right.
+    """Download a file with a progress bar, and move it to its path only if its checksum is correct.
 
-    A download that breaks off stays beside the place as ``<name>.part`` and the next call goes on from there.
-    Where another process fetches the same file, this one waits for it.
+    An interrupted download remains beside the path as ``<name>.part``, and the next call resumes it. If another process
+    is downloading the same file, this one waits for it.
 
     Args:
-        url: An http(s) or file URL, or a path of a regular file.
-        path: Where the file is to be.
-        checksum: Its checksum, or how that begins, in hexadecimal.
-        algorithm: The checksum's kind, of those of ``hashlib``.
-        max_bytes: Where more come, nothing is kept.
+        url: An http(s) or file URL, or the path of a regular file.
+        path: The path that the file gets.
+        checksum: The expected checksum in hexadecimal, or how it begins.
+        algorithm: The kind of checksum, one of ``hashlib``'s.
+        max_bytes: A larger download is discarded.
 
     Raises:
-        DownloadError: If it can't be had, or its checksum is wrong.
+        DownloadError: If the file can't be downloaded, or its checksum is wrong.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    with _alone(path):
-        if not matches(path, checksum, algorithm):  # Another process may have fetched it meanwhile.
+    with _locked(path):
+        if not matches(path, checksum, algorithm):  # Another process may have downloaded it meanwhile.
             _fetch(url, path, checksum, algorithm, max_bytes)
 
 
 @contextmanager
-def _alone(path: Path) -> Iterator[None]:
-    """Keeps other processes from fetching a file; the operating system lets them when this process ends."""
+def _locked(path: Path) -> Iterator[None]:
+    """Keep other processes from downloading a file; the operating system releases the lock if this process dies."""
     lock = FileLock(path.with_name(f".{path.name}.lock"))
     try:
         try:
@@ -86,7 +92,7 @@ def _alone(path: Path) -> Iterator[None]:
 
 def _fetch(url: str, path: Path, checksum: str, algorithm: str, max_bytes: int) -> None:
     part = path.with_name(path.name + ".part")
-    begun = part.exists()
+    resumed = part.exists()
     try:
         if url.startswith(("http://", "https://")):
             _download(url, part, max_bytes)
@@ -103,22 +109,22 @@ def _fetch(url: str, path: Path, checksum: str, algorithm: str, max_bytes: int) 
         raise DownloadError(f"{error or type(error).__name__}") from error
     if not matches(part, checksum, algorithm):
         part.unlink()
-        if begun and url.startswith("http"):  # what was there already may be what is wrong
+        if resumed and url.startswith("http"):  # The part from an earlier download may be wrong.
             return _fetch(url, path, checksum, algorithm, max_bytes)
-        raise DownloadError(f"what came does not have the official checksum ({algorithm.upper()} {checksum})")
+        raise DownloadError(f"the file does not have the official checksum ({algorithm.upper()} {checksum})")
     with part.open("rb") as file:
         os.fsync(file.fileno())
     part.replace(path)
 
 
 def _open(part: Path, mode: Literal["wb", "ab"]) -> BinaryIO:
-    """Opens a file to write to, but no symbolic link: its name is known, and others may write to the folder."""
+    """Open a file for writing, unless it is a symbolic link, which another user of the folder may have created."""
     no_link = getattr(os, "O_NOFOLLOW", 0)
     return open(part, mode, opener=lambda name, flags: os.open(name, flags | no_link, 0o666))
 
 
 def _copy(source: Path, part: Path, max_bytes: int) -> None:
-    if source.exists() and not source.is_file():  # a device may never end, and a pipe never begin
+    if source.exists() and not source.is_file():  # Reading a device may never end, and reading a pipe may never begin.
         raise DownloadError("it is not a regular file")
     with source.open("rb") as file, _open(part, "wb") as copy:
         for chunk in _chunks(file, max_bytes):
@@ -126,28 +132,28 @@ def _copy(source: Path, part: Path, max_bytes: int) -> None:
 
 
 def _download(url: str, part: Path, max_bytes: int) -> None:
-    have = part.stat().st_size if part.exists() else 0
-    request = urllib.request.Request(url, headers={"Range": f"bytes={have}-"} if have else {})
+    present = part.stat().st_size if part.exists() else 0
+    request = urllib.request.Request(url, headers={"Range": f"bytes={present}-"} if present else {})
     try:
         response = urllib.request.urlopen(request, timeout=_TIMEOUT)
     except urllib.error.HTTPError as error:
         if error.code != http.HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE:
             raise
-        part.unlink()  # what is there is as long as the file or longer: begin again
+        part.unlink()  # The part is as long as the file or longer: download it from the beginning.
         return _download(url, part, max_bytes)
     with response:
-        if response.status != http.HTTPStatus.PARTIAL_CONTENT:  # the server does not resume
-            have = 0
+        if response.status != http.HTTPStatus.PARTIAL_CONTENT:  # The server does not support resuming.
+            present = 0
         length = int(response.headers.get("Content-Length") or 0)
         columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TransferSpeedColumn())
-        with Progress(*columns, TimeRemainingColumn()) as bar, _open(part, "ab" if have else "wb") as file:
+        with Progress(*columns, TimeRemainingColumn()) as bar, _open(part, "ab" if present else "wb") as file:
             name = escape(printable(f"Downloading {url.rsplit('/', 1)[-1]}"))
-            task = bar.add_task(name, total=have + length or None, completed=have)
-            for chunk in _chunks(response, max_bytes - have):
+            task = bar.add_task(name, total=present + length or None, completed=present)
+            for chunk in _chunks(response, max_bytes - present):
                 file.write(chunk)
                 bar.advance(task, len(chunk))
-    if length and part.stat().st_size < have + length:
-        raise DownloadError("the connection broke off; run the command again to go on from there")
+    if length and part.stat().st_size < present + length:
+        raise DownloadError("the connection was lost; run the command again to resume the download")
 
 
 def _chunks(file: BinaryIO, max_bytes: int) -> Iterator[bytes]:
@@ -155,5 +161,5 @@ def _chunks(file: BinaryIO, max_bytes: int) -> Iterator[bytes]:
     while chunk := file.read(_CHUNK):
         count += len(chunk)
         if count > max_bytes:
-            raise TooLargeError("more came than it can have; nothing is kept")
+            raise TooLargeError("the download is larger than the file can be, and was discarded")
         yield chunk

@@ -1,4 +1,4 @@
-"""Files: written whole or not at all, found by name, and hashed."""
+"""Files: written completely or not at all, found by name, and hashed."""
 
 import hashlib
 import json
@@ -12,22 +12,22 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 UNFINISHED = ".*.unfinished"
-"""Matches the names of files that are being written, or were when their process was killed."""
+"""A pattern for the names of files that are being written, or were when their process was killed."""
 
 
 def write_atomically(path: Path, content: str | bytes | memoryview | Callable[[BinaryIO], object]) -> None:
-    """Write a file such that, at any moment, its path holds the previous content or the new one, each complete.
+    """Write a file so that at any moment it has either the previous or the new content, each complete.
 
     The content is written to a file of another name in the same folder, flushed to the disk, and renamed. That name is
-    unique and opened exclusively: two processes never share it, and no symbolic link is followed.
+    unique and created exclusively: two processes never share it, and no symbolic link is followed.
 
     Args:
         path: The file; its folder must exist.
-        content: What the file holds, or a function that writes it to an open file, which needs no copy in memory; text
-            is encoded as UTF-8, names of files that aren't valid UTF-8 with escapes.
+        content: The content, or a function that writes it to an open file, which needs no copy in memory. Text is
+            encoded as UTF-8, with escapes for names of files that aren't valid UTF-8.
 
     Raises:
-        OSError: If it can't be written; the previous file is intact then.
+        OSError: If it can't be written; the previous file is then intact.
     """
     data = content.encode("utf-8", "backslashreplace") if isinstance(content, str) else content
     unfinished = path.with_name(f".{path.name}.{secrets.token_hex(8)}.unfinished")
@@ -54,18 +54,18 @@ def write_atomically(path: Path, content: str | bytes | memoryview | Callable[[B
 
 
 def write_output(path: Path, content: str | Callable[[BinaryIO], object]) -> None:
-    """Write a file that a user named: atomically, through links; a device or a pipe is written to and stays.
+    """Write a file that the user has chosen: atomically and through links; devices and pipes are written to directly.
 
     Args:
         path: The file; its folder must exist.
-        content: What it holds, or a function that writes it to an open file; names of files that aren't valid UTF-8 get
-            their own bytes.
+        content: The content, or a function that writes it to an open file; names of files that aren't valid UTF-8 are
+            written with their own bytes.
 
     Raises:
         OSError: If it can't be written.
     """
     data = content.encode("utf-8", "surrogateescape") if isinstance(content, str) else content
-    # where standard output is a file, /dev/stdout is a regular one that is still written to
+    # If standard output is redirected to a file, /dev/stdout is a regular file that is still being written to.
     if path.exists() and (not path.is_file() or str(path.absolute()).startswith(("/dev/", "/proc/"))):
         with path.open("wb") as file:
             if callable(data):
@@ -81,27 +81,27 @@ def hash_file(path: Path, algorithm: str = "sha256") -> str:
 
     Args:
         path: The file.
-        algorithm: The checksum's kind, of those of ``hashlib``.
+        algorithm: The kind of checksum, one of ``hashlib``'s.
     """
     with path.open("rb") as file:
         return hashlib.file_digest(file, lambda: hashlib.new(algorithm, usedforsecurity=False)).hexdigest()
 
 
 def remove_unfinished(path: Path) -> None:
-    """Remove what killed processes have left of a file that they were writing: what is older than a day.
+    """Remove the unfinished files of killed processes that were writing a file, if they are older than a day.
 
     Args:
         path: The file that was to be written.
     """
     for unfinished in path.parent.glob(UNFINISHED):
         if unfinished.name.startswith(f".{path.name}."):
-            with suppress(OSError):  # Another process removes it, or only its owner may.
+            with suppress(OSError):  # Another process has removed it, or this user may not.
                 if time.time() - unfinished.stat().st_mtime > 24 * 60 * 60:
                     unfinished.unlink()
 
 
 def find_named(root: Path, name: str) -> Iterator[Path]:
-    """Find the files of a name in a folder and in all below it, linked ones too; each folder once, by its own path.
+    """Find all files with a name in a folder and below it, following links but visiting each folder once.
 
     Args:
         root: The folder.
@@ -109,7 +109,7 @@ def find_named(root: Path, name: str) -> Iterator[Path]:
     """
     seen: set[str] = set()
     starts = [str(root)]
-    for start in starts:  # links are followed last, so that no link hides the folder that it leads to
+    for start in starts:  # Links are followed last, so that a folder is found by its own path first.
         for folder, folders, files in os.walk(start):
             real = os.path.realpath(folder)
             if real in seen:
@@ -123,12 +123,12 @@ def find_named(root: Path, name: str) -> Iterator[Path]:
 
 
 def write_json(path: Path, content: Mapping[str, Any]) -> None:
-    """Write a JSON object to a file, as ``write_atomically`` does; numbers that are not finite are null."""
+    """Write a JSON object to a file atomically; numbers that are not finite become null."""
     write_atomically(path, to_json(content))
 
 
 def to_json(content: Mapping[str, Any]) -> str:
-    """Return a JSON object, as ``write_json`` writes it."""
+    """Return the text of a JSON object; numbers that are not finite become null."""
     return json.dumps(_finite(content), indent=2, allow_nan=False) + "\n"
 
 

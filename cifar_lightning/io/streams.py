@@ -1,7 +1,7 @@
-"""The process's standard streams: output that can't be encoded or written never ends the work that is done.
+"""The process's standard streams: output that can't be encoded or written must not stop a training.
 
-A training must not be lost because the terminal is closed, the disk behind a redirection is full, the reader of a pipe
-has gone, or the locale's encoding has no character for a table's border.
+Examples are a closed terminal, a full disk behind a redirection, a pipe whose reader has ended, and a locale whose
+encoding lacks the characters of a table's border.
 """
 
 import errno
@@ -12,13 +12,13 @@ from typing import Any
 
 
 class LenientOutput(io.RawIOBase):
-    """Writes to a file until that fails, and drops the rest.
+    """Writes to a file until that fails, and discards everything after.
 
     Args:
         raw: The file; None if it was closed before the process began.
 
     Attributes:
-        error: Why output was lost; None if none was.
+        error: Why output was lost; None if no output was lost.
     """
 
     def __init__(self, raw: io.RawIOBase | None) -> None:
@@ -26,19 +26,19 @@ class LenientOutput(io.RawIOBase):
         self.error = None if raw else OSError(errno.EBADF, os.strerror(errno.EBADF))
 
     def writable(self) -> bool:
-        """Tells io that this is for writing."""
+        """Tell ``io`` that this stream can be written to."""
         return True
 
     def isatty(self) -> bool:
-        """Tells whether this is a terminal."""
+        """Tell whether the file is a terminal."""
         return self._raw is not None and self._raw.isatty()
 
     def fileno(self) -> int:
-        """Returns the file's descriptor."""
+        """Return the file's descriptor."""
         return self._raw.fileno() if self._raw else super().fileno()
 
     def write(self, data: Any, /) -> int | None:
-        """Writes, or drops, some bytes."""
+        """Write bytes, or discard them, and return their number."""
         if self._raw and self.error is None:
             try:
                 return self._raw.write(data)
@@ -48,14 +48,14 @@ class LenientOutput(io.RawIOBase):
 
 
 def protect_streams() -> LenientOutput | None:
-    """Makes ``sys.stdout`` and ``sys.stderr`` lenient; call it once, at the process's entry.
+    """Make ``sys.stdout`` and ``sys.stderr`` lenient; called once, when the process begins.
 
-    Characters that the encoding lacks are replaced on standard output, as Python does on standard error by itself.
+    Characters that the encoding lacks are replaced on standard output; on standard error Python does so itself.
 
     Returns:
-        What is below ``sys.stdout``; None if that is not a text file, as in a notebook.
+        The stream below ``sys.stdout``; None if ``sys.stdout`` is not a text file, as in a notebook.
     """
-    for descriptor in range(3):  # a file of the run must not become the standard output
+    for descriptor in range(3):  # Otherwise the next file that is opened would become the standard output.
         try:
             os.fstat(descriptor)
         except OSError:
@@ -73,7 +73,7 @@ def _protect(name: str, errors: str) -> LenientOutput | None:
     if not isinstance(stream, io.TextIOWrapper):
         return None
     buffer: Any = stream.buffer
-    unbuffered = isinstance(buffer, io.RawIOBase)  # python -u
+    unbuffered = isinstance(buffer, io.RawIOBase)  # with python -u
     lenient = LenientOutput(buffer if unbuffered else buffer.raw)
     above: Any = lenient if unbuffered else io.BufferedWriter(lenient)
     lines, through = stream.line_buffering, stream.write_through
@@ -83,20 +83,21 @@ def _protect(name: str, errors: str) -> LenientOutput | None:
 
 
 def report_lost_output(output: LenientOutput | None, status: int) -> int:
-    """Flushes standard output, and says so if some of it could not be written.
+    """Flush standard output, and report output that could not be written.
 
     Args:
         output: What ``protect_streams`` returned.
         status: The exit status so far.
 
     Returns:
-        The exit status: as before if nothing was lost or it was not 0; else 141 if the reader has gone, 1 otherwise.
+        The exit status: unchanged if it was not 0 or no output was lost; otherwise 141 if the reader of a pipe has
+        ended, and 1 for any other error.
     """
     if sys.stdout is not None:
         sys.stdout.flush()
     if output is None or output.error is None:
         return status
-    if output.error.errno == errno.EPIPE:  # as a shell's own tools end before `head`: without a word
+    if output.error.errno == errno.EPIPE:  # Programs in a pipe before `head` end silently, too.
         return status or 141
     print(f"cifar-lightning: the output could not be written: {output.error.strerror}", file=sys.stderr)
     return status or 1

@@ -1,4 +1,4 @@
-"""YAML that is read without trusting it: nothing is given twice, and nothing grows when it is read."""
+"""Reading untrusted YAML: no duplicate keys, no aliases that expand without bound, and limits on size and depth."""
 
 import re
 from pathlib import Path
@@ -7,18 +7,18 @@ from typing import Any
 import yaml
 
 MAX_SIZE = 1_000_000
-"""The most values and characters that a text may hold, each alias counted as what it stands for."""
+"""The largest number of values and characters in a text, with each alias counted as what it stands for."""
 
 MAX_DEPTH = 50
-"""The most levels: PyYAML's composers are recursive, and the one in C crashes where there are too many."""
+"""The largest number of levels: PyYAML's composers are recursive, and the one in C crashes on too many."""
 
 
 class StrictError(yaml.YAMLError):
-    """What PyYAML would read, but is refused here."""
+    """The text is YAML that PyYAML would read, but that is rejected here."""
 
 
 class StrictLoader(yaml.SafeLoader):
-    """Refuses keys that are given twice, of which PyYAML takes the last, and aliases that expand without bounds."""
+    """Rejects duplicate keys, of which PyYAML would take the last, and aliases that expand without bound."""
 
     def __init__(self, stream: str) -> None:
         super().__init__(stream)
@@ -26,7 +26,7 @@ class StrictLoader(yaml.SafeLoader):
         self._sizes: dict[yaml.Node, int] = {}
 
     def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
-        """Composes a value, and measures it."""
+        """Compose a value, and measure its size."""
         self._depth += 1
         if self._depth > MAX_DEPTH:
             raise StrictError(f"it has more than {MAX_DEPTH} levels")
@@ -34,8 +34,8 @@ class StrictLoader(yaml.SafeLoader):
         node = super().compose_node(parent, index)
         self._depth -= 1
         if node is not None and node not in self._sizes:
-            if alias:  # what it stands for is not composed to its end
-                raise StrictError(f"an alias stands for what it is a part of, in line {node.start_mark.line + 1}")
+            if alias:  # The node that it stands for is still being composed.
+                raise StrictError(f"an alias refers to a value that contains it, in line {node.start_mark.line + 1}")
             self._sizes[node] = self._measure(node)
         return node
 
@@ -48,7 +48,7 @@ class StrictLoader(yaml.SafeLoader):
             children = [child for pair in node.value for child in pair]
         size = 1 + sum(self._sizes[child] for child in children)
         if size > MAX_SIZE:
-            raise StrictError(f"it holds more than {MAX_SIZE:,} values and characters, aliases written out")
+            raise StrictError(f"it contains more than {MAX_SIZE:,} values and characters, with aliases expanded")
         return size
 
 
@@ -65,35 +65,38 @@ def _check_keys(mapping: yaml.MappingNode) -> None:
 
 
 def load_yaml(text: str) -> Any:
-    """Reads a YAML text.
+    """Parse a YAML text.
 
     Raises:
-        yaml.YAMLError: If it is not valid, holds a key twice, or is too large or too deep.
-        ValueError: If a value is none, such as the date 2026-99-99.
+        yaml.YAMLError: If it is not valid, contains a duplicate key, or is too large or too deep.
+        ValueError: If a value is invalid, such as the date 2026-99-99.
     """
     _check_length(text)
     return yaml.load(text, Loader=StrictLoader)
 
 
 def check_yaml(text: str) -> None:
-    """Raises what ``load_yaml`` would, before another loader reads the text."""
+    """Raise the same errors as ``load_yaml``, before another loader parses the text."""
     _check_length(text)
     yaml.compose(text, Loader=StrictLoader)
 
 
 def check_value(text: str) -> None:
-    """Raises a ``StrictError`` if jsonargparse must not try to read a value as YAML; it need not be any."""
-    if re.search(r"[:*\[{-]", text):  # else it is a plain word or number
+    """Raise a ``StrictError`` if jsonargparse must not try to parse an option's value as YAML.
+
+    Any other text is accepted, whether it is YAML or not.
+    """
+    if re.search(r"[:*\[{-]", text):  # Otherwise it is a plain word or number.
         try:
             check_yaml(text)
         except StrictError:
             raise
         except yaml.YAMLError:
-            pass  # it is only a text
+            pass  # It is a plain text.
 
 
 def read_text(path: Path) -> str:
-    """Reads a YAML file, in UTF-8 whatever the locale.
+    """Read the text of a YAML file, as UTF-8 whatever the locale.
 
     Raises:
         yaml.YAMLError: If it is too large.
@@ -101,7 +104,7 @@ def read_text(path: Path) -> str:
     """
     with path.open("rb") as file:
         content = file.read(4 * MAX_SIZE + 1)
-    text = content.decode("utf-8-sig")  # Windows' editors begin with a mark
+    text = content.decode("utf-8-sig")  # Editors on Windows may write a byte order mark.
     _check_length(text)
     return text
 

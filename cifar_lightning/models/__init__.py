@@ -1,4 +1,9 @@
-"""Networks by name."""
+"""Networks by name: built-in ones, torchvision's, timm's and the user's own.
+
+Each built-in network is a function in a file of this folder; ``pretrained`` loads weights and freezes parts.
+
+B batch, C channels, H height, W width, K classes.
+"""
 
 import inspect
 import re
@@ -27,39 +32,39 @@ MODELS: dict[str, Callable[..., nn.Module]] = {
     "vit": vit,
     "wide_resnet": wide_resnet,
 }
-"""Each name: a function of ``num_classes`` and the network's own options. A new network is one line here."""
+"""Each built-in network: a function of ``num_classes`` and the network's own options."""
 
 AUXILIARY = ("googlenet", "inception_v3")
-"""torchvision's networks with auxiliary heads."""
+"""torchvision's networks with auxiliary heads, which are left out."""
 
 Plain: TypeAlias = bool | int | float | str | list | dict | None  # type: ignore[type-arg]
-"""An option of a network. Were it Any, jsonargparse would import the class that a dict in a checkpoint names."""
+"""The type of a network's option. With Any, jsonargparse would import a class that a dict in a checkpoint names."""
 
 
 def list_models() -> list[str]:
-    """Returns the names of the built-in networks."""
+    """Return the names of the built-in networks."""
     return sorted(MODELS)
 
 
 def is_custom(arch: str) -> bool:
-    """Tells whether a name stands for the user's own code, which building the network will import and run."""
+    """Tell whether a name refers to the user's own code, which is imported and run to build the network."""
     return bool(re.fullmatch(r"[\w.]+:[\w.]+", arch)) and not arch.startswith(("torchvision:", "timm:"))
 
 
 def create_model(arch: str, num_classes: int, options: Mapping[str, Any] | None = None) -> nn.Module:
-    """Builds a network from its name.
+    """Build a network from its name.
 
     Args:
-        arch: A name of ``list_models()``; ``torchvision:<name>`` or ``timm:<name>`` for one of their classifiers,
-            without weights; or "package.module:Class" for your own, looked for in the current folder too.
+        arch: A name of ``list_models()``; ``torchvision:<name>`` or ``timm:<name>`` for any of their classifiers, with
+            random weights; or "package.module:Class" for your own, which may be in the current folder.
         num_classes: Number of classes K, >= 1.
-        options: Passed to the network's builder by name.
+        options: The network's own options by name.
 
     Returns:
         A network from (B, C, H, W) float images to (B, K) logits.
 
     Raises:
-        UsageError: If the name is unknown or the options don't fit.
+        UsageError: If the name is unknown or the network does not accept the options.
     """
     options = dict(options or {})
     builder = _find_builder(arch)
@@ -67,23 +72,24 @@ def create_model(arch: str, num_classes: int, options: Mapping[str, Any] | None 
         network = builder(num_classes=num_classes, **options)
     except (AssertionError, RuntimeError, TypeError, ValueError) as error:
         raise UsageError(
-            f"model.arch {arch} does not take model.arch_options {options}: {error}. It is {arch}{_signature(builder)}."
+            f"model.arch {arch} does not accept model.arch_options {options}: {error}. Its signature is "
+            f"{arch}{_signature(builder)}."
         ) from error
     if not isinstance(network, nn.Module):
-        raise UsageError(f"model.arch {arch} gave a {type(network).__name__}, not a torch.nn.Module.")
+        raise UsageError(f"model.arch {arch} returned a {type(network).__name__}, not a torch.nn.Module.")
     return network
 
 
 def count_cost(network: nn.Module, image_size: int = 32) -> tuple[int, int]:
-    """Counts a network's parameters, and its floating-point operations for one image, forwards.
+    """Count a network's parameters, and the floating-point operations of a forward pass for one image.
 
-    Operations are those of the convolutions, matrix products and attention; a multiplication and an addition are two.
+    Only the operations of convolutions, matrix products and attention are counted; a multiply-add counts as two.
 
     Args:
-        network: Takes (1, 3, image_size, image_size) float images.
+        network: A network for images (1, 3, image_size, image_size) float.
         image_size: Height and width, in pixels.
     """
-    network = deepcopy(network).eval()  # what is in training stays as it is
+    network = deepcopy(network).eval()  # The mode and the statistics of a network in training stay unchanged.
     weight = next(network.parameters())
     with FlopCounterMode(display=False) as counter:
         network(torch.zeros(1, 3, image_size, image_size, device=weight.device, dtype=weight.dtype))
@@ -106,8 +112,8 @@ def _find_builder(arch: str) -> Callable[..., Any]:
     if is_custom(arch):
         return _import_builder(arch)
     raise UsageError(
-        f"there is no model.arch {arch!r}.{did_you_mean(arch, list_models())} Built in are {', '.join(list_models())}; "
-        "others are torchvision:<name>, timm:<name> and your own package.module:Class."
+        f"unknown model.arch {arch!r}.{did_you_mean(arch, list_models())} The built-in networks are "
+        f"{', '.join(list_models())}; others are torchvision:<name>, timm:<name> and your own package.module:Class."
     )
 
 
@@ -115,8 +121,8 @@ def _without_auxiliary_heads(builder: Callable[..., Any]) -> Callable[..., Any]:
     @wraps(builder)
     def build(num_classes: int, **options: Any) -> nn.Module:
         if "transform_input" in options:
-            raise ValueError("transform_input is not needed: data.mean and data.std normalise the images")
-        # their losses would not be used; init_weights is torchvision's default, which it warns about
+            raise ValueError("transform_input is not supported: data.mean and data.std normalise the images")
+        # Their losses would not be used. init_weights is set to its default, since torchvision warns otherwise.
         built: nn.Module = builder(num_classes=num_classes, **{"aux_logits": False, "init_weights": True} | options)
         return built
 
@@ -129,8 +135,8 @@ def _import_builder(arch: str) -> Callable[..., Any]:
         builder = getattr(import_module(module_name), name)
     except (ImportError, AttributeError) as error:
         raise UsageError(
-            f"model.arch {arch} can't be imported: {error}. It must name a class in a module that is installed or in "
-            "the current folder."
+            f"model.arch {arch} can't be imported: {error}. It must be a class in a module that is installed or in the "
+            "current folder."
         ) from error
     if not callable(builder):
         raise UsageError(f"model.arch {arch} is a {type(builder).__name__}, not a class or function.")

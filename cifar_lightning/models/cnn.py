@@ -7,10 +7,10 @@ from torch.nn import functional as F
 
 
 class PooledFlatten(nn.Flatten):
-    """Flattens feature maps to vectors, after average pooling where the maps are not of the given size.
+    """Flatten feature maps to vectors, after average pooling if the maps do not have the given size.
 
     Args:
-        size: Height and width of the maps that are flattened, in pixels.
+        size: Height and width of the flattened maps, in pixels.
     """
 
     def __init__(self, size: int) -> None:
@@ -18,16 +18,17 @@ class PooledFlatten(nn.Flatten):
         self.size = size
 
     def forward(self, x: Tensor) -> Tensor:
-        """Maps (B, C, H, W) to (B, C · size²)."""
-        if x.shape[-2:] != (self.size, self.size):  # pooling to the same size changes nothing, but takes time
+        """Map (B, C, H, W) to (B, C · size²)."""
+        if x.shape[-2:] != (self.size, self.size):  # Pooling to the same size would change nothing but take time.
             x = F.adaptive_avg_pool2d(x, self.size)
         return super().forward(x)
 
 
 def cnn(num_classes: int = 10) -> nn.Sequential:
-    """Builds three unpadded 3×3 convolutions with two max-pools and two linear layers; 122,570 parameters.
+    """Build three unpadded 3×3 convolutions with two max-pools and two linear layers; 122,570 parameters.
 
-    Weights begin as in Keras (Glorot and Bengio 2010: uniform, biases 0), which learns faster here than torch's own.
+    Weights are initialised as in Keras (Glorot and Bengio 2010: uniform weights, biases of 0), with which the network
+    learns faster than with torch's default.
 
     Shapes, for B images: (B, 3, 32, 32) → (B, 32, 15, 15) → (B, 64, 6, 6) → (B, 64, 4, 4) → (B, 1024) → (B, 64)
     → logits (B, num_classes). Feature maps of images of another size, at least 18 × 18, are pooled to 4 × 4.
@@ -37,7 +38,7 @@ def cnn(num_classes: int = 10) -> nn.Sequential:
     """
     network = nn.Sequential(
         nn.Conv2d(3, 32, 3),
-        nn.MaxPool2d(2),  # before the ReLU: the same function as after it, on a quarter of the numbers
+        nn.MaxPool2d(2),  # before the ReLU, which commutes with it and then sees a quarter of the values
         nn.ReLU(),
         nn.Conv2d(32, 64, 3),
         nn.MaxPool2d(2),

@@ -1,4 +1,7 @@
-"""Transfer learning: verified weights, a head of one's own, a stem for small images, and freezing."""
+"""Transfer learning: verified pretrained weights, a new head, a stem for small images, and freezing.
+
+``io/download.py`` downloads the files, ``timm`` converts the weights of timm's networks.
+"""
 
 import re
 from collections.abc import Mapping
@@ -10,13 +13,19 @@ from torch import nn
 
 from cifar_lightning.errors import UsageError, did_you_mean
 from cifar_lightning.io.download import DownloadError, fetch, matches
+from cifar_lightning.io.text import say
 from cifar_lightning.models.timm import convert_weights, list_pretrained
 
 
-class Official(NamedTuple):
-    """Weights that a library offers: where they are, the file's name, and what images they were trained with.
+class OfficialWeights(NamedTuple):
+    """Weights that a library offers, and the preprocessing they were trained with.
 
-    Those were normalised by ``mean`` and ``std``, of pixels in [0, 1], and ``size`` pixels high and wide.
+    Attributes:
+        url: Where they are downloaded from.
+        file: The file's name.
+        mean: Mean of each channel, of pixels in [0, 1].
+        std: Standard deviation of each channel.
+        size: Height and width of the images, in pixels.
     """
 
     url: str
@@ -27,25 +36,25 @@ class Official(NamedTuple):
 
 
 def find_weights(arch: str, weights: str) -> Path:
-    """Finds the file of pretrained weights, downloads it if need be, and checks it.
+    """Find the file of pretrained weights, download it if necessary, and verify it.
 
-    The file is looked for as named, then in ``TORCH_HOME`` (``~/.cache/torch``) under ``hub/checkpoints``, then
-    downloaded to there. The SHA-256 prefix in an official file's name is checked each time: torch.hub does so only
-    while it downloads.
+    A name of official weights stands for a file in ``TORCH_HOME`` (``~/.cache/torch``) under ``hub/checkpoints``, which
+    is downloaded if it is missing. The SHA-256 prefix in a file's name is verified every time; torch.hub does so only
+    when it downloads.
 
     Args:
         arch: The network, such as "torchvision:mobilenet_v2".
-        weights: The name of torchvision's weights for it, such as "IMAGENET1K_V1" or "DEFAULT", the tag of timm's, such
-            as "a1_in1k" or "DEFAULT", or a file.
+        weights: The name of torchvision's weights for it, such as "IMAGENET1K_V1" or "DEFAULT"; a tag of timm's, such
+            as "a1_in1k" or "DEFAULT"; or a file.
 
     Raises:
-        UsageError: If there are none of this name, they can't be had, or the file is not what its name says.
+        UsageError: If there are no such weights, they can't be downloaded, or the file's checksum is wrong.
     """
     named = _official_weights(arch)
     if weights not in named:
         path = Path(weights).expanduser()
         if not path.is_file():
-            offered = f"{arch.partition(':')[0]} offers {', '.join(named)} for it; or name" if named else "Name"
+            offered = f"{arch.partition(':')[0]} offers {', '.join(named)} for it; or give" if named else "Give"
             raise UsageError(
                 f"there are no weights {weights} for {arch}, and no such file.{did_you_mean(weights, named)} "
                 f"{offered} a file: --model.weights FILE."
@@ -54,7 +63,7 @@ def find_weights(arch: str, weights: str) -> Path:
         if not matches(path, prefix, "sha256"):
             raise UsageError(
                 f"the weights {path} are incomplete or not the official ones: their SHA-256 does not begin with "
-                f"{prefix}, as their name says. If that part of the name is no checksum, rename the file."
+                f"{prefix}, as their name says. If that part of the name is not a checksum, rename the file."
             )
         return path
     url, name = named[weights][:2]
@@ -62,36 +71,36 @@ def find_weights(arch: str, weights: str) -> Path:
     if path.is_file():
         if matches(path, prefix, "sha256"):
             return path
-        print(f"{path} is incomplete or corrupt (its checksum is wrong): fetching it again.")
+        say(f"{path} is incomplete or corrupt (its checksum is wrong): downloading it again.")
     try:
         fetch(url, path, prefix, "sha256")
     except DownloadError as error:
-        sure = f", whose SHA-256 begins with {prefix}," if prefix else ""
+        checksum = f", whose SHA-256 begins with {prefix}," if prefix else ""
         raise UsageError(
-            f"the weights {name} are not in {path.parent} and could not be had from {url}: {error}.\nWays out:\n"
-            f"  1. put the official file{sure} at {path};\n"
-            "  2. name it where it is: --model.weights FILE;\n"
+            f"the weights {name} are not in {path.parent} and could not be downloaded from {url}: {error}.\nWays out:\n"
+            f"  1. put the official file{checksum} at {path};\n"
+            "  2. use a file that you have: --model.weights FILE;\n"
             "  3. begin with random weights: --model.weights null."
         ) from error
     return path
 
 
-def find_official(arch: str, weights: str) -> Official | None:
-    """Returns what a network's library says of weights.
+def find_official(arch: str, weights: str) -> OfficialWeights | None:
+    """Return the facts about official weights.
 
     Args:
         arch: The network.
-        weights: The weights' name, or a file: by its name it is known as an official one.
+        weights: The weights' name, or a file, which is recognised by its name.
 
     Returns:
-        None for a file of somebody's own.
+        None for a file that is not official.
     """
     named = _official_weights(arch)
     return named.get(weights) or {o.file: o for o in named.values()}.get(Path(weights).name)
 
 
-def _official_weights(arch: str) -> dict[str, Official]:
-    """Returns the weights that torchvision or timm offers for a network, by name."""
+def _official_weights(arch: str) -> dict[str, OfficialWeights]:
+    """Return the weights that torchvision or timm offers for a network, by name."""
     library, _, name = arch.partition(":")
     if library == "timm":
         return {tag: official for tag, cfg in list_pretrained(name).items() if (official := _locate(cfg))}
@@ -100,33 +109,33 @@ def _official_weights(arch: str) -> dict[str, Official]:
     import torchvision.models
 
     if name not in torchvision.models.list_models(module=torchvision.models):
-        return {}  # create_model says so
+        return {}  # create_model reports it.
     found = {}
     for tag, weights in torchvision.models.get_model_weights(name).__members__.items():
-        made, url = weights.transforms(), str(weights.url)
-        mean, std = list(made.mean), list(made.std)
-        if name in ("googlenet", "inception_v3"):  # their transform_input turns that normalisation into this one
+        preprocessing, url = weights.transforms(), str(weights.url)
+        mean, std = list(preprocessing.mean), list(preprocessing.std)
+        if name in ("googlenet", "inception_v3"):  # Their transform_input converts that normalisation to this one.
             mean = std = [0.5] * 3
-        found[tag] = Official(url, url.rsplit("/", 1)[-1], mean, std, made.crop_size[0])
+        found[tag] = OfficialWeights(url, url.rsplit("/", 1)[-1], mean, std, preprocessing.crop_size[0])
     return found
 
 
-def _locate(cfg: Any) -> Official | None:
-    """Says where weights of timm's are: where the name tells the checksum, or else on the Hugging Face hub."""
-    from huggingface_hub import hf_hub_url  # comes with timm
+def _locate(cfg: Any) -> OfficialWeights | None:
+    """Locate weights of timm's: at a URL whose file name contains the checksum, or else on the Hugging Face hub."""
+    from huggingface_hub import hf_hub_url  # installed with timm
 
     url, preprocessing = str(cfg.url), (list(cfg.mean), list(cfg.std), int(cfg.input_size[-1]))
     file = url.rsplit("/", 1)[-1]
     if _sha256_prefix(file):
-        return Official(url, file, *preprocessing)
+        return OfficialWeights(url, file, *preprocessing)
     if not cfg.hf_hub_id:
         return None
     url = hf_hub_url(cfg.hf_hub_id, "model.safetensors")
-    return Official(url, f"{cfg.architecture}.{cfg.tag}.safetensors", *preprocessing)
+    return OfficialWeights(url, f"{cfg.architecture}.{cfg.tag}.safetensors", *preprocessing)
 
 
 def _sha256_prefix(name: str) -> str:
-    """Returns what a file's name says of its SHA-256, as in "mobilenet_v2-b0353104.pth"; "" where it says nothing."""
+    """Return the SHA-256 prefix in a file's name, as in "mobilenet_v2-b0353104.pth", or "" if there is none."""
     found = re.search(r"-([0-9a-f]{8,64})\.", name)
     return found[1] if found else ""
 
@@ -138,33 +147,33 @@ def load_weights(
     arch: str = "",
     arch_options: Mapping[str, Any] | None = None,
 ) -> None:
-    """Loads pretrained weights into all of a network but its head, which keeps its own.
+    """Load pretrained weights into all of a network except its head.
 
     Args:
         network: The network, with a head for ``num_classes``.
-        path: A state dict, as torch or safetensors save it; it is read as plain data, never as code.
-        num_classes: Number of classes K; the weights may be of any other number.
-        arch: The network's name: weights of timm's are converted as timm does it.
+        path: A state dict in torch's or safetensors' format; it is read as plain data, never as code.
+        num_classes: Number of classes K of the network; the weights may have another number.
+        arch: The network's name; timm's weights are converted as timm does.
         arch_options: The network's own options.
 
     Raises:
-        UsageError: If the file can't be read, or is of another network.
+        UsageError: If the file can't be read, or belongs to another network.
     """
     head = find_head(network, num_classes)
     state = _read_weights(path)
     if arch.startswith("timm:"):
         try:
             state = convert_weights(arch.removeprefix("timm:"), arch_options or {}, state)
-        except Exception as error:  # each network has a function of its own for it
+        except Exception as error:  # Each network has its own conversion function.
             raise _wrong_network(path, error) from error
-    for name in list(state):  # in place: the dict carries versions beside its tensors
+    for name in list(state):  # Changed in place, because the dict has metadata beside its tensors.
         value = state.pop(name)
-        # torchvision's auxiliary heads, where the network is built without them
+        # The network may have been built without torchvision's auxiliary heads.
         left_out = str(name).startswith(("aux1.", "aux2.", "AuxLogits.")) and (
             getattr(network, str(name).partition(".")[0], None) is None
         )
         if not left_out and not str(name).startswith(f"{head}."):
-            # the names of densenet's weights are older than its code; torchvision renames them as it loads them
+            # The names of DenseNet's weights are older than its code; torchvision renames them on loading, too.
             state[re.sub(r"(denselayer\d+\.(?:norm|relu|conv))\.(?=[12]\.)", r"\1", str(name))] = value
     try:
         missing, unexpected = network.load_state_dict(state, strict=False)
@@ -173,8 +182,8 @@ def load_weights(
     missing = [name for name in missing if not name.startswith(f"{head}.")]
     if missing or unexpected:
         raise UsageError(
-            f"{path} is not of this network: it has no {', '.join(missing[:3]) or 'gaps'}, and beside it "
-            f"{', '.join(unexpected[:3]) or 'nothing'}."
+            f"{path} does not fit this network: missing are {', '.join(missing[:3]) or 'none'}, unexpected are "
+            f"{', '.join(unexpected[:3]) or 'none'}."
         )
 
 
@@ -188,47 +197,48 @@ def _read_weights(path: Path) -> dict[str, Any]:
             state = torch.load(path, map_location="cpu", weights_only=True)
     except ModuleNotFoundError as error:
         raise UsageError(f"{path} needs {error.name}: pip install 'cifar-lightning[timm]'") from error
-    except Exception as error:  # of many kinds, safetensors' own among them
+    except Exception as error:  # torch and safetensors raise errors of many kinds.
         raise UsageError(f"{path} can't be loaded as weights: {' '.join(str(error).split())[:300]}") from error
     if not isinstance(state, dict):
-        raise UsageError(f"{path} holds a {type(state).__name__}, not weights by name.")
+        raise UsageError(f"{path} contains a {type(state).__name__}, not weights by name.")
     return state
 
 
 def _wrong_network(path: Path, error: Exception) -> UsageError:
-    return UsageError(f"{path} is not of this network: {' '.join(str(error).split())[:300]}")
+    return UsageError(f"{path} does not fit this network: {' '.join(str(error).split())[:300]}")
 
 
 def find_head(network: nn.Module, num_classes: int) -> str:
-    """Returns the name of a network's last layer, which gives the logits, such as "classifier.1".
+    """Return the name of a network's last layer, which computes the logits, such as "classifier.1".
 
     Raises:
-        UsageError: If the last layer with parameters does not give ``num_classes`` of them, or is one of several heads.
+        UsageError: If the last layer with parameters does not have ``num_classes`` outputs, or is one of several heads.
     """
-    if isinstance(getattr(network, "get_classifier", lambda: None)(), tuple):  # timm's that were distilled
+    if isinstance(getattr(network, "get_classifier", lambda: None)(), tuple):  # timm's distilled networks
         raise UsageError(
-            f"this {type(network).__name__} has several heads: with model.weights, model.freeze and model.backbone_lr "
-            "choose another network."
+            f"this {type(network).__name__} has several heads; model.weights, model.freeze and model.backbone_lr need "
+            "a network with one."
         )
     layers = [(name, m) for name, m in network.named_modules() if next(m.parameters(recurse=False), None) is not None]
     name, layer = layers[-1] if layers else ("", network)
     weight = getattr(layer, "weight", None)
     if not name or weight is None or len(weight) != num_classes:
         raise UsageError(
-            f"the last layer of this {type(network).__name__}, {name or 'itself'}, does not give {num_classes} logits, "
-            "so no head can be told from a backbone (model.weights, model.freeze, model.backbone_lr)."
+            f"the last layer of this {type(network).__name__}, {name or 'itself'}, does not have {num_classes} "
+            "outputs, so head and backbone can't be distinguished (model.weights, model.freeze, model.backbone_lr)."
         )
     return name
 
 
 def backbone_parameters(network: nn.Module, num_classes: int, *, all_but_head: bool = False) -> list[nn.Parameter]:
-    """Lists the parameters of the part of a network that makes features.
+    """List the parameters of a network's backbone.
 
     Args:
         network: The network.
         num_classes: Number of classes K.
-        all_but_head: Whether to take all but the last layer, instead of all but the child of the network that it
-            is in. In VGG the one is all but ``classifier.6``, the other ``features``; in most they are the same.
+        all_but_head: Whether the backbone is everything but the last layer, instead of everything but the child module
+            that contains the last layer. In VGG, these are all but ``classifier.6``, and ``features``; in most
+            networks they are the same.
 
     Raises:
         UsageError: If there are none.
@@ -238,14 +248,14 @@ def backbone_parameters(network: nn.Module, num_classes: int, *, all_but_head: b
     found = [p for name, p in network.named_parameters() if not name.startswith(f"{kept}.")]
     if not found:
         raise UsageError(
-            f"all of this {type(network).__name__} is in {kept}, beside which there is no backbone; "
+            f"all parameters of this {type(network).__name__} are in {kept}, so it has no backbone beside it; "
             "model.freeze all_but_head freezes all but its last layer."
         )
     return found
 
 
 def get_backbone(network: nn.Module, num_classes: int) -> nn.Module:
-    """Returns the part of a network that makes features, as a module of the same layers: ``backbone_parameters``'.
+    """Return a network's backbone as a module, which shares the layers with it; see ``backbone_parameters``.
 
     Raises:
         UsageError: If there is none.
@@ -261,7 +271,7 @@ def get_backbone(network: nn.Module, num_classes: int) -> nn.Module:
 
 
 def evaluate_frozen(network: nn.Module) -> None:
-    """Puts the parts that are frozen as a whole into evaluation mode: batch norm, dropout and their like."""
+    """Put modules whose parameters are all frozen into evaluation mode, which matters for batch norm and dropout."""
     parameters = list(network.parameters())
     if parameters and not any(p.requires_grad for p in parameters):
         network.eval()
@@ -271,18 +281,18 @@ def evaluate_frozen(network: nn.Module) -> None:
 
 
 def use_small_stem(network: nn.Module) -> None:
-    """Gives a network's first convolution a stride of 1, for small images; its weights keep their shape.
+    """Set the stride of a network's first convolution to 1, for small images.
 
-    A max-pool after it stays.
+    The weights keep their shape, and a max-pool after it stays.
 
     Raises:
         UsageError: If that convolution's stride is not 2.
     """
     first = next((m for m in network.modules() if isinstance(m, nn.Conv2d)), None)
     if first is None or first.stride != (2, 2):
-        has = f"its first one has a stride of {first.stride}" if first else "it has none"
+        has = f"its first convolution has a stride of {first.stride}" if first else "it has no convolution"
         raise UsageError(
-            f"model.stem cifar gives a first convolution of stride 2 a stride of 1, which is nothing for this "
-            f"{type(network).__name__}: {has}. Leave it at keep."
+            f"model.stem cifar changes the stride of the first convolution from 2 to 1, which does not apply to this "
+            f"{type(network).__name__}: {has}. Use model.stem keep."
         )
     first.stride = (1, 1)

@@ -5,7 +5,7 @@ from torch import Tensor, nn
 
 
 def resnet18(num_classes: int = 10) -> nn.Module:
-    """Builds ResNet-18 with a stem for small images; 11,173,962 parameters for 10 classes.
+    """Build ResNet-18 with a stem for small images; 11,173,962 parameters for 10 classes.
 
     torchvision's network (He et al. 2015, https://arxiv.org/abs/1512.03385) with a 3×3 convolution of stride 1 and no
     max-pool at its start, as in https://github.com/kuangliu/pytorch-cifar.
@@ -18,37 +18,37 @@ def resnet18(num_classes: int = 10) -> nn.Module:
     """
     network = torchvision.models.resnet18(num_classes=num_classes)
     network.conv1 = nn.Conv2d(3, 64, 3, padding=1, bias=False)
-    nn.init.kaiming_normal_(network.conv1.weight, mode="fan_out", nonlinearity="relu")  # as torchvision's own begin
+    nn.init.kaiming_normal_(network.conv1.weight, mode="fan_out", nonlinearity="relu")  # torchvision's initialisation
     network.maxpool = nn.Identity()
     return network  # type: ignore[no-any-return]
 
 
 class Residual(nn.Module):
-    """Adds to its input what a branch makes of it."""
+    """Add the output of a branch to its input."""
 
     def __init__(self, branch: nn.Module) -> None:
         super().__init__()
         self.branch = branch
 
     def forward(self, x: Tensor) -> Tensor:
-        """Maps (B, C, H, W) to the same shape."""
+        """Map (B, C, H, W) to the same shape."""
         return x + self.branch(x)  # type: ignore[no-any-return]
 
 
 class Scale(nn.Module):
-    """Multiplies by a constant."""
+    """Multiply by a constant."""
 
     def __init__(self, factor: float) -> None:
         super().__init__()
         self.factor = factor
 
     def forward(self, x: Tensor) -> Tensor:
-        """Maps any shape to the same."""
+        """Map any shape to the same."""
         return self.factor * x
 
 
 def resnet9(num_classes: int = 10) -> nn.Sequential:
-    """Builds David Page's network, made to train fast; 6,573,120 parameters for 10 classes.
+    """Build David Page's fast-training network; 6,573,120 parameters for 10 classes.
 
     Eight convolutions and a linear layer, of which two pairs are residual
     (https://github.com/davidcpage/cifar10-fast, the "ResNet-9" of the DAWNBench entries).
@@ -72,7 +72,7 @@ def resnet9(num_classes: int = 10) -> nn.Sequential:
         nn.AdaptiveMaxPool2d(1),
         nn.Flatten(),
         nn.Linear(512, num_classes, bias=False),
-        Scale(0.125),  # max-pooled features are large: without it the softmax is saturated from the first step
+        Scale(0.125),  # Max-pooled features are large and would saturate the softmax from the first step.
     )
 
 
@@ -84,15 +84,15 @@ def _convolution(inputs: int, outputs: int) -> nn.Sequential:
 
 
 class PreActivationBlock(nn.Module):
-    """Two 3×3 convolutions, each after normalisation and ReLU, beside a shortcut.
+    """Two 3×3 convolutions, each after normalisation and ReLU, with a shortcut.
 
-    Where the shape changes, the shortcut is a 1×1 convolution of the activated input; else it is the input itself.
+    The shortcut is a 1×1 convolution of the activated input if the shape changes, and the input itself otherwise.
 
     Args:
-        inputs: Channels in.
-        outputs: Channels out.
-        stride: Height and width are divided by it.
-        dropout: Part of the features set to 0 between the convolutions, in [0, 1].
+        inputs: Number of input channels.
+        outputs: Number of output channels.
+        stride: Stride of the first convolution, by which height and width are divided.
+        dropout: Fraction of the features set to 0 between the convolutions, in [0, 1].
     """
 
     def __init__(self, inputs: int, outputs: int, stride: int, dropout: float) -> None:
@@ -109,17 +109,17 @@ class PreActivationBlock(nn.Module):
         self.shortcut = None if same else nn.Conv2d(inputs, outputs, 1, stride, bias=False)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Maps (B, inputs, H, W) to (B, outputs, H / stride, W / stride)."""
+        """Map (B, inputs, H, W) to (B, outputs, H / stride, W / stride)."""
         activated = self.activate(x)
         shortcut = x if self.shortcut is None else self.shortcut(activated)
         return shortcut + self.branch(activated)  # type: ignore[no-any-return]
 
 
 def wide_resnet(num_classes: int = 10, depth: int = 28, widen_factor: int = 10, dropout: float = 0.0) -> nn.Sequential:
-    """Builds a wide residual network, WRN-depth-widen_factor; 36,479,194 parameters for WRN-28-10 and 10 classes.
+    """Build a wide residual network, WRN-depth-widen_factor; 36,479,194 parameters for WRN-28-10 and 10 classes.
 
-    Zagoruyko and Komodakis 2016, https://arxiv.org/abs/1605.07146. Narrow ones: 28-2 has 1,467,610 parameters,
-    16-4 has 2,748,890.
+    Zagoruyko and Komodakis 2016, https://arxiv.org/abs/1605.07146. Smaller ones: WRN-28-2 has 1,467,610 parameters,
+    WRN-16-4 has 2,748,890.
 
     Shapes, for B images and widen_factor k: (B, 3, 32, 32) → (B, 16, 32, 32) → (B, 16 k, 32, 32)
     → (B, 32 k, 16, 16) → (B, 64 k, 8, 8) → (B, 64 k) → logits (B, num_classes). Images may be of any size.
@@ -127,8 +127,8 @@ def wide_resnet(num_classes: int = 10, depth: int = 28, widen_factor: int = 10, 
     Args:
         num_classes: Number of classes K, >= 1.
         depth: Number of convolutions, 6 n + 4 with n >= 1 blocks in each of the three groups.
-        widen_factor: How many times as wide as the original ResNet, >= 1.
-        dropout: Part of the features set to 0 inside each block, in [0, 1]; the paper's is 0.3.
+        widen_factor: Width relative to the original ResNet, >= 1.
+        dropout: Fraction of the features set to 0 inside each block, in [0, 1]; 0.3 in the paper.
 
     Raises:
         ValueError: If an option is out of its range.

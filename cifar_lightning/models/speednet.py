@@ -1,4 +1,4 @@
-"""The network of the CIFAR-10 speedruns (airbench94, https://arxiv.org/abs/2404.00498), and its parts one by one."""
+"""The network of the CIFAR-10 speedruns (airbench94, https://arxiv.org/abs/2404.00498), and its layers."""
 
 from collections.abc import Sequence
 
@@ -11,8 +11,8 @@ class Whitening(nn.Conv2d):
     """A convolution whose fixed filters decorrelate the patches of the training images.
 
     Its filters are the eigenvectors of the patches' covariance, each scaled to unit variance, and their negatives:
-    (B, C, H, W) → (B, 2·C·k², H - k + 1, W - k + 1). They are random until ``init_from_data`` has been called. Only
-    the bias is trained, in the first part of the training (https://arxiv.org/abs/2404.00498, section 3.2).
+    (B, C, H, W) → (B, 2·C·k², H - k + 1, W - k + 1). They are random until ``init_from_data`` is called. Only the bias
+    is trained, and only at the beginning of training (https://arxiv.org/abs/2404.00498, section 3.2).
 
     Args:
         in_channels: Channels C of the images.
@@ -20,7 +20,7 @@ class Whitening(nn.Conv2d):
     """
 
     bias_lr_ends = 3 / 8
-    """The part of the training in which the bias is trained; see ``optim.build_schedule``."""
+    """Fraction of training after which the bias is no longer trained; see ``optim.build_schedule``."""
 
     def __init__(self, in_channels: int = 3, kernel_size: int = 2) -> None:
         super().__init__(in_channels, 2 * in_channels * kernel_size**2, kernel_size)
@@ -29,17 +29,17 @@ class Whitening(nn.Conv2d):
 
     @torch.no_grad()
     def init_from_data(self, images: Tensor, eps: float = 5e-4) -> None:
-        """Computes the filters, unless that has been done.
+        """Compute the filters, unless this has been done before.
 
         Args:
             images: (B, C, H, W) float, normalised training images.
-            eps: Added to the variances, so that patches' faintest details are not blown up.
+            eps: Added to the variances, so that the patches' faintest details are not amplified without bound.
         """
         if self.initialised:
             return
         size = self.kernel_size[0]
         patches = F.unfold(images.float(), size).transpose(1, 2).flatten(0, 1)
-        # a small matrix, and not every accelerator can take it apart
+        # The matrix is small, and not every accelerator supports eigh.
         variances, directions = torch.linalg.eigh((patches.T @ patches / len(patches)).cpu())
         filters = (directions / (variances + eps).sqrt()).T.view(-1, images.shape[1], size, size)
         self.weight.copy_(torch.cat([filters, -filters]))
@@ -47,11 +47,11 @@ class Whitening(nn.Conv2d):
 
 
 class DiracConv(nn.Conv2d):
-    """A 3×3 convolution that begins by passing its inputs on unchanged, in its first output channels.
+    """A 3×3 convolution whose first output channels are initially the unchanged inputs.
 
     Args:
-        in_channels: Channels in, C.
-        out_channels: Channels out; those beyond C begin with torch's usual initialisation.
+        in_channels: Number of input channels C.
+        out_channels: Number of output channels; those beyond C have torch's default initialisation.
     """
 
     def __init__(self, in_channels: int, out_channels: int) -> None:
@@ -60,7 +60,7 @@ class DiracConv(nn.Conv2d):
 
 
 class BatchNorm(nn.BatchNorm2d):
-    """Batch normalisation without a trained scale, whose statistics follow the newest batches closely.
+    """Batch normalisation without a trained scale, whose statistics follow the latest batches closely.
 
     Args:
         channels: Number of channels.
@@ -72,13 +72,13 @@ class BatchNorm(nn.BatchNorm2d):
 
 
 class ScaledHead(nn.Linear):
-    """A linear classifier without bias, whose small factor on the logits sets how fast it learns.
+    """A linear classifier without bias, and with a small factor on the logits, which sets how fast it learns.
 
     Args:
-        in_features: Length of the feature vector.
+        in_features: Number of features.
         num_classes: Number of classes K.
-        std: Standard deviation of the logits' weights at the beginning.
-        scale: The factor; a gradient step changes the logits scale² times as much as without it.
+        std: Standard deviation of the initial weights, including the factor.
+        scale: The factor; with it, a gradient step changes the logits scale² times as much as without.
     """
 
     def __init__(self, in_features: int, num_classes: int, std: float, scale: float) -> None:
@@ -87,15 +87,15 @@ class ScaledHead(nn.Linear):
         nn.init.normal_(self.weight, std=std / scale)
 
     def forward(self, features: Tensor) -> Tensor:
-        """Computes logits (B, K) of features (B, in_features)."""
+        """Compute logits (B, K) of features (B, in_features)."""
         return super().forward(features) * self.scale
 
 
 class GlobalMaxPool(nn.Module):
-    """Takes the maximum over each feature map."""
+    """Take the maximum over each feature map."""
 
     def forward(self, x: Tensor) -> Tensor:
-        """Maps (B, C, H, W) to (B, C, 1, 1)."""
+        """Map (B, C, H, W) to (B, C, 1, 1)."""
         return F.max_pool2d(x, x.shape[-2:])
 
 
@@ -103,7 +103,11 @@ class SpeedNet(nn.Sequential):
     """Whitening, groups of convolutions, and a scaled head; see ``speednet``."""
 
     def init_from_data(self, images: Tensor) -> None:
-        """Prepares the first layer; called before the first step, with its normalised images (B, 3, H, W)."""
+        """Compute the filters of the first layer; called before the first training step.
+
+        Args:
+            images: (B, 3, H, W) float, the normalised images of that step.
+        """
         whitening = self[0]
         assert isinstance(whitening, Whitening)
         whitening.init_from_data(images)
@@ -112,16 +116,16 @@ class SpeedNet(nn.Sequential):
 def speednet(
     num_classes: int = 10, widths: Sequence[int] = (64, 256, 256), depth: int = 2, whitening: int = 2
 ) -> SpeedNet:
-    """Builds the network of airbench94, meant for ``model.optimizer: muon`` and 32 × 32 images.
+    """Build the network of airbench94, meant for ``model.optimizer: muon`` and 32 × 32 images.
 
     Shapes, for B images: (B, 3, 32, 32) → (B, 24, 31, 31) → (B, 64, 15, 15) → (B, 256, 7, 7) → (B, 256, 3, 3) →
-    (B, 256) → logits (B, num_classes); 1,971,352 parameters are trained. Images of another size work too, from about
-    18 × 18 on.
+    (B, 256) → logits (B, num_classes); 1,971,352 trained parameters. Images may be of another size, from about
+    18 × 18.
 
     Args:
         num_classes: Number of classes K, >= 1.
-        widths: Channels of each group.
-        depth: Convolutions of each group; the first is followed by a max-pool.
+        widths: Number of channels of each group.
+        depth: Number of convolutions in each group; the first one is followed by a max-pool.
         whitening: Height and width of the whitened patches, in pixels.
     """
     layers: list[nn.Module] = [Whitening(3, whitening), nn.GELU()]

@@ -1,4 +1,9 @@
-"""Metrics of an epoch, summed over all processes, and what an evaluation found image by image."""
+"""Metrics of an epoch over all processes, and the outputs of an evaluation for each image.
+
+``classifier`` updates and logs them; ``reporting`` draws and writes them.
+
+B batch, n images of a process, K classes.
+"""
 
 from dataclasses import dataclass
 from typing import cast
@@ -11,35 +16,39 @@ from torchmetrics import Metric
 from torchmetrics.classification import MulticlassAccuracy, MulticlassCalibrationError, MulticlassConfusionMatrix
 from torchmetrics.utilities.distributed import gather_all_tensors
 
-_EXACT = torch.float32 if torch.backends.mps.is_available() else torch.float64  # which mps has not
+_SUM_DTYPE = torch.float32 if torch.backends.mps.is_available() else torch.float64  # MPS has no float64.
 
 
 class ExactSum(Metric):
-    """A sum of float32 numbers in so many digits that it is the same however they are split; torchmetrics' rounds."""
+    """Sums float32 values in float64, so the result does not depend on how the values are batched.
+
+    torchmetrics' SumMetric accumulates in float32.
+    """
 
     total: Tensor
 
     def __init__(self) -> None:
         super().__init__()
-        self.add_state("total", torch.zeros((), dtype=_EXACT), dist_reduce_fx="sum")
+        self.add_state("total", torch.zeros((), dtype=_SUM_DTYPE), dist_reduce_fx="sum")
 
     def update(self, values: Tensor) -> None:
-        """Adds numbers of any shape."""
-        self.total += values.to(_EXACT).sum()
+        """Add values of any shape."""
+        self.total += values.to(_SUM_DTYPE).sum()
 
     def compute(self) -> Tensor:
-        """Returns the sum () so far, over all processes."""
+        """Return the sum () over all processes."""
         return self.total
 
 
 @dataclass(frozen=True)
 class Evaluation:
-    """What validation or test found, image by image.
+    """The outputs of validation or test for each image.
 
     Attributes:
-        confusion: (K, K) int64, rows the true classes; of all processes together, unlike the rest.
-        logits: (n, K) float32, of the n images that this process was given.
-        labels: (n,) int64.
+        confusion: (K, K) int64, the confusion matrix of all processes together; rows are true classes, columns are
+            predicted classes.
+        logits: (n, K) float32, of the n images of this process.
+        labels: (n,) int64, the true classes.
         indices: (n,) int64, the images' indices in their source.
     """
 
@@ -49,7 +58,7 @@ class Evaluation:
     indices: Tensor
 
     def gather(self) -> "Evaluation":
-        """Returns that of all processes' images; all of them must ask for it."""
+        """Return the evaluation of all processes' images; every process must call this."""
         if not torch.distributed.is_initialized():
             return self
         parts = [torch.cat(gather_all_tensors(t)) for t in (self.logits, self.labels, self.indices)]
@@ -57,23 +66,23 @@ class Evaluation:
 
 
 class EpochMetrics(nn.Module):
-    """Means over an epoch, over all processes.
+    """Loss, accuracy and other means over an epoch and all processes.
 
-    Each step keeps its predictions, labels and loss, and torchmetrics is given an epoch of them at once: its update
-    takes longer than all else that a step of a small network has to do beside the network.
+    A step only stores its predictions, labels and loss, and torchmetrics is updated once an epoch: in each step, its
+    updates would take longer than everything else around a small network.
 
     Args:
         num_classes: Number of classes K.
-        evaluation: Whether to keep what was found of each image too.
+        evaluation: Whether to store the outputs for each image, too.
     """
 
     def __init__(self, num_classes: int, *, evaluation: bool) -> None:
         super().__init__()
         self.num_classes = num_classes
         self.evaluation: Evaluation | None = None
-        """Of the newest epoch."""
+        """Of the latest epoch that was finished."""
         self.loss, self.images = ExactSum(), ExactSum()
-        # labels are known to be in range: checking would wait for the device
+        # The labels are known to be in range; validating them would wait for the device.
         self.acc = MulticlassAccuracy(num_classes, average="micro", validate_args=False)
         self.confusion = MulticlassConfusionMatrix(num_classes, validate_args=False) if evaluation else None
         self.of_probabilities = nn.ModuleDict()
@@ -85,28 +94,39 @@ class EpochMetrics(nn.Module):
         self._steps: list[tuple[Tensor, Tensor, Tensor, Tensor]] = []
 
     def update(self, logits: Tensor, labels: Tensor, loss: Tensor, indices: Tensor) -> None:
-        """Takes in a batch: logits (B, K), labels (B,) int64, its mean loss () and the images' indices (B,)."""
-        kept = logits.argmax(1) if self.confusion is None else logits
-        self._steps.append((kept, labels, loss.detach(), indices))
+        """Add a batch.
+
+        Args:
+            logits: (B, K) float.
+            labels: (B,) int64, in [0, K).
+            loss: (), the mean over the batch.
+            indices: (B,) int64, the images' indices in their source.
+        """
+        outputs = logits.argmax(1) if self.confusion is None else logits
+        self._steps.append((outputs, labels, loss.detach(), indices))
 
     @property
     def started(self) -> bool:
-        """Whether there is anything that ``finish`` has not seen."""
+        """Whether anything was added since the last ``finish``."""
         return bool(self._steps) or self.images.update_called
 
     def finish(self, *, probabilities: bool) -> dict[str, Tensor]:
-        """Computes the means by name, keeps the evaluation, and begins anew.
+        """Compute the means by name, store the evaluation, and reset everything else.
 
         Args:
-            probabilities: Whether to compute what depends on more than the most probable class, too: the expected
-                calibration error "ece" and, with enough classes, the accuracies "top2" and "top3".
+            probabilities: Whether to compute the metrics that need all probabilities, too: the expected calibration
+                error "ece" (15 bins, https://arxiv.org/abs/1706.04599) and, with more than 2 and 3 classes, the
+                accuracies "top2" and "top3".
+
+        Returns:
+            Each mean (), float32: "loss", "acc" in [0, 1], and the metrics above.
         """
         logits, labels, indices = self._count()
         means = {"loss": (self.loss.compute() / self.images.compute()).float(), "acc": self.acc.compute()}
         if probabilities:
             for name, metric in cast(dict[str, Metric], dict(self.of_probabilities.items())).items():
                 if len(labels):
-                    # torchmetrics has a bin of its own for a probability of exactly 1
+                    # torchmetrics would put a probability of exactly 1 into a bin of its own.
                     metric.update(logits.softmax(1).clamp_max(1 - 2**-24), labels)
                 means[name] = metric.compute()
         if self.confusion is not None:
@@ -115,29 +135,30 @@ class EpochMetrics(nn.Module):
         return means
 
     def discard(self) -> None:
-        """Begins anew without what ``finish`` has not seen."""
+        """Discard what was added since the last ``finish``."""
         self._steps = []
         for module in self.modules():
             if isinstance(module, Metric):
                 module.reset()
 
     def _count(self) -> tuple[Tensor, Tensor, Tensor]:
-        """Gives torchmetrics the steps so far, and returns what was kept of them: logits, labels and indices."""
+        """Update torchmetrics with the stored steps, and return their outputs, labels and indices."""
         device = self.acc.device
         if not self._steps:
-            none = torch.empty(0, dtype=torch.int64, device=device)
-            return torch.empty(0, self.num_classes, device=device), none, none
-        parts, all_labels, losses, all_numbers = zip(*self._steps, strict=True)
+            empty = torch.empty(0, dtype=torch.int64, device=device)
+            return torch.empty(0, self.num_classes, device=device), empty, empty
+        all_outputs, all_labels, losses, all_indices = zip(*self._steps, strict=True)
         self._steps = []
-        logits, labels, indices = torch.cat(parts), torch.cat(all_labels), torch.cat(all_numbers)
-        self.loss.update(torch.stack(losses) * torch.tensor([len(some) for some in all_labels], device=device))
+        outputs, labels, indices = torch.cat(all_outputs), torch.cat(all_labels), torch.cat(all_indices)
+        sizes = torch.tensor([len(batch) for batch in all_labels], device=device)
+        self.loss.update(torch.stack(losses) * sizes)
         self.images.update(torch.tensor(len(labels), device=device))
-        for count in filter(None, (self.acc, self.confusion)):
-            count.update(logits if self.confusion is None else logits.argmax(1), labels)
-        return logits, labels, indices
+        for metric in filter(None, (self.acc, self.confusion)):
+            metric.update(outputs if self.confusion is None else outputs.argmax(1), labels)
+        return outputs, labels, indices
 
     def partial(self) -> dict[str, float]:
-        """Returns the sums so far of an epoch that is not finished, over all processes, for ``resume``."""
+        """Return the sums of an unfinished epoch over all processes, for ``resume``; {} if nothing was added."""
         self._count()
         if not self.images.update_called:
             return {}
@@ -149,9 +170,13 @@ class EpochMetrics(nn.Module):
         }
 
     def resume(self, sums: dict[str, float]) -> None:
-        """Takes in what ``partial`` returned; in all processes but one, with zeros for the sums."""
+        """Continue with the sums of an unfinished epoch.
+
+        Args:
+            sums: The value of ``partial``; in all processes but one, with zeros for the sums.
+        """
         if sums:
-            self.loss.update(torch.tensor(sums["loss"], dtype=_EXACT, device=self.acc.device))
+            self.loss.update(torch.tensor(sums["loss"], dtype=_SUM_DTYPE, device=self.acc.device))
             self.images.update(torch.tensor(sums["images"], device=self.acc.device))
             labels = torch.zeros(int(sums["images"]), dtype=torch.int64, device=self.acc.device)
             self.acc.update((torch.arange(len(labels), device=labels.device) >= sums["correct"]).long(), labels)

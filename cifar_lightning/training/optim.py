@@ -1,4 +1,8 @@
-"""Optimisers and learning-rate schedules by name, in pure torch."""
+"""Optimisers and learning-rate schedules by name, in pure torch.
+
+A parameter group's keys ``lr_ends`` (the fraction of training after which its rate is 0) and ``lr_factor`` (what its
+peak rate is multiplied by) are set by ``build_optimizer``; ``build_schedule`` and ``classifier`` read them.
+"""
 
 import math
 from collections.abc import Callable, Iterable, Mapping
@@ -12,16 +16,16 @@ from torch.optim.sgd import sgd
 
 
 class Muon(Optimizer):
-    """Momentum with orthogonalised updates for filters; Nesterov SGD for what is no filter.
+    """Momentum with orthogonalised updates for convolution filters, and Nesterov SGD for all other parameters.
 
-    Each step a filter bank, seen as a matrix (out, in · height · width), is scaled to a norm of √out, and moves by
-    lr times its momentum with all singular values brought near to 1. Sources: Keller Jordan et al.,
-    https://kellerjordan.github.io/posts/muon/ and, for the scaling, https://github.com/KellerJordan/cifar10-airbench.
+    In each step, the filters of a layer, as a matrix (out, in · height · width), are scaled to a norm of √out and moved
+    by lr times their momentum, whose singular values have been brought close to 1. Sources: Keller Jordan et al.,
+    https://kellerjordan.github.io/posts/muon/, and https://github.com/KellerJordan/cifar10-airbench for the scaling.
 
     Args:
         params: Parameter groups with the keys ``orthogonal`` (bool), ``lr`` and ``momentum``, and ``weight_decay`` if
             they are not orthogonal.
-        fused: Whether one kernel does a whole step of SGD.
+        fused: Whether a single kernel does a step of SGD.
     """
 
     def __init__(self, params: Iterable[dict[str, Any]], *, fused: bool = True) -> None:
@@ -29,7 +33,7 @@ class Muon(Optimizer):
 
     @torch.no_grad()
     def step(self, closure: Callable[[], float] | None = None) -> float | None:  # type: ignore[override]
-        """Takes a step; ``closure`` computes the loss and the gradients, and its loss is returned."""
+        """Take a step; ``closure``, if given, is called before, computes the gradients and returns the loss."""
         loss = None
         if closure is not None:
             with torch.enable_grad():
@@ -57,11 +61,11 @@ class Muon(Optimizer):
 
 
 def orthogonalise(matrix: Tensor, steps: int = 3) -> Tensor:
-    """Brings the singular values of a matrix (M, N) near to 1, between about 0.5 and 1.5.
+    """Bring the singular values of a matrix (M, N) close to 1, to between about 0.5 and 1.5.
 
-    Newton and Schulz' iteration with the coefficients of https://kellerjordan.github.io/posts/muon/.
+    This is the Newton–Schulz iteration with the coefficients of https://kellerjordan.github.io/posts/muon/.
     """
-    # half precision is enough, but slower where the hardware has none
+    # Half precision is enough, but slow without hardware support.
     x = matrix.to(torch.bfloat16 if matrix.is_cuda else torch.float32)
     tall = x.shape[0] > x.shape[1]
     x = x.T if tall else x
@@ -84,22 +88,22 @@ def build_optimizer(
     lr_factors: Mapping[nn.Parameter, float] | None = None,
     fused: bool = True,
 ) -> Optimizer:
-    """Builds an optimiser.
+    """Build an optimiser.
 
-    A module's attribute ``bias_lr_ends`` says in which part of the training its bias is to be trained.
+    A module's attribute ``bias_lr_ends`` is the fraction of training after which its bias is no longer trained.
 
     Args:
         model: The network to train.
-        name: "adam", "adamw", "sgd" (with Nesterov momentum), or "muon" (for convolutions, beside Nesterov SGD for
-            all else).
+        name: "adam", "adamw", "sgd" (with Nesterov momentum), or "muon" (for convolutions, with Nesterov SGD for all
+            other parameters).
         lr: Peak learning rate, > 0.
-        weight_decay: Decay of the weights, >= 0: decoupled for adamw, part of the gradient for the others. It spares
-            biases and the scales of normalisation layers; with muon it is for these and the head, not for filters.
+        weight_decay: Weight decay, >= 0: decoupled for adamw, added to the gradient for the others. It does not apply
+            to biases and normalisation layers; with muon, it applies to these and the head, and not to filters.
         momentum: Momentum of sgd and muon, in [0, 1); ignored by the others.
-        sgd_lr: Peak learning rate of the SGD beside Muon, > 0.
-        sgd_momentum: Momentum of the SGD beside Muon, in [0, 1).
-        lr_factors: What the peak rate of some parameters is multiplied by, such as those of a pretrained backbone.
-        fused: Whether one kernel does a whole step.
+        sgd_lr: Peak learning rate of the SGD used with muon, > 0.
+        sgd_momentum: Momentum of the SGD used with muon, in [0, 1).
+        lr_factors: Factors on the peak rate of some parameters, such as those of a pretrained backbone.
+        fused: Whether a single kernel does a whole step.
 
     Raises:
         KeyError: If the name is unknown.
@@ -112,7 +116,7 @@ def build_optimizer(
         factor = (lr_factors or {}).get(p, 1.0)
         settings: dict[str, Any] = {"lr_ends": ends.get(p, 1.0), "lr_factor": factor, "lr": lr * factor}
         if name != "muon":
-            # two groups also where neither decays: a resumed run may have another decay
+            # Two groups even without weight decay, since a resumed run may have another value.
             settings |= {"decays": p.ndim > 1, "weight_decay": weight_decay if p.ndim > 1 else 0.0}
         elif p.ndim == 4:
             settings |= {"orthogonal": True, "momentum": momentum}
@@ -123,7 +127,7 @@ def build_optimizer(
         if same is None:
             groups.append(same := {"params": [], **settings})
         same["params"].append(p)
-    # what a group has that is added later, as when a backbone is unfrozen
+    # The defaults apply to groups that are added later, for example when a backbone is unfrozen.
     builders: dict[str, Callable[[], Optimizer]] = {
         "adam": lambda: torch.optim.Adam(groups, lr=lr, weight_decay=weight_decay, fused=fused),
         "adamw": lambda: torch.optim.AdamW(groups, lr=lr, weight_decay=weight_decay, fused=fused),
@@ -138,24 +142,24 @@ def build_optimizer(
 
 
 def _check_state(optimizer: Optimizer, loaded: dict[str, Any]) -> None:
-    """Refuse a state that is not of this optimizer: torch checks the numbers of groups and parameters alone.
+    """Reject a state that does not fit this optimiser; torch only compares the numbers of groups and parameters.
 
-    Fused steps read whatever memory is behind a tensor that is smaller than its parameter.
+    With a state tensor that is smaller than its parameter, a fused step would read beyond it.
 
     Raises:
-        ValueError: If a value is of another type, or a tensor of another shape.
+        ValueError: If a value has another type, or a tensor has another shape.
     """
     for own, group in zip(optimizer.param_groups, loaded["param_groups"], strict=False):
         for name in own.keys() - {"params"}:
             usual = own[name]
-            # a switch that is missing comes from an earlier torch, which fills it in
+            # A switch that an earlier version of torch lacked is filled in by torch.
             value = group.get(name, usual if isinstance(usual, bool) else None)
             if not _alike(value, None if name in ("fused", "foreach") else usual):
-                raise ValueError(f"{name} is {value!r}, where it was {usual!r}")
+                raise ValueError(f"{name} is {value!r} instead of a value like {usual!r}")
     params = [param for group in optimizer.param_groups for param in group["params"]]
     kinds = {frozenset((name, value is None) for name, value in values.items()) for values in loaded["state"].values()}
     if len(kinds) > 1:
-        raise ValueError("parameters have states of several kinds")
+        raise ValueError("the parameters' states differ in their keys")
     for number, values in loaded["state"].items():
         for name, value in values.items():
             if value is not None and not (
@@ -165,7 +169,7 @@ def _check_state(optimizer: Optimizer, loaded: dict[str, Any]) -> None:
                 and not value.is_meta
                 and value.shape in (torch.Size(), params[number].shape)
             ):
-                raise ValueError(f"{name} of parameter {number} is no tensor of its shape")
+                raise ValueError(f"{name} of parameter {number} is not a tensor of its shape")
 
 
 def _alike(value: object, usual: object) -> bool:
@@ -181,25 +185,25 @@ def _alike(value: object, usual: object) -> bool:
 
 
 class Schedule(LambdaLR):
-    """Leaves the rates of groups alone that are added to the optimiser later, where torch would fail."""
+    """A LambdaLR that ignores groups that are added later, for which torch would raise an error."""
 
     def get_lr(self) -> list[float | Tensor]:
-        """Returns the next rate of each group."""
+        """Return the next rate of each group."""
         added = self.optimizer.param_groups[len(self.base_lrs) :]
         return [*super().get_lr(), *(group["lr"] for group in added)]
 
 
 def build_schedule(optimizer: Optimizer, name: str, *, total_steps: int, warmup: float) -> LRScheduler:
-    """Builds a learning-rate schedule that is stepped once an optimiser step.
+    """Build a learning-rate schedule that is stepped once an optimiser step.
 
     Args:
-        optimizer: The optimiser whose rate is scheduled. A group that says ``lr_ends`` goes through the schedule in
-            that part of the training, and keeps a rate of 0 from then on.
+        optimizer: The optimiser whose rates are scheduled. A group with ``lr_ends`` goes through the whole schedule in
+            that fraction of training, and has a rate of 0 afterwards.
         name: "constant", "linear" (to 0), "cosine" (to 0), each after a linear warm-up, or "onecycle": along a
-            cosine from 1/25 of the peak up and down to 0 (https://arxiv.org/abs/1708.07120, without its cycle of
-            the momentum).
+            cosine up from 1/25 of the peak and down to 0 (https://arxiv.org/abs/1708.07120, without the cycle of the
+            momentum).
         total_steps: Length of the training in optimiser steps, >= 1.
-        warmup: The part of the training during which the rate rises, in [0, 1).
+        warmup: Fraction of training in which the rate rises, in [0, 1).
 
     Raises:
         KeyError: If the name is unknown.
@@ -228,5 +232,5 @@ def build_schedule(optimizer: Optimizer, name: str, *, total_steps: int, warmup:
 
 
 def _cosine(t: float) -> float:
-    """Falls from 1 to 0 as t goes from 0 to 1."""
+    """Return a value that falls from 1 to 0 as t goes from 0 to 1."""
     return (1 + math.cos(math.pi * t)) / 2

@@ -1,4 +1,4 @@
-"""The folder of a run: its number, the lock of the process that trains in it, and its removal if nothing came of it."""
+"""The folder of a run: its number, the lock of the process that trains in it, and its removal if it stays empty."""
 
 import errno
 import json
@@ -19,26 +19,26 @@ from cifar_lightning.io.text import say
 LOCK, OWNER = ".lock", ".owner.json"
 
 LEFTOVERS = (UNFINISHED, f"figures/{UNFINISHED}")
-"""Files that a killed process was writing."""
+"""Patterns of files that a killed process was writing."""
 
 REPLACEABLE = (
     LOCK, OWNER, *LEFTOVERS, ".seconds", ".metrics.csv.before", "config.yaml", "hparams.yaml", "events.out.tfevents.*",
     "figures/train_augmentation.png",
 )  # fmt: skip
-"""Files that exist before a training's first result. A folder that holds nothing else is worth nothing."""
+"""Patterns of files that exist before a training's first result; a folder without other files is removed."""
 
 
 class RunFolder:
     """A run's folder, locked by the process that trains in it.
 
-    The operating system releases the lock when its process ends, even by ``kill -9``. Of the processes of a distributed
-    training, the one of rank 0 holds it for all.
+    The operating system releases the lock when the process ends, even by ``kill -9``. In distributed training, the
+    process of rank 0 holds the lock for all.
 
     Args:
         path: An existing folder.
 
     Raises:
-        UsageError: If another process trains in it, or it can't be written to.
+        UsageError: If another process trains in the folder, or it can't be written to.
     """
 
     def __init__(self, path: Path) -> None:
@@ -47,31 +47,34 @@ class RunFolder:
         self._lock = FileLock(path / LOCK)
         try:
             self._lock.acquire(blocking=False)
-            for pattern in LEFTOVERS:  # Whoever wrote them held the lock, and is dead.
+            for pattern in LEFTOVERS:  # The process that wrote them held the lock, and has ended.
                 for leftover in path.glob(pattern):
                     leftover.unlink()
             owner = {"pid": os.getpid(), "host": socket.gethostname(), "since": time.strftime("%Y-%m-%d %H:%M:%S")}
             write_atomically(path / OWNER, json.dumps(owner))
         except Timeout as error:
             raise UsageError(
-                f"{path} is being trained by {_read_owner(path)}. Wait for its end, or end it; then resume the run. "
-                "To begin a run of its own, leave out --ckpt_path."
+                f"{path} is being trained by {_read_owner(path)}. Wait until it ends, or stop it; then resume the run. "
+                "To begin a new run, leave out --ckpt_path."
             ) from error
         except OSError as error:
             if self._lock.is_locked or error.errno not in (errno.ENOLCK, errno.ENOTSUP):
                 self._lock.release()
                 raise UsageError(
-                    f"the run's folder {path} can't be written to: {error.strerror}. Copy the checkpoint to another "
+                    f"the run folder {path} can't be written to: {error.strerror}. Copy the checkpoint to another "
                     "folder and resume it there."
                 ) from error
-            say(f"note: {path} can't be locked ({error.strerror}): let no other process train in it", sys.stderr)
+            say(
+                f"note: {path} can't be locked ({error.strerror}); make sure that no other process trains in it",
+                sys.stderr,
+            )
 
     @classmethod
     def claim(cls, parent: Path, number: int) -> "RunFolder":
-        """Make a new folder, ``version_<number>`` or the next that is free, also if others do so at the same moment.
+        """Make a new folder, ``version_<number>`` or the next free one, even if other processes do so at the same time.
 
         Raises:
-            UsageError: If it can't be made.
+            UsageError: If the folder can't be made.
         """
         try:
             parent.mkdir(parents=True, exist_ok=True)
@@ -84,7 +87,7 @@ class RunFolder:
                     number += 1
         except OSError as error:
             raise UsageError(
-                f"no run folder can be made in {parent}: {error.strerror}. Name another place: "
+                f"no run folder can be made in {parent}: {error.strerror}. Choose another folder: "
                 "--trainer.default_root_dir DIR"
             ) from error
         run = cls(path)
@@ -92,28 +95,28 @@ class RunFolder:
         return run
 
     def release(self) -> None:
-        """Release the lock. A folder that was made for this training and holds no result of it is removed."""
+        """Release the lock, and remove the folder if it was made for this training and contains no result."""
         with suppress(OSError):
             (self.path / OWNER).unlink()
-        discard = self._new and not self._holds_anything()
+        discard = self._new and not self._has_results()
         self._lock.release()
         if discard:
-            with suppress(OSError):  # It was renamed, or holds something by now: then it stays.
+            with suppress(OSError):  # The folder stays if it was renamed or has a result by now.
                 for pattern in REPLACEABLE:
                     for file in self.path.glob(pattern):
                         file.unlink()
                 with suppress(FileNotFoundError):
                     (self.path / "figures").rmdir()
                 self.path.rmdir()
-                self.path.parent.rmdir()  # unless it holds other runs
+                self.path.parent.rmdir()  # fails if there are other runs
 
-    def _holds_anything(self) -> bool:
+    def _has_results(self) -> bool:
         replaceable = {file for pattern in REPLACEABLE for file in self.path.glob(pattern)} | {self.path / "figures"}
         return any(file not in replaceable for file in self.path.rglob("*"))
 
 
 def next_number(parent: Path) -> int:
-    """Return the number after the highest of the folders ``version_<number>``, or 0."""
+    """Return the number after the highest of the folders ``version_<number>``; 0 if there are none."""
     numbers = [re.fullmatch(r"version_(\d+)", path.name) for path in parent.glob("version_*")]
     return max((int(number[1]) for number in numbers if number), default=-1) + 1
 
@@ -122,5 +125,5 @@ def _read_owner(path: Path) -> str:
     try:
         owner = json.loads((path / OWNER).read_text(encoding="utf-8"))
         return f"process {owner['pid']} on {owner['host']}, since {owner['since']}"
-    except (OSError, ValueError, KeyError, TypeError):  # It has just begun, or is about to end.
+    except (OSError, ValueError, KeyError, TypeError):  # The owner has just begun or is about to end.
         return "another process"

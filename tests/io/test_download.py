@@ -77,7 +77,7 @@ def test_the_beginning_of_another_checksum_will_do(server: str, tmp_path: Path) 
 
 def test_goes_on_after_a_connection_that_broke_off(server: str, tmp_path: Path) -> None:
     target = tmp_path / "file"
-    with pytest.raises(DownloadError, match="broke off"):
+    with pytest.raises(DownloadError, match="connection was lost"):
         fetch(f"{server}/cuts", target, MD5)
     assert not target.exists()
     fetch(f"{server}/cuts", target, MD5)
@@ -121,7 +121,7 @@ def test_more_than_the_file_can_have(server: str, tmp_path: Path, path: str) -> 
     source = tmp_path / "source"
     source.write_bytes(CONTENT)
     for url in (f"{server}/{path}", str(source)):
-        with pytest.raises(DownloadError, match="more came than it can have"):
+        with pytest.raises(DownloadError, match="larger than the file can be"):
             fetch(url, tmp_path / "file", MD5, max_bytes=len(CONTENT) - 1)
         assert {p.name for p in tmp_path.iterdir()} - {".file.lock"} == {"source"}
     fetch(f"{server}/file", tmp_path / "file", MD5, max_bytes=len(CONTENT))

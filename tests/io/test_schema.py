@@ -213,7 +213,7 @@ def test_an_odd_cache_is_made_anew(
     held = torch.load(cache, weights_only=True) | {name: value}
     torch.save({key: kept for key, kept in held.items() if kept is not GONE}, cache)
     again = source.load("train")
-    assert "is broken and is made anew" in capsys.readouterr().out
+    assert "is broken and is rebuilt" in capsys.readouterr().out
     assert torch.equal(again.images, expected.images)
     assert torch.equal(again.labels, expected.labels)
     assert again.digest == expected.digest

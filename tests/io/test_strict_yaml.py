@@ -21,7 +21,7 @@ LAUGHS = "a0: &a0 [lol]\n" + "".join(f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 
         ("model: {lr: 1, lr: 2}", "lr is given twice, in line 1"),
         ("a: [{b: 1, c: 2, b: 3}]", "b is given twice"),
         (LAUGHS, "more than 1,000,000 values"),
-        ("a: &a {b: *a}", "an alias stands for what it is a part of, in line 1"),
+        ("a: &a {b: *a}", "an alias refers to a value that contains it, in line 1"),
         ("a: " + "[" * 100_000, "more than 50 levels"),
         ("- " * 1000, "more than 50 levels"),
         ("a: " + "x" * 1_000_001, "more than 1,000,000 characters"),

@@ -139,12 +139,12 @@ def test_a_fresh_vision_transformer_has_no_opinion() -> None:
         ("torchvision:vit_b_16", {"image_size": 33}, "indivisible"),
         ("timm:test_resnet", {"width": 3}, "unexpected keyword argument 'width'"),
         ("timm:test_resnet", {"act_layer": "relux"}, "KeyError 'relux'"),
-        ("timm:test_resnet", {"pretrained": True}, "named by model.weights"),
+        ("timm:test_resnet", {"pretrained": True}, "use model.weights for pretrained weights"),
         ("timm:test_resnet", {"checkpoint_path": "own.pth"}, "unexpected keyword argument 'checkpoint_path'"),
     ],
 )
 def test_options_that_do_not_fit_are_explained(arch: str, options: dict[str, Any], message: str) -> None:
-    with pytest.raises(UsageError, match=f"{arch} does not take .*{message}.*It is {arch}\\("):
+    with pytest.raises(UsageError, match=f"{arch} does not accept .*{message}.*Its signature is {arch}\\("):
         create_model(arch, 10, options)
 
 
@@ -177,7 +177,7 @@ def test_ones_own_network_from_the_current_folder(tmp_path: Path, monkeypatch: p
     network = create_model("own_package.nets:Wide", 5, {"width": 16})
     assert isinstance(network, nn.Sequential)
     assert network(torch.rand(1, 3, 32, 32)).shape == (1, 5)
-    with pytest.raises(UsageError, match=r"does not take .*depth.*width"):
+    with pytest.raises(UsageError, match=r"does not accept .*depth.*width"):
         create_model("own_package.nets:Wide", 5, {"depth": 3})
     with pytest.raises(UsageError, match="not a class"):
         create_model("own_package.nets:number", 5)

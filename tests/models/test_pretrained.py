@@ -54,7 +54,7 @@ def test_a_byte_flipped_in_the_cache_is_noticed(
     find_weights(ARCH, WEIGHTS)
     flip_a_byte(official_weights)
     assert find_weights(ARCH, WEIGHTS).read_bytes() == weights_file.read_bytes()
-    assert "fetching it again" in capsys.readouterr().out
+    assert "downloading it again" in capsys.readouterr().out
 
 
 def test_a_file_must_be_what_its_name_says(weights_file: Path, tmp_path: Path) -> None:
@@ -88,7 +88,7 @@ def test_no_network_names_the_file_its_checksum_and_the_place(
     ("arch", "weights", "message"),
     [
         (ARCH, "IMAGENET1K_V3", "Did you mean IMAGENET1K_V"),
-        ("cnn", "IMAGENET1K_V1", "no such file. Name a file"),
+        ("cnn", "IMAGENET1K_V1", "no such file. Give a file"),
         (TIMM, "r160_in21k", "Did you mean r160_in1k.* timm offers DEFAULT, r160_in1k for it"),
     ],
 )
@@ -150,7 +150,7 @@ def test_files_that_are_no_weights_of_the_network(weights_file: Path, here: Path
         with pytest.raises(UsageError, match=message):
             load_weights(other, Path(file), 5)
     assert not Path("executed").exists()
-    with pytest.raises(UsageError, match=r"not of this network: it has no features\.0\.weight"):
+    with pytest.raises(UsageError, match=r"does not fit this network: missing are features\.0\.weight"):
         load_weights(other, weights_file, 5)
 
 
@@ -184,7 +184,7 @@ def test_heads_and_backbones(arch: str, head: str, frozen_with_it: set[str]) -> 
 
 
 def test_networks_without_a_head_are_refused() -> None:
-    with pytest.raises(UsageError, match=r"does not give 10 logits"):
+    with pytest.raises(UsageError, match=r"does not have 10 outputs"):
         find_head(nn.Sequential(nn.Linear(2, 3)), 10)
     wrapped = nn.Sequential(nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 10)))
     assert len(backbone_parameters(wrapped, 10, all_but_head=True)) == 2
@@ -322,7 +322,7 @@ def test_all_of_timm_s_weights_but_the_head_are_loaded(kind: str, tmp_path: Path
     loaded = network.state_dict()
     assert {name for name, value in held.items() if not torch.equal(loaded[name], value)} == {"fc.weight", "fc.bias"}
     assert torch.equal(loaded["fc.weight"], head)
-    with pytest.raises(UsageError, match="not of this network"):
+    with pytest.raises(UsageError, match="does not fit this network"):
         load_weights(create_model("timm:test_efficientnet", 5), file, 5, "timm:test_efficientnet")
     file.write_bytes(b"no weights")
     with pytest.raises(UsageError, match="can't be loaded"):

@@ -57,13 +57,13 @@ def test_one_process_stays_one(launched: None) -> None:
 @pytest.mark.parametrize(
     ("launched", "message"),
     [
-        ({**SRUN, "SLURM_JOB_NAME": "bash"}, "which Lightning can't join"),
-        ({**SRUN, "SLURM_STEP_NUM_TASKS": "3"}, "which Lightning can't join"),
+        ({**SRUN, "SLURM_JOB_NAME": "bash"}, "which Lightning can't connect"),
+        ({**SRUN, "SLURM_STEP_NUM_TASKS": "3"}, "which Lightning can't connect"),
         ({"SLURM_NTASKS": "2"}, "Use `--ntasks-per-node=2` instead"),
     ],
     indirect=["launched"],
 )
-def test_tasks_that_lightning_can_t_join(launched: None, message: str) -> None:
+def test_tasks_that_lightning_can_t_connect(launched: None, message: str) -> None:
     with pytest.raises(UsageError, match=message):
         count_processes()
 

@@ -51,7 +51,7 @@ def test_images_of_64_pixels(arch: str) -> None:
             r"of 64 × 64 .*: --data.resize 32, or --model.arch_options '{image_size: 64}'",
         ),
         ("torchvision:alexnet", {}, r"images of 32 × 32 .*Ways out: --data.resize 64$"),
-        ("torchvision:resnet18", {"batch_size": 1}, "one image at a time: Expected .*--data.batch_size 2 or more"),
+        ("torchvision:resnet18", {"batch_size": 1}, "one image at a time: Expected .*--data.batch_size to 2 or more"),
     ],
 )
 def test_the_message_names_what_works(arch: str, data: dict[str, Any], message: str) -> None:
@@ -70,7 +70,7 @@ def test_a_tuple_s_first_element_is_trained() -> None:
 
 @pytest.mark.usefixtures("nets")
 def test_other_outputs_are_refused_by_name() -> None:
-    with pytest.raises(UsageError, match=r"turned 2 images into a dict; it must be \(2, 4\)"):
+    with pytest.raises(UsageError, match=r"turned 2 images into a dict; the output must be \(2, 4\)"):
         check("odd_nets:Net", arch_options={"kind": "dict"})
     check("odd_nets:Net", training=False, arch_options={"kind": "dict"})
 

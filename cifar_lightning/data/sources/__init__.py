@@ -1,4 +1,7 @@
-"""The sources that sets of images are loaded from."""
+"""The sources that sets of images are loaded from, by name.
+
+A source is a class with the methods of ``Source``, in a file of its own, and one line in ``SOURCES``.
+"""
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -12,27 +15,27 @@ from cifar_lightning.errors import UsageError, did_you_mean
 
 
 class Source(Protocol):
-    """Where images come from.
+    """The interface of all sources.
 
     Attributes:
-        normalisation: The published figures, or None to compute them from the training images.
-        val_size: How many training images are held out for validation by default; below 1 a fraction of them.
+        normalisation: The published mean and standard deviation, or None to compute them from the training images.
+        val_size: Number of training images held out for validation by default; below 1 the fraction of them.
     """
 
     normalisation: Normalisation | None
     val_size: int | float
 
     def num_classes(self) -> int:
-        """Returns the number of classes K, without loading or downloading images."""
+        """Return the number of classes K, without loading or downloading images."""
 
     def has(self, split: str) -> bool:
-        """Tells whether the source comes with a split: "train", "val" or "test"."""
+        """Tell whether the source has images of its own for a split: "train", "val" or "test"."""
 
     def prepare(self, splits: Sequence[str]) -> None:
-        """Downloads, decodes or draws what is missing; called in one process of each machine."""
+        """Download, decode or draw what is missing; called in one process of each machine."""
 
     def load(self, split: str) -> ImageSet:
-        """Loads a split that has been prepared."""
+        """Load a split that has been prepared."""
 
 
 SOURCES: dict[str, Callable[..., Source]] = {
@@ -41,30 +44,30 @@ SOURCES: dict[str, Callable[..., Source]] = {
     "folder": lambda root, size, flat, skip_broken, **_: Folder(root, size, flat=flat, skip_broken=skip_broken),
     "synthetic": lambda root, size, **_: Synthetic(root, size),
 }
-"""Each ``data.dataset``: how to make its source from what ``open_source`` is given. A new source is one line here."""
+"""Each ``data.dataset``: a function that makes its source from the arguments of ``open_source``."""
 
 
 def open_source(
     dataset: str, root: str, url: str | None, image_size: int, *, flat: bool = False, skip_broken: bool = False
 ) -> Source:
-    """Returns the source of a data set, without touching the disk.
+    """Make the source of a data set, without reading or writing any file.
 
     Args:
         dataset: A key of ``SOURCES``.
-        root: The folder it is in or is downloaded to.
-        url: A mirror of the official archive: http(s), or a local file; cifar10 and cifar100 only.
+        root: The folder that contains the images or that they are downloaded to.
+        url: A mirror of the official archive: http(s), or a local file; only for cifar10 and cifar100.
         image_size: Height and width of the images, in pixels.
-        flat: Whether the class folders may be in root itself; folder only.
-        skip_broken: Whether to leave out images that can't be read; folder only.
+        flat: Whether the class folders may be in root itself; only for folder.
+        skip_broken: Whether to leave out images that can't be read; only for folder.
 
     Raises:
-        UsageError: If there is no such data set.
+        UsageError: If the data set is unknown, or does not accept an argument.
     """
     if dataset not in SOURCES:
         raise UsageError(
-            f"there is no data.dataset {dataset!r}.{did_you_mean(dataset, SOURCES)} There are {', '.join(SOURCES)}."
+            f"unknown data.dataset {dataset!r}.{did_you_mean(dataset, SOURCES)} Choose from {', '.join(SOURCES)}."
         )
     if url is not None and not dataset.startswith("cifar"):
-        raise UsageError(f"data.url is a mirror of the CIFAR archives; data.dataset {dataset} does not download any.")
-    place = Path(root).expanduser()
-    return SOURCES[dataset](root=place, url=url, size=image_size, flat=flat, skip_broken=skip_broken)
+        raise UsageError(f"data.url is a mirror of the CIFAR archives; data.dataset {dataset} downloads nothing.")
+    folder = Path(root).expanduser()
+    return SOURCES[dataset](root=folder, url=url, size=image_size, flat=flat, skip_broken=skip_broken)

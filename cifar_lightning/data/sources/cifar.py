@@ -1,4 +1,4 @@
-"""CIFAR-10 and CIFAR-100: the official archives, verified and unpacked."""
+"""CIFAR-10 and CIFAR-100: the official archives, downloaded, verified and unpacked."""
 
 import hashlib
 import tarfile
@@ -18,11 +18,11 @@ from cifar_lightning.io.text import say
 
 
 class Cifar:
-    """CIFAR-10 or CIFAR-100 (https://www.cs.toronto.edu/~kriz/cifar.html), through torchvision's data sets.
+    """CIFAR-10 or CIFAR-100 (https://www.cs.toronto.edu/~kriz/cifar.html), read by torchvision's data sets.
 
     Args:
         name: The torchvision class: "CIFAR10" or "CIFAR100".
-        root: The folder of the archive and of what is unpacked from it.
+        root: The folder of the archive and of the files unpacked from it.
         url: A mirror of the archive; the official address by default.
         image_size: Must be 32.
     """
@@ -38,8 +38,8 @@ class Cifar:
     def __init__(self, name: str, root: Path, url: str | None, image_size: int) -> None:
         if image_size != 32:
             raise UsageError(
-                f"{name} images are 32 × 32; data.image_size {image_size} can't be had from them. "
-                f"--data.resize {image_size} enlarges them for the network."
+                f"{name} images are 32 × 32, so data.image_size can't be {image_size}. "
+                f"--data.resize {image_size} resizes them for the network."
             )
         self.name, self.root, self.url = name, root, url
         self._num_classes, self.normalisation = self._FACTS[name]
@@ -62,7 +62,7 @@ class Cifar:
         archive = self.root / self._torchvision.filename
         if not matches(archive, self._torchvision.tgz_md5):
             if archive.exists():
-                say(f"{archive} is incomplete or corrupt (its checksum is wrong): fetching it again.")
+                say(f"{archive} is incomplete or corrupt (its checksum is wrong): downloading it again.")
             self._fetch(archive)
         try:
             with tarfile.open(archive) as tar:
@@ -71,14 +71,14 @@ class Cifar:
         except (tarfile.TarError, OSError, EOFError, zlib.error) as error:
             raise UsageError(f"the archive {archive} could not be unpacked: {error}.") from error
         if not self._unpacked():
-            raise UsageError(f"what {archive} holds is not {self.name}: its files' checksums are wrong.")
+            raise UsageError(f"{archive} does not contain {self.name}: its files' checksums are wrong.")
 
     def _wanted(self, tar: tarfile.TarFile) -> Iterator[tarfile.TarInfo]:
-        """Finds the official files in an archive, and stops at what would take too much to unpack."""
+        """Yield the official files in an archive, and stop at what would take too much space to unpack."""
         names = {f"{self._torchvision.base_folder}/{name}" for name, _ in self._files()}
         for number, member in enumerate(tar):
             if number == 100 or member.size > 2**28:
-                raise tarfile.TarError("it holds too much")
+                raise tarfile.TarError("it contains too much")
             if member.isfile() and member.name in names:
                 yield member
 
@@ -88,10 +88,10 @@ class Cifar:
             fetch(url, archive, self._torchvision.tgz_md5, max_bytes=self._MAX_BYTES)
         except DownloadError as error:
             raise UsageError(
-                f"{self.name} is not in {self.root.absolute()} and could not be had from {url}: {error}.\n"
+                f"{self.name} is not in {self.root.absolute()} and could not be downloaded from {url}: {error}.\n"
                 "Ways out:\n"
                 f"  1. put the official archive at {archive.absolute()};\n"
-                "  2. name a mirror of it: --data.url URL_OR_FILE;\n"
+                "  2. use a mirror: --data.url URL_OR_FILE;\n"
                 "  3. train on other images: --data.dataset synthetic (built in), or --data.dataset folder "
                 "--data.root YOUR_FOLDER."
             ) from error
@@ -103,16 +103,16 @@ class Cifar:
         return all(check_integrity(folder / name, md5) for name, md5 in self._files())
 
     def _files(self) -> list[tuple[str, str]]:
-        """Lists the official files with their checksums."""
+        """List the official files with their checksums."""
         cifar = self._torchvision
         return [*cifar.train_list, *cifar.test_list, (cifar.meta["filename"], cifar.meta["md5"])]
 
     def load(self, split: str) -> ImageSet:
-        # The official pickles are from Python 2: https://github.com/pytorch/vision/issues/9317
+        # Hides a warning that the official pickles, from Python 2, cause: https://github.com/pytorch/vision/issues/9317
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             dataset = self._torchvision(self.root, train=split == "train")
         images = torch.from_numpy(dataset.data).contiguous()
         official = self._torchvision.train_list if split == "train" else self._torchvision.test_list
-        digest = hashlib.sha256(str(official).encode()).hexdigest()  # it holds the files' checksums
+        digest = hashlib.sha256(str(official).encode()).hexdigest()  # The list contains the files' checksums.
         return ImageSet.whole(images, torch.tensor(dataset.targets), dataset.classes, digest)

@@ -1,8 +1,8 @@
-"""Draws labelled images of the ten CIFAR-10 classes, so that everything can be tried without a download.
+"""Drawings of the ten CIFAR-10 classes, so that everything can be tried without a download.
 
-Every image is a small scene: a place, some clutter, one subject built from flat shapes, and at times something
+Every image is a small scene: a background, some clutter, one subject built from flat shapes, and sometimes something
 in front of it. A shape is a signed distance function (negative inside, positive outside, near the edge about as
-large as the distance to it), which makes it sharp and antialiased at any size. The formulas are those of Inigo
+large as the distance to it), which can be drawn sharp and antialiased at any size. The formulas are those of Inigo
 Quilez, https://iquilezles.org/articles/distfunctions2d/.
 """
 
@@ -14,29 +14,29 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-_Number = float | Tensor  # one value for all images, or (n, 1, 1): one for each
+_Number = float | Tensor  # one value for all images, or one for each: (n, 1, 1)
 
-# Hard enough that the network of models/cnn.py, with 10,000 images, takes ten epochs from 40 % to above 90 %.
+# These make the task so hard that models/cnn.py needs ten epochs on 10,000 images to get from 40 % to above 90 %.
 _SIZES, _SHIFT, _OCCLUDED, _NOISE = (0.52, 0.92), 0.28, 0.5, 0.07
-_CHUNK = 2**17  # pixels drawn at once, few enough for the processor's cache
+_CHUNK = 2**17  # pixels drawn at once; so few fit into a processor's cache
 
 
 def _palette(codes: str) -> Tensor:
-    """Turns K hexadecimal colours into (K, 3) in [0, 1]."""
+    """Turn K hexadecimal colours into (K, 3) in [0, 1]."""
     return torch.tensor([list(bytes.fromhex(code)) for code in codes.split()]) / 255
 
 
 _BLACK, _WHITE, _STEEL = _palette("1c1c20"), _palette("f2f2ee"), _palette("b8bcc0 8a8d92")
 _GLASS = _palette("bfdcea 8fb2c8 4a6276")
 _LAMP, _PINK, _WOOD = _palette("f0c850 e8863a"), _palette("d98a8a"), _palette("6b4a2e 54402c")
-_PAINT = _palette("c03a2c 2d6fb5 e6e6e2 e3b233 3b8f5a 4a4e58 9aa2ab d9772b")  # of everything that people build
+_PAINT = _palette("c03a2c 2d6fb5 e6e6e2 e3b233 3b8f5a 4a4e58 9aa2ab d9772b")  # vehicles
 _FUR = _palette("8a5a33 c98a4b 77746f 4a4440 d9c7a8 a8703c ece6da")  # cats, dogs
 _HIDE = _palette("8a5a33 a8703c 6b4630 b58a5a 94673f")  # deer, horses
 _PLUMAGE = _palette("c03a2c 2d6fb5 8a5a33 77746f e3b233 4a4440 e6e6e2")
 _SKIN = _palette("4c9a3a 6fae3c 2f7d4a 8a9a3a")
 _IRIS = _palette("d9b83a 8fb04a 6fa8c8")
 
-# Each kind of place: four colours above the horizon, four below, the height of the horizon, how soft it is.
+# Each kind of background: four colours above the horizon, four below, the height of the horizon, how soft it is.
 _PLACES: dict[str, tuple[str, str, float, float]] = {
     "sky": ("6fa8dc a9c4dc d9b79a 8796a8", "cfe2f0 dfe6ea f0d9b8 b4bfc8", 0.0, 2.0),
     "sea": ("a9cdea d5dde2 efc9a0 8fa8b8", "2f6f9a 3f8f9a 4a6478 5f8aa8", -0.1, 0.05),
@@ -52,9 +52,9 @@ _HORIZON = torch.tensor([place[2:] for place in _PLACES.values()])
 
 
 class _Canvas:
-    """A stack of n images with the same subject, and where in that subject each of their pixels lies.
+    """A stack of n images with the same subject, and the coordinates of their pixels relative to the subject.
 
-    Coordinates are (n, H, W), x to the right and y up; an image, and about also a subject, spans [-1, 1].
+    Coordinates are (n, H, W), x to the right and y up; an image spans [-1, 1], and so, roughly, does a subject.
     """
 
     def __init__(self, count: int, size: int, generator: torch.Generator) -> None:
@@ -65,22 +65,22 @@ class _Canvas:
         self.rgb = torch.empty(count, 3, size, size)
 
     def uniform(self, low: float, high: float) -> Tensor:
-        """Draws one number for each image, (n, 1, 1)."""
+        """Draw one number for each image, (n, 1, 1)."""
         return torch.empty(self.count, 1, 1).uniform_(low, high, generator=self.generator)
 
     def unless(self, chance: float) -> Tensor:
-        """Draws 0 with this chance, else a distance that removes the shape it is added to, (n, 1, 1)."""
+        """Draw 0 with probability ``chance``, else a distance that hides the shape it is added to, (n, 1, 1)."""
         return (self.uniform(0, 1) >= chance) * 9.0
 
     def colour(self, palette: Tensor) -> Tensor:
-        """Draws a colour near one of the K in a palette (K, 3), or in each image's own (n, K, 3); (n, 3, 1, 1)."""
+        """Draw for each image a colour near one of a palette's, (K, 3) or each image's own (n, K, 3); (n, 3, 1, 1)."""
         own, image = palette.expand(self.count, -1, 3), torch.arange(self.count)
         pick = torch.randint(own.shape[1], (self.count,), generator=self.generator)
         near = own[image, pick] + 0.03 * torch.randn(self.count, 3, generator=self.generator)
         return near.clamp(0, 1)[:, :, None, None]
 
     def posed(self, turn: float) -> _Canvas:
-        """Returns the coordinates of subjects with a random place, size, stretch, slant, side and angle."""
+        """Return coordinates of subjects at a random position, size, stretch, slant, side and angle."""
         subject, scale, angle = copy(self), self.uniform(*_SIZES), self.uniform(-turn, turn)
         x, y = self.x - self.uniform(-_SHIFT, _SHIFT), self.y - self.uniform(-_SHIFT, _SHIFT)
         side = (self.uniform(0, 1) < 0.5) * 2 - 1
@@ -91,26 +91,26 @@ class _Canvas:
         return subject
 
     def folded(self, x: _Number = 0) -> _Canvas:
-        """Returns coordinates in which all that is drawn right of x also appears left of it."""
+        """Return coordinates in which shapes drawn to the right of x also appear to the left of it."""
         twin = copy(self)
         twin.x = (self.x - x).abs()
         return twin
 
     def repeated(self, step: float, times: int) -> _Canvas:
-        """Returns coordinates in which all that is drawn near x = 0 appears again at step, 2 step, ..."""
+        """Return coordinates in which shapes drawn near x = 0 appear ``times`` times, each ``step`` further."""
         row = copy(self)
         row.x = self.x - step * (self.x / step).round().clamp(0, times - 1)
         return row
 
     def paint(self, colour: Tensor, *shapes: Tensor) -> None:
-        """Paints the union of shapes, each (n, H, W)."""
+        """Paint the union of shapes, each given by its distances (n, H, W), in a colour (n, 3, 1, 1)."""
         distance = shapes[0]
         for shape in shapes[1:]:
             distance = torch.minimum(distance, shape)
         self.rgb.lerp_(colour, (0.5 - distance / self.pixel).clamp_(0, 1)[:, None])
 
     def ellipse(self, x: _Number, y: _Number, rx: _Number, ry: _Number) -> Tensor:
-        """Ellipse with a centre and two radii; only near its edge is this about the distance."""
+        """Ellipse with a centre and two radii; only near its edge are the values close to the distance."""
         x, y = (self.x - x) / rx, (self.y - y) / ry
         unit = torch.hypot(x, y)
         return (unit - 1) * unit / torch.hypot(x / rx, y / ry).add_(1e-6)
@@ -142,12 +142,12 @@ class _Canvas:
         return torch.stack(edges).amax(0)
 
     def eye(self, radius: float, x: float, y: float) -> None:
-        """Paints an eye with a pupil of this radius."""
+        """Paint an eye with a pupil of this radius."""
         self.paint(self.colour(_WHITE), self.circle(x, y, radius * 1.5))
         self.paint(self.colour(_BLACK), self.circle(x, y, radius))
 
     def wheels(self, y: float, radius: Tensor, *places: float) -> None:
-        """Paints a wheel at each of some x."""
+        """Paint a wheel at each x in ``places``."""
         self.paint(self.colour(_BLACK), *(self.circle(x, y, radius) for x in places))
         self.paint(self.colour(_STEEL), *(self.circle(x, y, radius * 0.5) for x in places))
 
@@ -291,7 +291,7 @@ def _truck(c: _Canvas) -> None:
     c.wheels(-0.42, c.uniform(0.15, 0.19), -0.7, -0.32, 0.58)
 
 
-# How each class is drawn, how far it may turn (radians), and where it may be: places named twice are more frequent.
+# How each class is drawn, its largest rotation in radians, and its backgrounds; repeated ones are more frequent.
 _SUBJECTS = {
     "airplane": (_airplane, 0.5, "sky sky sky sea meadow road plain"),
     "automobile": (_automobile, 0.12, "road road road meadow forest plain"),
@@ -308,7 +308,7 @@ CLASSES: tuple[str, ...] = tuple(_SUBJECTS)
 
 
 def _draw(name: str, count: int, size: int, generator: torch.Generator) -> Tensor:
-    """Draws images of one class, (n, H, W, 3) uint8."""
+    """Draw images of one class, (n, H, W, 3) uint8."""
     c = _Canvas(count, size, generator)
     draw, turn, places = _SUBJECTS[name]
 
@@ -338,20 +338,20 @@ def _draw(name: str, count: int, size: int, generator: torch.Generator) -> Tenso
 
 
 def draw_images(count: int, seed: int, image_size: int = 32) -> tuple[Tensor, Tensor]:
-    """Draws images of all classes, in shuffled order.
+    """Draw images of all classes, in shuffled order.
 
-    The same arguments give the same images on the same machine; torch's global generator plays no part.
+    The same arguments give the same images on the same machine; torch's global generator is not used.
 
     Args:
-        count: Number of images N, >= 1. Classes are equally frequent, up to one image.
-        seed: Seed of all chance. Give training and test images different ones.
+        count: Number of images N, >= 1. Classes are equally frequent, to within one image.
+        seed: Seed of everything random; training and test images need different ones.
         image_size: Height H and width W in pixels, >= 1.
 
     Returns:
         The images, (N, H, W, 3) uint8 RGB in [0, 255], and their labels, (N,) int64, which index CLASSES.
 
     Raises:
-        ValueError: count or image_size is less than 1.
+        ValueError: If count or image_size is less than 1.
     """
     if count < 1 or image_size < 1:
         raise ValueError(f"count and image_size must be at least 1, got {count} and {image_size}.")

@@ -1,4 +1,7 @@
-"""The user's own images in folders, one folder a class."""
+"""The user's own images, with one folder for each class: found, decoded and cached.
+
+``transforms/decode.py`` decodes single files, ``data/cache.py`` stores the result.
+"""
 
 import hashlib
 import os
@@ -27,15 +30,15 @@ from cifar_lightning.transforms.decode import (
 
 
 class Folder:
-    """The user's own images: ``root/train/<class>/**``, and ``root/val`` and ``root/test`` where there are such.
+    """Images in ``root/train/<class>/**`` and, if they exist, in ``root/val`` and ``root/test``.
 
-    Each split is decoded once, into a cache beside the root that is made anew when any file changes.
+    Each split is decoded once, into a cache beside the root that is rebuilt whenever a file changes.
 
     Args:
-        root: The folder that holds ``train``.
-        image_size: Height and width the images are resized to (shorter side, then centre crop), in pixels.
-        flat: Where there is no ``root/train``, the class folders are those in root itself.
-        skip_broken: Leaves out images that can't be read, instead of refusing the folder.
+        root: The folder that contains ``train``.
+        image_size: Height and width in pixels; images are resized by their shorter side and cropped at the centre.
+        flat: Whether the class folders may be in root itself, if there is no ``root/train``.
+        skip_broken: Whether to leave out images that can't be read, instead of raising an error.
     """
 
     normalisation: Normalisation | None = None
@@ -49,34 +52,34 @@ class Folder:
         return len(self._classes("train"))
 
     def has(self, split: str) -> bool:
-        return self._place(split).is_dir()
+        return self._folder(split).is_dir()
 
-    def _place(self, split: str) -> Path:
-        place = self.root / split
-        return self.root if self.flat and split == "train" and not place.is_dir() else place
+    def _folder(self, split: str) -> Path:
+        folder = self.root / split
+        return self.root if self.flat and split == "train" and not folder.is_dir() else folder
 
     def _classes(self, split: str) -> tuple[str, ...]:
-        folder = self._place(split)
+        folder = self._folder(split)
         if not self.root.is_dir():
             what = "is a file" if self.root.exists() else f"does not exist (in {Path.cwd()})"
             raise UsageError(
-                f"data.root {self.root} {what}. Name the folder that holds train/<class>/*.jpg: --data.root FOLDER"
+                f"data.root {self.root} {what}. Give the folder that contains train/<class>/*.jpg: --data.root FOLDER"
             )
         if not folder.is_dir():
             raise UsageError(
-                f"there is no folder {folder}. data.dataset folder wants "
-                "data.root/train/<class>/*.jpg, with data.root/test and, if you like, data.root/val beside train. "
-                "For class folders without a test folder, --data.test_size 0.2 keeps a fifth of the images for "
-                "testing; they must be kept from the beginning of the training."
+                f"there is no folder {folder}. data.dataset folder expects "
+                "data.root/train/<class>/*.jpg, with data.root/test and optionally data.root/val beside train. "
+                "For class folders without a test folder, --data.test_size 0.2 holds a fifth of the images out for "
+                "testing; it must be given when training begins."
             )
         names = tuple(sorted(p.name for p in folder.iterdir() if p.is_dir() and not p.name.startswith(".")))
         if not names:
-            raise UsageError(f"{folder} holds no folders; it wants one for each class: {folder}/<class>/*.jpg.")
+            raise UsageError(f"{folder} contains no folders; it needs one for each class: {folder}/<class>/*.jpg.")
         if odd := [name for name in names if any("\ud800" <= letter <= "\udfff" for letter in name)]:
             raise UsageError(f"in {folder}, the names of these folders are not UTF-8: {first_ten(odd)}. Rename them.")
         if len(names) == 1 and split == "train":
             raise UsageError(
-                f"{folder} holds one class only, {printable(names[0])}; a classifier needs at least two. Put the "
+                f"{folder} contains one class only, {printable(names[0])}; a classifier needs at least two. Put the "
                 f"images of each class into a folder of its own: {folder}/<class>/*.jpg."
             )
         return names
@@ -96,58 +99,58 @@ class Folder:
         return self._sets.pop(split, None) or self._read(split)
 
     def _read(self, split: str) -> ImageSet:
-        classes, place = self._classes(split), self._place(split)
-        files, labels = self._find(place, classes)
-        # Neither swapping files of one size nor setting their times back leaves all of these facts as they were.
+        classes, folder = self._classes(split), self._folder(split)
+        files, labels = self._find(folder, classes)
+        # These change even if files of equal size are swapped, or if their modification times are set back.
         stats = [os.stat(path) for path in files]
-        facts = [(str(path)[len(str(place)) :], s.st_size, s.st_mtime_ns, s.st_ctime_ns, s.st_ino)
+        facts = [(str(path)[len(str(folder)) :], s.st_size, s.st_mtime_ns, s.st_ctime_ns, s.st_ino)
                  for path, s in zip(files, stats, strict=True)]  # fmt: skip
         fingerprint = hashlib.sha256(ascii((self.image_size, classes, facts)).encode()).hexdigest()
         root = self.root.resolve()
         cache = root.with_name(f"{root.name}.cache") / f"{split}-{self.image_size}.pt"
-        held = cached(
-            cache, fingerprint, self.image_size, len(classes), lambda: self._decode(place, files, labels, classes)
+        decoded = cached(
+            cache, fingerprint, self.image_size, len(classes), lambda: self._decode(folder, files, labels, classes)
         )
-        if held.broken:
-            self._judge_broken(place, held.broken, len(files))
-        self._check_filled(place, [name for k, name in enumerate(classes) if k not in held.labels])
-        return ImageSet.whole(held.images, held.labels, classes, held.digest)
+        if decoded.broken:
+            self._report_broken(folder, decoded.broken, len(files))
+        self._check_filled(folder, [name for k, name in enumerate(classes) if k not in decoded.labels])
+        return ImageSet.whole(decoded.images, decoded.labels, classes, decoded.digest)
 
-    def _find(self, place: Path, classes: Sequence[str]) -> tuple[list[Path], list[int]]:
-        """Finds the images of each class, and says what is left out."""
+    def _find(self, folder: Path, classes: Sequence[str]) -> tuple[list[Path], list[int]]:
+        """List the images of each class with their labels, and print what is left out."""
         files: list[Path] = []
         labels: list[int] = []
         unread: list[Path] = []
         others: list[Path] = []
         empty: list[str] = []
         for label, name in enumerate(classes):
-            found = search_folder(place / name, above=(self.root, place))
+            found = search_folder(folder / name, above=(self.root, folder))
             files += found.images
             labels += [label] * len(found.images)
-            unread += [path.relative_to(place) for path in found.unread]
-            others += [path.relative_to(place) for path in found.others]
+            unread += [path.relative_to(folder) for path in found.unread]
+            others += [path.relative_to(folder) for path in found.others]
             empty += [] if found.images else [name]
-        self._check_filled(place, empty, describe_unread(unread))
+        self._check_filled(folder, empty, describe_unread(unread))
         image_suffixes = SUFFIXES | UNREAD_SUFFIXES
-        loose = [p.name for p in place.iterdir() if p.suffix.lower() in image_suffixes and not p.is_dir()]
+        loose = [p.name for p in folder.iterdir() if p.suffix.lower() in image_suffixes and not p.is_dir()]
         if loose := sorted(name for name in loose if not name.startswith(".")):
-            say(f"{place}: images in no class folder are left out: {first_ten(loose)}")
+            say(f"{folder}: images in no class folder are left out: {first_ten(loose)}")
         if others:
-            say(f"{place}: ignoring what is not an image: {first_ten(others)}")
+            say(f"{folder}: ignoring files that are not images: {first_ten(others)}")
         if unread:
-            say(f"{place}: {describe_unread(unread)}")
+            say(f"{folder}: {describe_unread(unread)}")
         return files, labels
 
     @staticmethod
-    def _check_filled(place: Path, empty: Sequence[str], why: str = "") -> None:
+    def _check_filled(folder: Path, empty: Sequence[str], why: str = "") -> None:
         if empty:
-            raise UsageError(f"these class folders in {place} hold no images: {first_ten(empty)}. {why}".rstrip())
+            raise UsageError(f"these class folders in {folder} contain no images: {first_ten(empty)}. {why}".rstrip())
 
-    def _decode(self, place: Path, files: Sequence[Path], labels: Sequence[int], classes: Sequence[str]) -> Decoded:
-        """Decodes the files, and hashes what they hold together with their labels.
+    def _decode(self, folder: Path, files: Sequence[Path], labels: Sequence[int], classes: Sequence[str]) -> Decoded:
+        """Decode the files, and hash their contents together with their labels.
 
-        The digest is of the encoded files, not of decoded pixels: it stays the same when a set is decoded to another
-        size or by another release of the decoder.
+        Hashing the encoded files, not the pixels, gives the same digest for another image size and for another release
+        of the decoder.
         """
         images = np.empty((len(files), self.image_size, self.image_size, 3), np.uint8)
         hashes: list[bytes] = [b""] * len(files)
@@ -161,23 +164,23 @@ class Folder:
                 broken[position] = f"{files[position]}: {error}"
 
         with ThreadPoolExecutor() as pool:
-            name = escape(printable(f"Decoding {place}"))
+            name = escape(printable(f"Decoding {folder}"))
             for _ in track(pool.map(decode, range(len(files))), name, len(files)):
                 pass
         reasons = tuple(broken[position] for position in sorted(broken))
         if reasons and not self.skip_broken:
-            self._judge_broken(place, reasons, len(files))
-        whole = [position for position in range(len(files)) if position not in broken]
+            self._report_broken(folder, reasons, len(files))
+        intact = [position for position in range(len(files)) if position not in broken]
         digest = hashlib.sha256(ascii(tuple(classes)).encode())
-        for position in whole:
+        for position in intact:
             digest.update(labels[position].to_bytes(4, "big") + hashes[position])
-        kept = torch.from_numpy(images[whole] if broken else images)
-        return Decoded(kept, torch.tensor(labels)[whole], digest.hexdigest(), reasons)
+        decoded = torch.from_numpy(images[intact] if broken else images)
+        return Decoded(decoded, torch.tensor(labels)[intact], digest.hexdigest(), reasons)
 
-    def _judge_broken(self, place: Path, broken: Sequence[str], count: int) -> None:
-        """Names the images that can't be read, and refuses the folder unless they are to be left out."""
-        of = f"{len(broken)} of the {count} images in {place} can't be read"
+    def _report_broken(self, folder: Path, broken: Sequence[str], count: int) -> None:
+        """List the images that can't be read, and raise a UsageError unless they are to be left out."""
+        of = f"{len(broken)} of the {count} images in {folder} can't be read"
         reasons = first_ten(broken, "\n  ")
         if not self.skip_broken:
-            raise UsageError(f"{of}; mend or remove them, or leave them out: --data.skip_broken true\n  {reasons}")
+            raise UsageError(f"{of}; repair or remove them, or leave them out: --data.skip_broken true\n  {reasons}")
         say(f"{of} and are left out:\n  {reasons}")

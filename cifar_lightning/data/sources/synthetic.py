@@ -1,4 +1,4 @@
-"""The built-in images: CIFAR-10's ten classes, drawn procedurally; no download."""
+"""The built-in images, drawn procedurally by ``drawings`` and cached: nothing is downloaded."""
 
 import hashlib
 from collections.abc import Sequence
@@ -7,19 +7,20 @@ from pathlib import Path
 from cifar_lightning.data.cache import Decoded, cached
 from cifar_lightning.data.image_set import ImageSet, Normalisation
 from cifar_lightning.data.sources import drawings
+from cifar_lightning.io.text import say
 
 DRAWINGS = "aee7cb531aa29f3b333f58a34e4d95203ddad6fa5e70c8f4077bb5e2fe98e8c9"
-"""Identifies what ``drawings`` draws, in caches and checkpoints: a new value whenever an image changes.
+"""Identifies the images in caches and checkpoints; it must get a new value whenever an image changes.
 
-It is the SHA-256 of the code that drew the images of release 0.1.0, whose runs resume.
+It is the SHA-256 of the code that drew the images of release 0.1.0, whose runs can be resumed.
 """
 
 
 class Synthetic:
-    """The built-in images: CIFAR-10's ten classes drawn procedurally, 10,000 to train on and 2,000 to test on.
+    """10,000 training images and 2,000 test images of CIFAR-10's ten classes, drawn procedurally.
 
     Args:
-        root: The drawn images are kept in ``root/synthetic``.
+        root: The images are cached in ``root/synthetic``.
         image_size: Height and width, in pixels.
     """
 
@@ -44,10 +45,10 @@ class Synthetic:
         count, seed = self._COUNT_AND_SEED[split]
 
         def draw() -> Decoded:
-            print(f"Drawing {count:,} synthetic images ({split}).")
+            say(f"Drawing {count:,} synthetic images ({split}).")
             return Decoded(*drawings.draw_images(count, seed, self.image_size))
 
         path = self.root / "synthetic" / f"{split}-{self.image_size}.pt"
-        held = cached(path, DRAWINGS, self.image_size, len(drawings.CLASSES), draw)
+        stored = cached(path, DRAWINGS, self.image_size, len(drawings.CLASSES), draw)
         digest = hashlib.sha256(f"{DRAWINGS} {split}".encode()).hexdigest()
-        return ImageSet.whole(held.images, held.labels, drawings.CLASSES, digest)
+        return ImageSet.whole(stored.images, stored.labels, drawings.CLASSES, digest)

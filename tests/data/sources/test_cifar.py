@@ -17,7 +17,7 @@ def cifar(root: Path, url: str | None = None) -> Source:
     return open_source("cifar10", str(root), url, 32)
 
 
-def test_the_official_archive_is_fetched_once_and_kept(archive: Archive, tmp_path: Path) -> None:
+def test_the_official_archive_is_downloaded_once(archive: Archive, tmp_path: Path) -> None:
     source = cifar(tmp_path / "data")
     source.prepare(["train", "test"])
     train, test = source.load("train"), source.load("test")
@@ -26,7 +26,7 @@ def test_the_official_archive_is_fetched_once_and_kept(archive: Archive, tmp_pat
     assert train.labels.tolist() == archive.labels[:100]
     assert train.classes[:2] == ("airplane", "automobile")
     archive.path.unlink()
-    cifar(tmp_path / "data").prepare(["train"])  # nothing is fetched again
+    cifar(tmp_path / "data").prepare(["train"])  # Nothing is downloaded again.
 
 
 def test_a_mirror_must_have_the_official_checksum(archive: Archive, tmp_path: Path) -> None:
@@ -39,15 +39,15 @@ def test_a_mirror_must_have_the_official_checksum(archive: Archive, tmp_path: Pa
         cifar(tmp_path / "bad", str(mirror)).prepare(["train"])
 
 
-def test_a_broken_archive_is_noticed_and_fetched_again(
+def test_a_broken_archive_is_downloaded_again(
     archive: Archive, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    held = tmp_path / "data" / archive.path.name
-    held.parent.mkdir()
-    held.write_bytes(archive.path.read_bytes()[:1000])
-    source = cifar(held.parent)
+    broken = tmp_path / "data" / archive.path.name
+    broken.parent.mkdir()
+    broken.write_bytes(archive.path.read_bytes()[:1000])
+    source = cifar(broken.parent)
     source.prepare(["train"])
-    assert "fetching it again" in capsys.readouterr().out
+    assert "downloading it again" in capsys.readouterr().out
     assert len(source.load("train")) == 100
 
 
@@ -59,7 +59,7 @@ def test_a_broken_unpacked_file_is_unpacked_again(archive: Archive, tmp_path: Pa
     assert np.array_equal(source.load("train").images.numpy(), archive.images[:100])
 
 
-def test_no_network_names_the_ways_out(archive: Archive, tmp_path: Path) -> None:
+def test_without_a_network_the_message_lists_the_ways_out(archive: Archive, tmp_path: Path) -> None:
     with pytest.raises(UsageError) as error:
         cifar(tmp_path / "data", "http://127.0.0.1:9/cifar.tar.gz").prepare(["train"])
     for part in [str(tmp_path / "data"), "127.0.0.1:9", "no connection", "--data.url", "synthetic", "folder"]:
@@ -84,7 +84,7 @@ BATCH = "cifar-10-batches-py/data_batch_1"
     ],
     ids=lambda entry: f"{entry['name']} {entry.get('type', b'').decode()}{entry.get('linkname', '')}",
 )
-def test_an_archive_can_write_nothing_but_its_files(archive: Archive, tmp_path: Path, entry: dict[str, Any]) -> None:
+def test_an_archive_can_write_only_its_own_files(archive: Archive, tmp_path: Path, entry: dict[str, Any]) -> None:
     evil = tmp_path / "mirror" / "evil.tar.gz"
     with tarfile.open(evil, "w:gz") as tar:
         member = tarfile.TarInfo()
@@ -107,7 +107,7 @@ def test_an_archive_can_write_nothing_but_its_files(archive: Archive, tmp_path: 
 
 
 @pytest.mark.parametrize(("size", "count"), [(2**40, 1), (0, 1000)], ids=["a terabyte", "a thousand files"])
-def test_an_archive_that_holds_too_much(archive: Archive, tmp_path: Path, size: int, count: int) -> None:
+def test_an_archive_that_contains_too_much(archive: Archive, tmp_path: Path, size: int, count: int) -> None:
     evil = tmp_path / "mirror" / "evil.tar"
     with evil.open("wb") as file:
         for number in range(count):
@@ -115,7 +115,7 @@ def test_an_archive_that_holds_too_much(archive: Archive, tmp_path: Path, size: 
             member.size = size  # of which nothing follows
             file.write(member.tobuf())
     archive.expect(evil)
-    with pytest.raises(UsageError, match="it holds too much"):
+    with pytest.raises(UsageError, match="it contains too much"):
         cifar(tmp_path / "data").prepare(["train"])
     assert not (tmp_path / "data" / "cifar-10-batches-py").exists()
 
@@ -133,5 +133,5 @@ def test_an_archive_of_something_else(archive: Archive, tmp_path: Path) -> None:
     with tarfile.open(other, "w:gz"):
         pass
     archive.expect(other)
-    with pytest.raises(UsageError, match="is not CIFAR10"):
+    with pytest.raises(UsageError, match="does not contain CIFAR10"):
         cifar(tmp_path / "data").prepare(["train"])

@@ -32,12 +32,12 @@ def test_folder(image_folder: Path) -> None:
     assert len(source.load("test")) == 15
 
 
-def test_the_cache_is_used_and_made_anew_when_a_file_changes(
+def test_the_cache_is_used_and_rebuilt_when_a_file_changes(
     image_folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     def load() -> tuple[ImageSet, bool]:
-        held = folder(image_folder).load("train")
-        return held, "Decoding" in capsys.readouterr().out
+        images = folder(image_folder).load("train")
+        return images, "Decoding" in capsys.readouterr().out
 
     first, decoded = load()
     assert decoded
@@ -52,20 +52,20 @@ def test_the_cache_is_used_and_made_anew_when_a_file_changes(
     assert other.images[40].min() == 255
     cache = image_folder.with_name("images.cache") / "train-32.pt"
     cache.write_bytes(cache.read_bytes()[:100])
-    held, decoded = load()
+    images, decoded = load()
     assert decoded
-    assert torch.equal(held.images, other.images)
+    assert torch.equal(images.images, other.images)
 
 
-def test_what_a_killed_caching_left_is_removed_but_not_what_is_being_written(image_folder: Path) -> None:
+def test_unfinished_caches_of_killed_processes_are_removed_but_not_those_being_written(image_folder: Path) -> None:
     folder(image_folder, 8).load("train")
-    place = image_folder.with_name("images.cache")
-    left, written = (place / f".train-8.pt.{number}.unfinished" for number in (1, 2))
+    cache = image_folder.with_name("images.cache")
+    left, written = (cache / f".train-8.pt.{number}.unfinished" for number in (1, 2))
     left.touch()
     written.touch()
     os.utime(left, (1, 1))
     folder(image_folder, 8).load("train")
-    assert {path.name for path in place.iterdir()} == {"train-8.pt", written.name}
+    assert {path.name for path in cache.iterdir()} == {"train-8.pt", written.name}
 
 
 def swap(first: Path, second: Path) -> None:
@@ -97,7 +97,7 @@ def test_a_digest_is_of_contents_and_labels(image_folder: Path, tmp_path: Path) 
     copy = Path(shutil.copytree(image_folder, tmp_path / "copy"))
     (copy / "train" / "red" / "19.png").rename(copy / "train" / "red" / "last.PNG")
     (copy / "train" / "red" / "00.png").touch()
-    assert digest(copy, size=16) == before, "neither the place nor names, times and the size it is decoded to matter"
+    assert digest(copy, size=16) == before, "neither the folder nor names, times and the decoded size matter"
     (copy / "train" / "red").rename(copy / "train" / "crimson")
     assert digest(copy) != before
     (copy / "train" / "crimson").rename(copy / "train" / "red")
@@ -120,17 +120,15 @@ def test_nested_and_linked_folders_belong_to_their_class(
     (red / "up").symlink_to(image_folder)
     (red / "phone.heic").touch()
     (image_folder / "train" / "stray.png").touch()
-    held = folder(image_folder).load("train")
-    assert held.labels.bincount().tolist() == [20, 20, 23]
+    images = folder(image_folder).load("train")
+    assert images.labels.bincount().tolist() == [20, 20, 23]
     out = capsys.readouterr().out
     assert "red/phone.heic, red/up" in out
     assert "Convert them to JPEG" in out
     assert "images in no class folder are left out: stray.png" in out
 
 
-def test_broken_images_are_left_out_where_that_is_wished(
-    image_folder: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_broken_images_are_left_out_on_request(image_folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     red = image_folder / "train" / "red"
     (red / "03.png").write_bytes(b"no image")
 
@@ -138,21 +136,21 @@ def test_broken_images_are_left_out_where_that_is_wished(
         return open_source("folder", str(image_folder), None, 8, skip_broken=True).load("train")
 
     for _ in range(2):  # from the files, then from the cache
-        held = load()
-        assert held.labels.bincount().tolist() == [20, 20, 19]
+        images = load()
+        assert images.labels.bincount().tolist() == [20, 20, 19]
         assert f"1 of the 60 images in {image_folder / 'train'} can't be read" in (out := capsys.readouterr().out)
         assert "03.png: it is not" in out
     with pytest.raises(UsageError, match=r"--data\.skip_broken true"):
         folder(image_folder, 8).load("train")
     (red / "03.png").unlink()
-    assert load().digest == folder(image_folder, 8).load("train").digest == held.digest
+    assert load().digest == folder(image_folder, 8).load("train").digest == images.digest
     for path in red.iterdir():
         path.write_bytes(b"no image")
-    with pytest.raises(UsageError, match="hold no images: red"):
+    with pytest.raises(UsageError, match="contain no images: red"):
         load()
 
 
-def test_one_class_alone_is_refused_by_name(image_folder: Path) -> None:
+def test_a_single_class_is_rejected_by_name(image_folder: Path) -> None:
     for name in ("blue", "green"):
         shutil.rmtree(image_folder / "train" / name)
     with pytest.raises(UsageError, match="one class only, red"):
@@ -162,7 +160,7 @@ def test_one_class_alone_is_refused_by_name(image_folder: Path) -> None:
 @pytest.mark.parametrize(
     "odd", [{"labels": torch.zeros(3)}, {"images": torch.zeros(60, 8)}, {"digest": 1}, {"more": 1}, {"broken": [1]}]
 )
-def test_a_cache_of_odd_contents_is_made_anew(
+def test_a_cache_of_invalid_content_is_rebuilt(
     image_folder: Path, odd: dict[str, Any], capsys: pytest.CaptureFixture[str]
 ) -> None:
     before = folder(image_folder, 8).load("train")
@@ -171,15 +169,15 @@ def test_a_cache_of_odd_contents_is_made_anew(
     after = folder(image_folder, 8).load("train")
     assert torch.equal(after.images, before.images)
     assert after.digest == before.digest
-    assert "is broken and is made anew" in capsys.readouterr().out
+    assert "is broken and is rebuilt" in capsys.readouterr().out
 
 
-def test_a_folder_that_can_hold_no_cache_works_and_says_so(
+def test_without_a_cache_a_folder_works_and_the_reason_is_printed(
     image_folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    image_folder.with_name("images.cache").touch()  # a file where the cache's folder would be
+    image_folder.with_name("images.cache").touch()  # a file in place of the cache's folder
     assert len(folder(image_folder).load("train")) == 60
-    assert "could not be kept" in capsys.readouterr().out
+    assert "could not be cached" in capsys.readouterr().out
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="names are of any bytes on Linux only")
@@ -194,7 +192,7 @@ def test_names_that_are_not_utf_8(image_folder: Path, capsys: pytest.CaptureFixt
         folder(image_folder).num_classes()
 
 
-def test_unreadable_images_are_named_all_at_once(image_folder: Path) -> None:
+def test_unreadable_images_are_listed_together(image_folder: Path) -> None:
     for i in range(12):
         (image_folder / "train" / "red" / f"{i:02d}.png").write_bytes(b"no image")
     with pytest.raises(UsageError) as error:
@@ -205,7 +203,7 @@ def test_unreadable_images_are_named_all_at_once(image_folder: Path) -> None:
     assert "(12 in all)" in message
 
 
-def test_other_files_are_left_out_and_named(image_folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_other_files_are_left_out_and_listed(image_folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (image_folder / "train" / "red" / "notes.txt").touch()
     (image_folder / "train" / "red" / ".DS_Store").touch()
     assert len(folder(image_folder).load("train")) == 60
@@ -214,13 +212,13 @@ def test_other_files_are_left_out_and_named(image_folder: Path, capsys: pytest.C
     assert "DS_Store" not in out
 
 
-def test_a_link_in_a_ring_is_no_image(image_folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_symlink_to_itself_is_not_an_image(image_folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (image_folder / "train" / "red" / "ring.png").symlink_to("ring.png")
     assert len(folder(image_folder).load("train")) == 60
     assert "red/ring.png" in capsys.readouterr().out
 
 
-def test_folders_that_do_not_fit(image_folder: Path, tmp_path: Path) -> None:
+def test_folders_of_the_wrong_structure(image_folder: Path, tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="nowhere does not exist"):
         folder(tmp_path / "nowhere").num_classes()
     (tmp_path / "empty").mkdir()
@@ -238,5 +236,5 @@ def test_folders_that_do_not_fit(image_folder: Path, tmp_path: Path) -> None:
     (image_folder / "test" / "purple").rename(image_folder / "test" / "red")
     (image_folder / "train" / "yellow").mkdir()
     (image_folder / "test" / "yellow").mkdir()
-    with pytest.raises(UsageError, match="hold no images: yellow"):
+    with pytest.raises(UsageError, match="contain no images: yellow"):
         folder(image_folder).prepare(["train"])

@@ -6,7 +6,7 @@ from cifar_lightning.data.sources import SOURCES, open_source
 from cifar_lightning.errors import UsageError
 
 
-def test_sources_that_do_not_exist() -> None:
+def test_unknown_sources_and_arguments_that_do_not_fit() -> None:
     with pytest.raises(UsageError, match="Did you mean cifar10"):
         open_source("cifr10", "data", None, 32)
     with pytest.raises(UsageError, match="mirror"):
