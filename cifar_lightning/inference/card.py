@@ -1,4 +1,4 @@
-"""What a model says of itself, in a checkpoint's neighbourhood and inside an exported file."""
+"""The card of a model: the facts that come with a checkpoint and are stored in an exported file."""
 
 import json
 from collections.abc import Mapping
@@ -23,18 +23,18 @@ _KINDS = {
 
 @dataclass(frozen=True)
 class Card:
-    """A model's facts.
+    """Facts about a trained model.
 
     Attributes:
-        arch: The network's name.
-        classes: The K classes' names, in the order of the probabilities.
-        dataset: What it was trained on.
+        arch: Name of the network.
+        classes: Names of the K classes, in the order of the probabilities.
+        dataset: Data set it was trained on.
         image_size: Height and width of the images it takes, in pixels.
-        mean: What is subtracted from each channel, of pixels in [0, 1].
-        std: What each channel is then divided by.
-        test_accuracy: The part of the test images it gets right, in [0, 1]; None where ``test`` was not run.
-        checkpoint_sha256: Of the checkpoint's file, in hexadecimal.
-        versions: Of the packages that read the checkpoint, or wrote the exported file, by name.
+        mean: Mean that is subtracted from each channel, of pixels in [0, 1].
+        std: Standard deviation that each channel is then divided by.
+        test_accuracy: Accuracy on the test images, in [0, 1]; None if ``test`` was not run.
+        checkpoint_sha256: SHA-256 of the checkpoint file, in hexadecimal.
+        versions: Versions of the packages that read the checkpoint or wrote the exported file, by name.
     """
 
     arch: str
@@ -48,21 +48,21 @@ class Card:
     versions: dict[str, str]
 
     def to_metadata(self) -> dict[str, str]:
-        """Returns each attribute as JSON, for a file's metadata."""
+        """Return each attribute as JSON, for the metadata of a file."""
         return {name: json.dumps(value) for name, value in asdict(self).items()}
 
     @classmethod
     def from_metadata(cls, metadata: Mapping[str, str]) -> "Card":
-        """Reads what ``to_metadata`` returned.
+        """Make a card from what ``to_metadata`` returned.
 
         Raises:
-            UsageError: If something is missing, as in another program's file, or is not what it must be.
+            UsageError: If an attribute is missing, as in files of other programs, or invalid.
         """
         try:
             values: dict[str, Any] = {field.name: json.loads(metadata[field.name]) for field in fields(cls)}
         except (KeyError, ValueError, RecursionError) as error:
             raise UsageError(
-                f"cifar-lightning export did not write it: it does not say what it is ({error})"
+                f"cifar-lightning export did not write it: its metadata lack the model's card ({error})"
             ) from error
         if wrong := check(values, _KINDS)[1]:
             raise UsageError(f"{'; '.join(wrong)}.")

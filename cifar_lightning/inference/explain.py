@@ -1,4 +1,4 @@
-"""Where a network looks: Grad-CAM (Selvaraju et al. 2016, https://arxiv.org/abs/1610.02391), by captum.
+"""Grad-CAM (Selvaraju et al. 2016, https://arxiv.org/abs/1610.02391), computed by captum: where a network looks.
 
 B batch, H height and W width of the images; D features and h × w positions of a feature map.
 """
@@ -21,68 +21,69 @@ except ModuleNotFoundError as error:
 
 
 def grad_cam(network: nn.Module, images: Tensor, classes: Tensor) -> Tensor:
-    """Computes how much each part of an image speaks for a class.
+    """Compute how much each part of an image contributes to the evidence for a class.
 
-    The feature map that is looked at is the last one before the network forgets where things are; of a vision
-    transformer, the patches' tokens that enter the last attention.
+    Uses the network's last feature map that has spatial positions; in a vision transformer, the tokens of the patches
+    that enter the last attention.
 
     Args:
-        network: Turns (B, C, H, W) into logits (B, K); in evaluation mode.
+        network: Computes logits (B, K) of (B, C, H, W); in evaluation mode.
         images: (B, C, H, W) float, normalised.
-        classes: (B,) int64, the class of each image that is to be explained.
+        classes: (B,) int64, the class to explain for each image.
 
     Returns:
-        (B, H, W) in [0, 1], the highest value of each image 1; all 0 where nothing speaks for the class.
+        (B, H, W) in [0, 1]; the maximum of each image is 1, or 0 if no part is evidence for the class.
 
     Raises:
         UsageError: If the network has no feature map.
     """
     with _token_map(network), torch.enable_grad():
         layer = _last_feature_map(network, images[:1])
-        inputs = images.detach().requires_grad_()  # the layer may be frozen
+        inputs = images.detach().requires_grad_()  # The layer may be frozen.
         maps: Any = LayerGradCam(network, layer).attribute(inputs, target=classes, relu_attributions=True)
-    low: Tensor = maps[0] if isinstance(maps, tuple) else maps  # of a vision transformer, the patches'
+    low: Tensor = maps[0] if isinstance(maps, tuple) else maps  # The first output of _ToMap are the patches.
     heat = F.interpolate(low.detach().float(), images.shape[2:], mode="bilinear").squeeze(1)
     return heat / heat.amax((1, 2), keepdim=True).clamp_min(torch.finfo(heat.dtype).tiny)
 
 
 def _last_feature_map(network: nn.Module, image: Tensor) -> nn.Module:
-    """Finds the layer whose output is the last (1, D, h, w) with several positions that is no pooling of another."""
+    """Find the layer with the last output (1, D, h, w) that has several positions and does not come from pooling."""
     found: list[nn.Module] = []
     tokens = False
 
-    def look(layer: nn.Module, inputs: Any, output: Any) -> None:
+    def observe(layer: nn.Module, inputs: Any, output: Any) -> None:
         nonlocal tokens
         if isinstance(layer, _ToMap):
             found.append(layer)
         elif not isinstance(output, Tensor) or isinstance(layer, nn.AdaptiveAvgPool2d):
-            return  # such a pooling may blow a single position up
+            return  # Adaptive pooling may enlarge a map of a single position.
         elif output.ndim == 4 and output.shape[2:].numel() > 1:
             found.append(layer)
             tokens = False
         elif output.ndim == 3:
             tokens = True
 
-    handles = [layer.register_forward_hook(look) for layer in network.modules()]
+    handles = [layer.register_forward_hook(observe) for layer in network.modules()]
     try:
         network(image)
     finally:
         for handle in handles:
             handle.remove()
-    laid_out = [layer for layer in found if isinstance(layer, _ToMap)]
-    if laid_out or (found and not tokens):
-        return (laid_out or found)[-1]
+    token_maps = [layer for layer in found if isinstance(layer, _ToMap)]
+    if token_maps or (found and not tokens):
+        return (token_maps or found)[-1]
     if tokens:
-        why = "turns an image into tokens; of such networks, it knows torchvision's vision transformers only."
+        why = "uses tokens; among such networks, only torchvision's vision transformers are supported."
     else:
-        why = "has no layer whose output still has places, (B, D, h, w) with several positions."
+        why = "has no layer whose output has spatial positions, (B, D, h, w) with h × w > 1."
     raise UsageError(
-        f"--explain can't be done: {type(network).__name__}, for images of {image.shape[2]} × {image.shape[3]}, {why}"
+        f"--explain does not work with this network: {type(network).__name__}, for images of {image.shape[2]} × "
+        f"{image.shape[3]}, {why}"
     )
 
 
 class _ToMap(nn.Module):
-    """(B, 1 + h w, D) with the class token first → the patches (B, D, h, w), and the class token (B, D, 1, 1)."""
+    """Splits tokens (B, 1 + h w, D), class token first, into patches (B, D, h, w) and class token (B, D, 1, 1)."""
 
     def __init__(self, height: int) -> None:
         super().__init__()
@@ -94,7 +95,7 @@ class _ToMap(nn.Module):
 
 
 class _FromMap(nn.Module):
-    """The inverse of ``_ToMap``."""
+    """Inverts ``_ToMap``."""
 
     def forward(self, parts: tuple[Tensor, Tensor]) -> Tensor:
         return torch.cat([part.flatten(2) for part in reversed(parts)], 2).transpose(1, 2)
@@ -102,7 +103,7 @@ class _FromMap(nn.Module):
 
 @contextmanager
 def _token_map(network: nn.Module) -> Iterator[None]:
-    """Makes torchvision's vision transformer lay its tokens out as a feature map before the last attention."""
+    """Make torchvision's vision transformer arrange its tokens as a feature map before the last attention."""
     blocks = [m for m in network.modules() if isinstance(m, VisionTransformer)]
     if not blocks:
         yield

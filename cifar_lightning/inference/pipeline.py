@@ -1,4 +1,4 @@
-"""A trained network with all that stands before and after it."""
+"""A trained network with its preprocessing and softmax: from decoded images to probabilities."""
 
 from pathlib import Path
 
@@ -17,11 +17,13 @@ from cifar_lightning.transforms.preprocess import Preprocess
 
 
 class Pipeline(nn.Module):
-    """Turns decoded images into probabilities: what a ``Predictor`` runs and what is exported.
+    """Computes probabilities of decoded images; ``Predictor`` runs it, and ``export`` exports it.
+
+    ``Trainer.predict`` goes through the same modules: ``Preprocess`` in the data module, and the classifier.
 
     Args:
         preprocess: Resizes and normalises the images.
-        classifier: What they are classified with.
+        classifier: Classifies them.
     """
 
     def __init__(self, preprocess: Preprocess, classifier: ImageClassifier) -> None:
@@ -29,13 +31,13 @@ class Pipeline(nn.Module):
         self.preprocess, self.classifier = preprocess, classifier
 
     def forward(self, images: Tensor) -> Tensor:
-        """Classifies images.
+        """Classify images.
 
         Args:
             images: (B, H, W, C) uint8, RGB.
 
         Returns:
-            (B, K) float32, rows that add up to 1.
+            (B, K) float32; each row adds up to 1.
         """
         return self.classifier.probabilities(self.preprocess(images.permute(0, 3, 1, 2)))
 
@@ -43,19 +45,19 @@ class Pipeline(nn.Module):
 def load_pipeline(
     path: Path, arch: str | None = None, allow_custom_arch: bool = False, tta: str | None = None
 ) -> tuple[Pipeline, Card]:
-    """Loads a checkpoint, on the CPU and in evaluation mode.
+    """Load a checkpoint, on the CPU and in evaluation mode.
 
     Args:
         path: A file that ``fit`` wrote.
-        arch: The network, where it is the user's own code: a checkpoint alone may not have code imported.
-        allow_custom_arch: Whether it may.
-        tta: Test-time augmentation; None takes the checkpoint's own.
+        arch: The network, if it is the user's own code: a checkpoint alone must not make Python import code.
+        allow_custom_arch: Whether it may do so nevertheless.
+        tta: Test-time augmentation; None uses the checkpoint's setting.
 
     Returns:
-        The pipeline, and the model's facts.
+        The pipeline, and the card of the model.
 
     Raises:
-        UsageError: If the file is no checkpoint, or its network is not to be had or not the one it was trained with.
+        UsageError: If the file is not a checkpoint, or its network is not available or has changed since the training.
     """
     checkpoint = read_checkpoint(path)
     if not allow_custom_arch:
@@ -67,10 +69,10 @@ def load_pipeline(
         classifier.load_state_dict(checkpoint["state_dict"])
     except UsageError:
         raise
-    except Exception as error:  # networks raise whatever odd options make them trip on
+    except Exception as error:  # Networks raise exceptions of any type for unsuitable options.
         raise UsageError(
-            f"the weights or settings of {path} are not those of its network, {settings.get('arch')}: was its code "
-            f"changed since? {' '.join(str(error).split())[:300]}"
+            f"the weights or settings of {path} are not those of its network, {settings.get('arch')}: has its code "
+            f"changed since the training? {' '.join(str(error).split())[:300]}"
         ) from error
     data = checkpoint["ImageDataModule"]
     preprocess = Preprocess(data["mean"], data["std"], checkpoint["datamodule_hyper_parameters"].get("resize"))
@@ -95,7 +97,7 @@ def load_pipeline(
 
 
 def _find_accuracy(path: Path, digest: str, tta: str) -> float | None:
-    """Reads a test's result, if it is one of the checkpoint with this SHA-256, so used, on all test images."""
+    """Read the accuracy of a test, if it tested this checkpoint, with this ``tta``, on all test images."""
     result, _ = read_record(path, TEST, ("checkpoint_sha256", "model", "accuracy", "images"))
     if not result or result["checkpoint_sha256"] != digest or result["model"].get("tta") != tta:
         return None

@@ -16,7 +16,6 @@ from matplotlib.ticker import MaxNLocator, PercentFormatter
 from numpy.typing import NDArray
 
 from cifar_lightning.io.text import printable
-from cifar_lightning.training.metrics import wilson_interval
 
 # Blue and vermilion of Okabe and Ito's palette, which people with any colour vision can tell apart.
 CORRECT, INCORRECT, NEUTRAL = "#0072B2", "#D55E00", "#666666"
@@ -196,6 +195,9 @@ def class_accuracy(
         title: The title of the figure.
     """
     mean = correct.sum() / max(total.sum(), 1)
+    # Imported here because it needs PyTorch, without which contact sheets can be drawn for ONNX files.
+    from cifar_lightning.training.metrics import wilson_interval
+
     accuracy, (low, high) = correct / np.maximum(total, 1), wilson_interval(correct, total)
     order = np.lexsort((total, np.where(total, accuracy, -1)))  # Classes without images come last.
     label = f"accuracy and its 95% Wilson interval; dashed line: all images, {mean:.1%}"

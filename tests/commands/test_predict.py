@@ -3,6 +3,8 @@
 import csv
 import json
 import signal
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +16,7 @@ from PIL import Image
 from cifar_lightning import Predictor
 from cifar_lightning.cli import main
 from cifar_lightning.data.sources.drawings import draw_images
-from tests.conftest import ROOT, Start
+from tests.conftest import ROOT, WITHOUT_TORCH, Start
 
 
 @pytest.fixture
@@ -149,6 +151,18 @@ def test_an_interrupted_prediction_leaves_nothing_behind(run: Path, images: Path
     assert main([*words, interrupt]) == 130
     assert Path("p.csv").read_text() == "older"
     assert {path.name for path in Path().iterdir()} == {"runs", "my images", "p.csv"}
+
+
+def test_an_exported_file_needs_no_torch(exported: Path, run: Path, images: Path) -> None:
+    words = [str(images), "--top_k=10"]
+    assert main(["predict", "--ckpt_path=best.ckpt", *words, "--output=checkpoint.json"]) == 0
+    allowed = WITHOUT_TORCH.replace('"rich",', "").replace('"matplotlib", ', "")
+    words += [f"--ckpt_path={exported / 'model.onnx'}", "--output=exported.json"]
+    script = f"{allowed}from cifar_lightning.cli import main\nsys.exit(main({['predict', *words]}))"
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False, timeout=100)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "written: exported.json, exported.png" in done.stdout
+    check_same(table("exported.json"), table("checkpoint.json"), 1e-4)
 
 
 @pytest.mark.slow

@@ -86,7 +86,7 @@ def test_it_finds_where_the_reason_is() -> None:
 
 
 def test_a_network_without_places() -> None:
-    with pytest.raises(UsageError, match="has no layer whose output still has places"):
+    with pytest.raises(UsageError, match="has no layer whose output has spatial positions"):
         grad_cam(nn.Sequential(nn.Flatten(), nn.Linear(3072, 10)), torch.randn(1, 3, 32, 32), torch.tensor([0]))
 
 
@@ -130,7 +130,7 @@ def test_a_network_that_cannot_be_explained_still_predicts(
     arch, path = "flat_nets:Flat", Path("own.ckpt")
     replace_network(trained / "best.ckpt", arch, create_model(arch, 10), path)
     assert main(["predict", f"--ckpt_path={path}", f"--model.arch={arch}", *images, "--explain"]) == 2
-    assert "--explain can't be done: Flat" in capsys.readouterr().err
+    assert "--explain does not work with this network: Flat" in capsys.readouterr().err
     assert len(Path("predictions.csv").read_text().splitlines()) == 1 + len(images)
 
 
