@@ -194,10 +194,10 @@ def class_accuracy(
         classes: The names of the K classes.
         title: The title of the figure.
     """
-    mean = correct.sum() / max(total.sum(), 1)
-    # Imported here because it needs PyTorch, without which contact sheets can be drawn for ONNX files.
+    # Imported here because it imports PyTorch; the contact sheets of ONNX files are drawn without PyTorch.
     from cifar_lightning.training.metrics import wilson_interval
 
+    mean = correct.sum() / max(total.sum(), 1)
     accuracy, (low, high) = correct / np.maximum(total, 1), wilson_interval(correct, total)
     order = np.lexsort((total, np.where(total, accuracy, -1)))  # Classes without images come last.
     label = f"accuracy and its 95% Wilson interval; dashed line: all images, {mean:.1%}"
