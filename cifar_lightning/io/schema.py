@@ -1,4 +1,4 @@
-"""What files must hold, written down as data: names, and of what kind each value is. The standard library alone."""
+"""Schemas of files: the names they must contain and the kind of each value; ``check`` compares values with them."""
 
 import reprlib
 from collections.abc import Callable, Collection, Mapping, Sequence
@@ -10,11 +10,11 @@ _MISSING = object()
 
 @dataclass(frozen=True)
 class Kind:
-    """What a value may be.
+    """The kind of a value.
 
     Attributes:
-        words: This, to follow "it must be".
-        fits: Whether a value is of this kind.
+        words: Its description, to follow "it must be".
+        fits: Returns whether a value is of this kind.
         optional: Whether the value may be missing.
     """
 
@@ -24,29 +24,35 @@ class Kind:
 
 
 def optional(kind: Kind) -> Kind:
-    """What may be missing."""
+    """Return a kind whose values may be missing."""
     return replace(kind, optional=True)
 
 
 def nullable(kind: Kind) -> Kind:
-    """What may be None."""
+    """Return a kind whose values may also be None."""
     return Kind(f"{kind.words}, or null", lambda value: value is None or kind.fits(value))
 
 
 def whole(least: int, most: int = 2**63 - 1) -> Kind:
-    """A whole number in a range."""
+    """Return the kind of integers in a range, including both ends."""
     words = f"a whole number from {least:,}" + (f" to {most:,}" if most < 2**63 - 1 else "")
     return Kind(words, lambda value: type(value) is int and least <= value <= most)
 
 
 def number(least: float, most: float) -> Kind:
-    """A finite number in a range."""
+    """Return the kind of finite numbers in a range, including both ends."""
     words = f"a number from {least:g} to {most:g}"
     return Kind(words, lambda value: type(value) in (int, float) and least <= value <= most)  # type: ignore[operator]
 
 
 def several(kind: Kind, lengths: Collection[int] | None = None, *, distinct: bool = False) -> Kind:
-    """A list or a tuple of values of one kind."""
+    """Return the kind of lists and tuples whose items are of one kind.
+
+    Args:
+        kind: The kind of the items.
+        lengths: How many items there may be; None for any number.
+        distinct: Whether all items must be different.
+    """
 
     def fits(value: object) -> bool:
         return (
@@ -56,34 +62,36 @@ def several(kind: Kind, lengths: Collection[int] | None = None, *, distinct: boo
             and (not distinct or len(set(value)) == len(value))
         )
 
-    return Kind(f"a list of {kind.words}" + " each, no two the same" * distinct, fits)
+    return Kind(f"a list, each item {kind.words}" + ", all different" * distinct, fits)
 
 
 def mapping(kind: Kind) -> Kind:
-    """A mapping of texts to values of one kind."""
+    """Return the kind of mappings from strings to values of one kind."""
 
     def fits(value: object) -> bool:
         return isinstance(value, Mapping) and all(type(k) is str and kind.fits(v) for k, v in value.items())
 
-    return Kind(f"a mapping of names to {kind.words}", fits)
+    return Kind(f"a mapping, each value {kind.words}", fits)
 
 
 def holding(kinds: Mapping[str, Kind]) -> Kind:
-    """A mapping that holds what is named; see ``check``."""
+    """Return the kind of mappings that satisfy a schema; see ``check``."""
     words = ", ".join(f"{name} ({kind.words})" for name, kind in kinds.items())
-    return Kind(f"a mapping of {words}", lambda value: isinstance(value, Mapping) and check(value, kinds) == ([], []))
+    return Kind(f"a mapping with {words}", lambda value: isinstance(value, Mapping) and check(value, kinds) == ([], []))
 
 
 def _encodes(value: object, errors: str = "strict") -> bool:
+    """Return whether a value is a string that can be encoded as UTF-8."""
     try:
         return type(value) is str and bool(value.encode("utf-8", errors) or True)
     except UnicodeEncodeError:
         return False
 
 
-ANY = Kind("any values", lambda value: True)
-TEXT = Kind("a text", _encodes)
-NAME = Kind("a text", partial(_encodes, errors="surrogateescape"))  # may be of files, whose names are of any bytes
+ANY = Kind("any value", lambda value: True)
+TEXT = Kind("a string", _encodes)
+NAME = Kind("a string", partial(_encodes, errors="surrogateescape"))
+"""A string that may be derived from a file's name, which need not be valid UTF-8."""
 CLASSES = several(TEXT, range(1, 100_000), distinct=True)
 CHANNELS = several(number(-1e6, 1e6), (1, 3))
 SCALES = several(number(1e-6, 1e6), (1, 3))
@@ -91,14 +99,14 @@ IMAGE_SIZE = whole(1, 4096)
 
 
 def check(values: object, kinds: Mapping[str, Kind]) -> tuple[Sequence[str], Sequence[str]]:
-    """Compare values with what they must be.
+    """Compare the content of a file with a schema.
 
     Args:
-        values: What a file holds; anything but a mapping has no values.
-        kinds: For each name what the value must be; ``a/b`` is the value of ``b`` in that of ``a``.
+        values: The content; if it is not a mapping, every value counts as missing.
+        kinds: The kind of each value, by name; ``a/b`` names the value ``b`` in the mapping ``a``.
 
     Returns:
-        The names that are missing, and what is wrong with others, a clause for each.
+        The names that are missing, and for each other value of a wrong kind a clause that says so.
     """
     missing, wrong = [], []
     for path, kind in kinds.items():

@@ -1,4 +1,4 @@
-"""What a run's records, ``fit.json`` and ``test.json``, hold; and reading them."""
+"""The fields of a run's records, ``fit.json`` and ``test.json``, and a function that reads them."""
 
 import json
 import reprlib
@@ -21,74 +21,76 @@ from cifar_lightning.io.schema import (
     whole,
 )
 
-_ACCURACY = nullable(number(0, 1))  # unknown where the network's output is not a number
-_DONE = {  # how and where
+_ACCURACY = nullable(number(0, 1))  # null if the outputs of the network are not numbers
+
+_COMMON = {
     "dataset": NAME,
-    "dataset_sha256": TEXT,
+    "dataset_sha256": TEXT,  # of the training images in fit.json, of the test images in test.json
     "hardware": NAME,
-    "devices": whole(1),
+    "devices": whole(1),  # the number of processes, each with a device
     "precision": TEXT,
-    "versions": mapping(TEXT),
-    "commit": nullable(TEXT),
+    "versions": mapping(TEXT),  # by package
+    "commit": nullable(TEXT),  # of the working directory; null outside of Git
 }
-FIT = _DONE | {
+
+FIT = _COMMON | {
     "network": NAME,
     "training_images": whole(0),
     "validation_images": whole(0),
     "seed": whole(-(2**63)),
-    "epochs": whole(0),
-    "steps": optional(whole(0)),
+    "epochs": whole(0),  # completed ones
+    "steps": optional(whole(0)),  # of the optimizer
     "seconds": number(0, 1e12),
-    "changes": optional(several(NAME)),
-    "val_accuracy": optional(_ACCURACY),
-    "val_accuracy_of": optional(nullable(whole(0))),
+    "changes": optional(several(NAME)),  # of settings when the training was resumed
+    "val_accuracy": optional(_ACCURACY),  # of best.ckpt, or the last one without it
+    "val_accuracy_of": optional(nullable(whole(0))),  # the number of images in the last validation
     "parameters": whole(0),
-    "flops": optional(whole(0)),
+    "flops": optional(whole(0)),  # of one forward pass for one image
 }
-"""What ``fit.json`` holds."""
+"""The fields of ``fit.json``."""
 
-TEST = _DONE | {
-    "images": whole(1),
-    "of": optional(whole(0)),
+TEST = _COMMON | {
+    "images": whole(1),  # the number of images that were tested
+    "of": optional(whole(0)),  # the number of all test images; trainer.limit_test_batches tests fewer
     "accuracy": _ACCURACY,
-    "loss": nullable(number(-1, 1e40)),  # probabilities may add up to a little more than 1
+    "loss": nullable(number(-1, 1e40)),  # mean negative log-likelihood in nats; rounding may make it less than 0
     **dict.fromkeys(("ece", "top2", "top3", "corrupted_accuracy"), optional(_ACCURACY)),
-    "corruptions": optional(mapping(several(_ACCURACY, (5,)))),
+    "corruptions": optional(mapping(several(_ACCURACY, (5,)))),  # the accuracy at severities 1 to 5
     "classes": mapping(
         holding({"images": whole(0), "accuracy": _ACCURACY, "interval": nullable(several(number(0, 1), (2,)))})
     ),
     "checkpoint": nullable(NAME),
     "checkpoint_sha256": nullable(TEXT),
-    "model": mapping(ANY),
+    "model": mapping(ANY),  # the hyperparameters
     "model/arch": NAME,
     "data": mapping(ANY),
     "data/seed": whole(-(2**63)),
 }
-"""What ``test.json`` holds."""
+"""The fields of ``test.json``."""
 
 
 def read_record(
     path: Path, kinds: Mapping[str, Kind], needed: Collection[str] | None = None
 ) -> tuple[dict[str, Any], str]:
-    """Read a JSON record of a run; one that is not what it must be counts as none.
+    """Read a record of a run; a record that does not satisfy its schema is not used.
 
     Args:
         path: The file.
-        kinds: What it must hold; see ``check``.
-        needed: The names that must not be missing; None for all that ``kinds`` requires.
+        kinds: Its schema, ``FIT`` or ``TEST``.
+        needed: The fields that must not be missing; None for all that are not optional.
 
     Returns:
-        The record, empty if there is none or it is odd; and what is odd, a clause, empty if nothing is.
+        The record, empty if there is none that can be used, and a clause that says what is wrong with it, or "".
     """
     try:
         if not path.is_file():
             return {}, ""
-        # numbers that are not finite, as older versions wrote them, are null
+        # Older versions wrote numbers that are not finite, which JSON does not know.
         record = json.loads(path.read_text(encoding="utf-8"), parse_constant=lambda _: None)
     except OSError as error:
         return {}, f"{path.name} can't be read: {error.strerror}"
     except (ValueError, RecursionError) as error:
-        return {}, f"{path.name} is cut short, or no JSON: {error}"
+        return {}, f"{path.name} is incomplete or not JSON: {error}"
     if not isinstance(record, dict):
         return {}, f"{path.name} holds {reprlib.repr(record)}; it must be a JSON object"
     record = _rename(record)
@@ -99,11 +101,11 @@ def read_record(
 
 
 _RENAMED = {"pictures": "images", "training_pictures": "training_images", "validation_pictures": "validation_images"}
-"""What release 0.1.0 called these values: their names now."""
+"""The names of fields in release 0.1.0, and the present ones."""
 
 
 def _rename(values: dict[str, Any]) -> dict[str, Any]:
-    """Return a record of any release, or the entry of a class in it, with the names of this one."""
+    """Return a record, or an entry of its classes, with the field names of this release."""
     renamed = {_RENAMED.get(name, name): value for name, value in values.items()}
     if isinstance(classes := renamed.get("classes"), dict):
         renamed["classes"] = {k: _rename(entry) if isinstance(entry, dict) else entry for k, entry in classes.items()}

@@ -80,5 +80,9 @@ def _template() -> jinja2.Template:
     environment = jinja2.Environment(
         autoescape=True, loader=loader, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
-    environment.filters["percent"] = lambda share: "–" if share is None or math.isnan(share) else f"{share:.2%}"
+    environment.filters["percent"] = _percent
     return environment.get_template("report.html")
+
+
+def _percent(fraction: float | None, digits: int = 2) -> str:
+    return "–" if fraction is None or math.isnan(fraction) else f"{fraction:.{digits}%}"

@@ -70,7 +70,7 @@ def test_notes_are_not_part_of_the_table(here: Path, capsys: pytest.CaptureFixtu
         (["configs"], "no run in configs"),
         (["--format=html"], "invalid choice"),
         (["--output=x.html"], "name it .md, .csv or .txt"),
-        (["broken"], "broken: test.json is cut short"),
+        (["broken"], "broken: test.json is incomplete"),
         (["strange"], "strange: config.yaml lacks"),
     ],
 )

@@ -233,7 +233,7 @@ def test_what_is_missing_and_what_is_wrong_is_named() -> None:
     assert missing == ["b.c"]
     assert wrong == [
         "a is True; it must be a whole number from 1 to 3",
-        "d is [2.0]; it must be a list of a number from 0 to 1, or null",
-        "e is {'x': None}; it must be a mapping of names to a text",
+        "d is [2.0]; it must be a list, each item a number from 0 to 1, or null",
+        "e is {'x': None}; it must be a mapping, each value a string",
     ]
     assert check(None, {"a": TEXT}) == (["a"], [])
