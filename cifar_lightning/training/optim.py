@@ -109,24 +109,19 @@ def build_optimizer(
         KeyError: If the name is unknown.
     """
     ends = {m.bias: m.bias_lr_ends for m in model.modules() if hasattr(m, "bias_lr_ends")}
-    groups: list[dict[str, Any]] = []
-    for p in model.parameters():
-        if not p.requires_grad:
-            continue
+
+    def settings(p: nn.Parameter) -> dict[str, Any]:
         factor = (lr_factors or {}).get(p, 1.0)
-        settings: dict[str, Any] = {"lr_ends": ends.get(p, 1.0), "lr_factor": factor, "lr": lr * factor}
+        common = {"lr_ends": ends.get(p, 1.0), "lr_factor": factor, "lr": lr * factor}
         if name != "muon":
             # Two groups even without weight decay, since a resumed run may have another value.
-            settings |= {"decays": p.ndim > 1, "weight_decay": weight_decay if p.ndim > 1 else 0.0}
-        elif p.ndim == 4:
-            settings |= {"orthogonal": True, "momentum": momentum}
-        else:
-            settings |= {"orthogonal": False, "momentum": sgd_momentum, "weight_decay": weight_decay}
-            settings["lr"] = sgd_lr * factor
-        same = next((group for group in groups if settings.items() <= group.items()), None)
-        if same is None:
-            groups.append(same := {"params": [], **settings})
-        same["params"].append(p)
+            return common | {"decays": p.ndim > 1, "weight_decay": weight_decay if p.ndim > 1 else 0.0}
+        if p.ndim == 4:
+            return common | {"orthogonal": True, "momentum": momentum}
+        sgd_settings = {"momentum": sgd_momentum, "weight_decay": weight_decay, "lr": sgd_lr * factor}
+        return common | {"orthogonal": False} | sgd_settings
+
+    groups = _group(model.parameters(), settings)
     # The defaults apply to groups that are added later, for example when a backbone is unfrozen.
     builders: dict[str, Callable[[], Optimizer]] = {
         "adam": lambda: torch.optim.Adam(groups, lr=lr, weight_decay=weight_decay, fused=fused),
@@ -139,6 +134,21 @@ def build_optimizer(
     optimizer = builders[name]()
     optimizer.register_load_state_dict_pre_hook(_check_state)
     return optimizer
+
+
+def _group(
+    parameters: Iterable[nn.Parameter], settings: Callable[[nn.Parameter], dict[str, Any]]
+) -> list[dict[str, Any]]:
+    """Put the trainable parameters into groups of equal settings, in the order of the parameters."""
+    groups: list[dict[str, Any]] = []
+    for parameter in parameters:
+        if parameter.requires_grad:
+            own = settings(parameter)
+            same = next((group for group in groups if own.items() <= group.items()), None)
+            if same is None:
+                groups.append(same := {"params": [], **own})
+            same["params"].append(parameter)
+    return groups
 
 
 def _check_state(optimizer: Optimizer, loaded: dict[str, Any]) -> None:

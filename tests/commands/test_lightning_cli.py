@@ -30,7 +30,6 @@ from cifar_lightning.errors import UsageError
 from cifar_lightning.reporting import figures
 from cifar_lightning.reporting.metrics_log import read_history
 from cifar_lightning.reporting.run_figures import draw_augmentation
-from cifar_lightning.training.metrics import EpochMetrics
 from cifar_lightning.transforms.augment import tta_views
 from cifar_lightning.transforms.corruptions import CORRUPTIONS, corrupt
 from tests.conftest import FAST, Start
@@ -216,37 +215,6 @@ def test_compiling_without_a_compiler(
     words = [f"--data.root={data_root}", "--data.dataset=synthetic", *FAST, "--model.compile=true"]
     assert main(["fit", *words, "--model.arch=torchvision:squeezenet1_1"]) == 2
     assert "needs a C++ compiler" in capsys.readouterr().err
-
-
-def test_the_loss_of_an_epoch_is_the_mean_over_its_images() -> None:
-    metrics = EpochMetrics(2, evaluation=False)
-    for _ in range(2):
-        metrics.update(torch.tensor([[1.0, 0.0]] * 3), torch.tensor([0, 0, 1]), torch.tensor(2.0), torch.arange(3))
-        metrics.update(torch.tensor([[1.0, 0.0]]), torch.tensor([0]), torch.tensor(6.0), torch.arange(1))
-        assert metrics.started
-        assert metrics.finish(probabilities=False) == {"loss": 3.0, "acc": 0.75}
-        assert not metrics.started
-
-
-def test_an_evaluation_knows_each_image() -> None:
-    metrics = EpochMetrics(4, evaluation=True)
-    logits = torch.tensor([[100.0, 0, 0, 0], [1, 100, 0, 0], [1, 3, 2, 0]])  # softmax makes of 100 exactly 1
-    labels, numbers = torch.tensor([0, 0, 0]), torch.tensor([7, 5, 3])
-    metrics.update(logits[:2], labels[:2], torch.tensor(0.0), numbers[:2])
-    metrics.update(logits[2:], labels[2:], torch.tensor(0.0), numbers[2:])
-    means = metrics.finish(probabilities=True)
-    sure = float(logits[2].softmax(0)[1])
-    # two in the last bin, one of them wrong, and one wrong in its own
-    assert float(means["ece"]) == pytest.approx((abs(2 * 1.0 - 1) + sure) / 3, abs=1e-5)
-    assert [round(float(means[name]), 3) for name in ("acc", "top2", "top3")] == [0.333, 0.667, 1.0]
-    evaluation = metrics.evaluation
-    assert evaluation is not None
-    assert evaluation.indices.tolist() == [7, 5, 3]
-    assert torch.equal(evaluation.logits, logits)
-    assert evaluation.confusion.tolist() == [[1, 2, 0, 0], [0] * 4, [0] * 4, [0] * 4]
-    metrics.update(logits, labels, torch.tensor(0.0), numbers)
-    assert set(metrics.finish(probabilities=False)) == {"loss", "acc"}
-    assert set(EpochMetrics(2, evaluation=True).of_probabilities) == {"ece"}, "of two classes, the top 2 are all"
 
 
 def test_speednet_is_whitened_by_the_first_batch_alone(here: Path, data_root: Path) -> None:
