@@ -110,9 +110,10 @@ def shorten(words: list[str], data_root: Path) -> list[str]:
     """Return the options that make a command a matter of a second or two, on the CPU and without a download."""
     if words[0] == "test":
         return ["--trainer.limit_test_batches=1"]
+    one_cpu = ["--trainer.accelerator=cpu", "--trainer.devices=1", "--trainer.strategy=auto"]
     if words[0] not in ("fit", "bench", "sweep"):
-        return []
-    options = [*FAST, "--trainer.accelerator=cpu", "--trainer.devices=1", "--trainer.strategy=auto"]
+        return one_cpu if "--trainer.devices" in words else []
+    options = [*FAST, *one_cpu]
     options += [option for name, extra in SHRUNK.items() if f"configs/{name}.yaml" in words for option in extra]
     options += ["--trainer.max_epochs=3"]  # more than the two of the run that is resumed
     if "--data.root" in words:  # the user's own images
