@@ -37,7 +37,7 @@ LINES = [
     line.split("  #")[0].strip()
     for block in blocks("bash")
     if block not in SCRIPTS
-    for line in block.splitlines()
+    for line in re.sub(r" \\\n *", " ", block).splitlines()
     if line.strip() and not line.startswith("#")
 ]
 SHOWN = list(dict.fromkeys(LINES))
