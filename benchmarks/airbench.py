@@ -17,7 +17,6 @@ compiling and warm-up too, and the plain tests, of which the script does one an 
 The script trains for 8 epochs and speedrun.yaml for 10; --trainer.max_epochs 8 makes them equal.
 """
 
-import hashlib
 import json
 import sys
 from argparse import ArgumentParser, ArgumentTypeError
@@ -30,6 +29,7 @@ from typing import NamedTuple
 import torch
 
 from benchmarks._results import CNN, load_splits, parse, ratio, record, run_process
+from cifar_lightning.io.files import hash_data
 
 SPEEDRUN = str(Path(CNN).with_name("speedrun.yaml"))
 SCRIPT = Path(__file__).with_name("_speedrun_script.py")
@@ -111,7 +111,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         ours=f"fit and test of speedrun.yaml, {summary(ours)}",
         theirs=f"airbench94_muon, {summary(theirs)}",
         device=device,
-        others=f"airbench94_muon.py {hashlib.sha256(options.airbench.encode()).hexdigest()[:8]} (SHA-256)",
+        others=f"airbench94_muon.py {hash_data(options.airbench)[:8]} (SHA-256)",
     )
     return 0
 

@@ -6,7 +6,6 @@ pure functions; ``datamodule`` calls them in ``setup`` and ``load_state_dict``.
 N images, K classes.
 """
 
-import hashlib
 from collections.abc import Mapping
 from dataclasses import replace
 
@@ -15,6 +14,7 @@ from torch import Tensor
 
 from cifar_lightning.data.image_set import ImageSet
 from cifar_lightning.errors import UsageError
+from cifar_lightning.io.files import hash_data
 from cifar_lightning.io.text import first_ten
 
 
@@ -88,7 +88,7 @@ def hold_out_split(train: ImageSet, split: str, size: int | float, seed: int) ->
         )
     first, second = hold_out(labels, count, seed)
     taken = train.subset(train.indices[second])
-    digest = hashlib.sha256(f"{taken.digest} {taken.indices.tolist()}".encode()).hexdigest()
+    digest = hash_data(f"{taken.digest} {taken.indices.tolist()}")
     return train.subset(train.indices[first]), replace(taken, digest=digest)
 
 

@@ -87,6 +87,18 @@ def hash_file(path: Path, algorithm: str = "sha256") -> str:
         return hashlib.file_digest(file, lambda: hashlib.new(algorithm, usedforsecurity=False)).hexdigest()
 
 
+def hash_data(*parts: str | bytes) -> str:
+    """Compute the SHA-256 checksum of data in memory, in hexadecimal.
+
+    Args:
+        *parts: Texts, which are encoded as UTF-8, or bytes; the checksum is that of all of them joined.
+    """
+    digest = hashlib.sha256(usedforsecurity=False)
+    for part in parts:
+        digest.update(part.encode() if isinstance(part, str) else part)
+    return digest.hexdigest()
+
+
 def remove_unfinished(path: Path) -> None:
     """Remove the unfinished files of killed processes that were writing a file, if they are older than a day.
 

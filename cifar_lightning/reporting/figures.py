@@ -184,21 +184,23 @@ def confusion_matrix(counts: NDArray[np.integer], classes: Sequence[str], title:
 
 
 def class_accuracy(
-    correct: NDArray[np.integer], total: NDArray[np.integer], classes: Sequence[str], title: str = ""
+    correct: NDArray[np.integer],
+    total: NDArray[np.integer],
+    interval: tuple[NDArray[np.floating], NDArray[np.floating]],
+    classes: Sequence[str],
+    title: str = "",
 ) -> Figure:
     """Draw the accuracy of each class with its 95% Wilson interval, in descending order.
 
     Args:
         correct: (K,) numbers of correct predictions.
         total: (K,) numbers of images.
+        interval: The lower and the upper bounds of the accuracy, (K,) each, as ``wilson_interval`` computes them.
         classes: The names of the K classes.
         title: The title of the figure.
     """
-    # Imported here because it imports PyTorch; the contact sheets of ONNX files are drawn without PyTorch.
-    from cifar_lightning.training.metrics import wilson_interval
-
     mean = correct.sum() / max(total.sum(), 1)
-    accuracy, (low, high) = correct / np.maximum(total, 1), wilson_interval(correct, total)
+    accuracy, (low, high) = correct / np.maximum(total, 1), interval
     order = np.lexsort((total, np.where(total, accuracy, -1)))  # Classes without images come last.
     label = f"accuracy and its 95% Wilson interval; dashed line: all images, {mean:.1%}"
     if len(classes) > 2 * ENDS:

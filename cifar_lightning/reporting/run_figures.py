@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from cifar_lightning.data.datamodule import ImageDataModule
 from cifar_lightning.reporting import figures
-from cifar_lightning.training.metrics import Evaluation
+from cifar_lightning.training.metrics import Evaluation, wilson_interval
 from cifar_lightning.transforms.corruptions import SEVERITIES, corrupt
 
 SAMPLES = 24
@@ -55,7 +55,8 @@ def draw_evaluation(data: ImageDataModule, split: str, evaluation: Evaluation, s
     # The logits of a network that has diverged are NaN; so are their probabilities, which can't be drawn.
     probabilities = evaluation.logits[order].softmax(1).nan_to_num().cpu().numpy()
     counts = evaluation.confusion.cpu().numpy()
-    accuracy = counts.trace() / max(counts.sum(), 1)
+    correct, total = counts.diagonal(), counts.sum(1)
+    accuracy = correct.sum() / max(total.sum(), 1)
     title = f"{data.description}: {accuracy:.2%} of {len(labels):,} {SPLITS[split]} images correct"
     # Always the same images, so that runs can be compared.
     sample = torch.randperm(len(labels), generator=torch.Generator().manual_seed(0))[:SAMPLES].numpy()
@@ -81,7 +82,9 @@ def draw_evaluation(data: ImageDataModule, split: str, evaluation: Evaluation, s
             title=f"{title}\n{source}: the {len(misclassified)} misclassified images with the highest loss",
         ),
         f"{split}/confusion": figures.confusion_matrix(counts, data.classes, title),
-        f"{split}/classes": figures.class_accuracy(counts.diagonal(), counts.sum(1), data.classes, title),
+        f"{split}/classes": figures.class_accuracy(
+            correct, total, wilson_interval(correct, total), data.classes, title
+        ),
         f"{split}/reliability": figures.reliability_diagram(probabilities, labels, title),
     }
 

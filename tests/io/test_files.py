@@ -11,6 +11,7 @@ import pytest
 
 from cifar_lightning.io.files import (
     find_named,
+    hash_data,
     hash_file,
     remove_unfinished,
     to_json,
@@ -101,3 +102,13 @@ def test_checksums(tmp_path: Path) -> None:
     (tmp_path / "file").write_bytes(b"content")
     assert hash_file(tmp_path / "file") == hashlib.sha256(b"content").hexdigest()
     assert hash_file(tmp_path / "file", "md5") == hashlib.md5(b"content").hexdigest()
+
+
+@pytest.mark.parametrize("content", [b"", b"abc", "Ångström".encode()])
+def test_a_file_has_the_checksum_of_its_content(content: bytes, tmp_path: Path) -> None:
+    (tmp_path / "file").write_bytes(content)
+    assert hash_file(tmp_path / "file") == hash_data(content) == hashlib.sha256(content).hexdigest()
+
+
+def test_the_checksum_of_parts_is_that_of_the_whole() -> None:
+    assert hash_data("Ång", b"str", "öm") == hash_data("Ångström")

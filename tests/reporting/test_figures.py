@@ -85,14 +85,17 @@ def test_many_classes_and_an_empty_one(count: int) -> None:
     counts = np.diag(np.arange(count))
     pixels = figures.to_pixels(figures.confusion_matrix(counts, classes))
     assert max(pixels.shape) < 2000
-    bars = figures.class_accuracy(counts.diagonal(), counts.sum(1), classes)
+    bounds = (np.zeros(count), np.ones(count))
+    bars = figures.class_accuracy(counts.diagonal(), counts.sum(1), bounds, classes)
     shown = [label.get_text() for label in bars.axes[0].get_yticklabels()]
     assert len(shown) == min(count, 100)
     assert figures.to_pixels(bars).shape[0] < 2000
 
 
 def test_the_best_class_is_on_top() -> None:
-    figure = figures.class_accuracy(np.array([1, 9, 5, 0]), np.array([10, 10, 10, 0]), ["a", "b", "c", "none"])
+    correct, total = np.array([1, 9, 5, 0]), np.array([10, 10, 10, 0])
+    bounds = (np.array([0.0, 0.6, 0.2, 0.0]), np.array([0.4, 1.0, 0.8, 1.0]))
+    figure = figures.class_accuracy(correct, total, bounds, ["a", "b", "c", "none"])
     names = [label.get_text() for label in figure.axes[0].get_yticklabels()]
     assert names == ["none", "a", "c", "b"]  # from the bottom
 

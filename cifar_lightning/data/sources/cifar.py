@@ -1,6 +1,5 @@
 """CIFAR-10 and CIFAR-100: the official archives, downloaded, verified and unpacked."""
 
-import hashlib
 import tarfile
 import warnings
 import zlib
@@ -14,6 +13,7 @@ import torch
 from cifar_lightning.data.image_set import ImageSet, Normalisation
 from cifar_lightning.errors import UsageError
 from cifar_lightning.io.download import DownloadError, fetch, matches
+from cifar_lightning.io.files import hash_data
 from cifar_lightning.io.text import say
 
 
@@ -114,5 +114,5 @@ class Cifar:
             dataset = self._torchvision(self.root, train=split == "train")
         images = torch.from_numpy(dataset.data).contiguous()
         official = self._torchvision.train_list if split == "train" else self._torchvision.test_list
-        digest = hashlib.sha256(str(official).encode()).hexdigest()  # The list contains the files' checksums.
+        digest = hash_data(str(official))  # The list contains the files' checksums.
         return ImageSet.whole(images, torch.tensor(dataset.targets), dataset.classes, digest)

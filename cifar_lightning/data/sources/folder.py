@@ -3,7 +3,6 @@
 ``transforms/decode.py`` decodes single files, ``data/cache.py`` stores the result.
 """
 
-import hashlib
 import os
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -17,7 +16,7 @@ from rich.progress import track
 from cifar_lightning.data.cache import Decoded, cached
 from cifar_lightning.data.image_set import ImageSet, Normalisation
 from cifar_lightning.errors import UsageError
-from cifar_lightning.io.files import hash_file
+from cifar_lightning.io.files import hash_data, hash_file
 from cifar_lightning.io.text import first_ten, printable, say
 from cifar_lightning.transforms.decode import (
     SUFFIXES,
@@ -105,7 +104,7 @@ class Folder:
         stats = [os.stat(path) for path in files]
         facts = [(str(path)[len(str(folder)) :], s.st_size, s.st_mtime_ns, s.st_ctime_ns, s.st_ino)
                  for path, s in zip(files, stats, strict=True)]  # fmt: skip
-        fingerprint = hashlib.sha256(ascii((self.image_size, classes, facts)).encode()).hexdigest()
+        fingerprint = hash_data(ascii((self.image_size, classes, facts)))
         root = self.root.resolve()
         cache = root.with_name(f"{root.name}.cache") / f"{split}-{self.image_size}.pt"
         decoded = cached(
@@ -171,11 +170,10 @@ class Folder:
         if reasons and not self.skip_broken:
             self._report_broken(folder, reasons, len(files))
         intact = [position for position in range(len(files)) if position not in broken]
-        digest = hashlib.sha256(ascii(tuple(classes)).encode())
-        for position in intact:
-            digest.update(labels[position].to_bytes(4, "big") + hashes[position])
+        contents = (labels[position].to_bytes(4, "big") + hashes[position] for position in intact)
+        digest = hash_data(ascii(tuple(classes)), *contents)
         decoded = torch.from_numpy(images[intact] if broken else images)
-        return Decoded(decoded, torch.tensor(labels)[intact], digest.hexdigest(), reasons)
+        return Decoded(decoded, torch.tensor(labels)[intact], digest, reasons)
 
     def _report_broken(self, folder: Path, broken: Sequence[str], count: int) -> None:
         """List the images that can't be read, and raise a UsageError unless they are to be left out."""

@@ -1,12 +1,12 @@
 """The built-in images, drawn procedurally by ``drawings`` and cached: nothing is downloaded."""
 
-import hashlib
 from collections.abc import Sequence
 from pathlib import Path
 
 from cifar_lightning.data.cache import Decoded, cached
 from cifar_lightning.data.image_set import ImageSet, Normalisation
 from cifar_lightning.data.sources import drawings
+from cifar_lightning.io.files import hash_data
 from cifar_lightning.io.text import say
 
 DRAWINGS = "aee7cb531aa29f3b333f58a34e4d95203ddad6fa5e70c8f4077bb5e2fe98e8c9"
@@ -50,5 +50,5 @@ class Synthetic:
 
         path = self.root / "synthetic" / f"{split}-{self.image_size}.pt"
         stored = cached(path, DRAWINGS, self.image_size, len(drawings.CLASSES), draw)
-        digest = hashlib.sha256(f"{DRAWINGS} {split}".encode()).hexdigest()
+        digest = hash_data(f"{DRAWINGS} {split}")
         return ImageSet.whole(stored.images, stored.labels, drawings.CLASSES, digest)
