@@ -28,7 +28,6 @@ WITHOUT_LIGHTNING = {"models", "transforms", "io", "errors"}
 WITHOUT_TORCH = {
     "cli", "commands.leaderboard", "commands.predict", "errors", "inference.card", "inference.contact_sheet",
     "inference.image_files", "inference.prediction_table", "inference.predictor", "io", "reporting.figures",
-    "reporting.figures",
     "reporting.leaderboard", "reporting.leaderboard_table", "reporting.record_schema", "transforms.decode",
 }  # fmt: skip
 """Modules that import PyTorch only inside the functions that need it."""

@@ -1,11 +1,11 @@
 """leaderboard: compare runs by their records; it needs no PyTorch."""
 
-import argparse
 import sys
+from argparse import Namespace
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NoReturn
 
+from cifar_lightning.commands.arguments import ArgumentParser
 from cifar_lightning.errors import UsageError
 from cifar_lightning.io.files import write_output
 from cifar_lightning.io.text import printable, say
@@ -14,11 +14,6 @@ from cifar_lightning.reporting.leaderboard_table import format_csv, format_markd
 
 FORMATS = {"table": format_table, "markdown": format_markdown, "csv": format_csv}
 SUFFIXES = {".md": "markdown", ".csv": "csv", ".txt": "table"}
-
-
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> NoReturn:
-        raise UsageError(f"{message}; see cifar-lightning leaderboard --help")
 
 
 def main(argv: Sequence[str]) -> int:
@@ -53,12 +48,11 @@ def main(argv: Sequence[str]) -> int:
     return 0
 
 
-def _parse(argv: Sequence[str]) -> argparse.Namespace:
-    parser = _Parser(
-        prog="cifar-lightning leaderboard",
-        description="Compare runs: mean and standard deviation over runs that differ only in the seed, with a table "
-        "for each data set.",
-        allow_abbrev=False,
+def _parse(argv: Sequence[str]) -> Namespace:
+    parser = ArgumentParser(
+        "leaderboard",
+        description="Compare runs by their records, in a table for each data set: mean and standard deviation over "
+        "runs that differ only in the seed.",
     )
     parser.add_argument("runs", nargs="*", default=["runs"], help="run folders, or folders of them (default: runs)")
     parser.add_argument("--dataset", help="only the runs on this data set: cifar10, …, or the name of a folder")
