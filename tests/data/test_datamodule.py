@@ -1,3 +1,5 @@
+"""The data module: stages, splits, augmentation, normalisation, and what a checkpoint stores of the images."""
+
 import shutil
 from pathlib import Path
 from typing import Literal
@@ -36,8 +38,8 @@ def test_splits_are_disjoint_stratified_and_the_same_in_every_stage(data: ImageD
     assert not torch.equal(third.sets["val"].indices, val)
 
 
-def test_the_test_images_are_read_by_test_alone(image_folder: Path) -> None:
-    (image_folder / "test" / "red" / "00.png").write_bytes(b"no image: reading the test images fails")
+def test_only_the_stage_test_reads_test_images(image_folder: Path) -> None:
+    (image_folder / "test" / "red" / "00.png").write_bytes(b"not an image, so that reading the test images fails")
     for stage in ("fit", "validate"):
         data = ImageDataModule("folder", str(image_folder), val_size=12)
         data.prepare_data()
@@ -51,7 +53,7 @@ def test_an_epoch_is_a_function_of_seed_and_epoch(data: ImageDataModule, data_ro
     def order(module: ImageDataModule, epoch: int) -> list[int]:
         loader = module.train_dataloader()
         loader.sampler.set_epoch(epoch)  # type: ignore[attr-defined]
-        return [int(n) for _, _, numbers in loader for n in numbers]
+        return [int(index) for _, _, indices in loader for index in indices]
 
     first = order(data, 0)
     assert sorted(first) == data.sets["train"].indices.tolist()
@@ -66,29 +68,19 @@ def test_an_epoch_is_a_function_of_seed_and_epoch(data: ImageDataModule, data_ro
 def test_evaluation_sees_each_image_once_and_in_order(data: ImageDataModule) -> None:
     loader = data.val_dataloader()
     assert not isinstance(loader, list)
-    batches = [numbers for _, _, numbers in loader]
+    batches = [indices for _, _, indices in loader]
     assert torch.equal(torch.cat(batches), data.sets["val"].indices)
 
 
 def test_batches(data: ImageDataModule) -> None:
-    images, labels, numbers = next(iter(data.train_dataloader()))
+    images, labels, indices = next(iter(data.train_dataloader()))
     assert images.shape == (64, 3, 32, 32)
     assert images.dtype == torch.uint8
-    assert labels.dtype == numbers.dtype == torch.int64
-    made, same_labels, _ = data.on_after_batch_transfer((images, labels, numbers), 0)
-    assert made.dtype == torch.float32
-    assert made.is_contiguous(memory_format=torch.channels_last)
+    assert labels.dtype == indices.dtype == torch.int64
+    augmented, same_labels, _ = data.on_after_batch_transfer((images, labels, indices), 0)
+    assert augmented.dtype == torch.float32
+    assert augmented.is_contiguous(memory_format=torch.channels_last)
     assert torch.equal(same_labels, labels)
-
-
-def test_a_last_batch_of_one_image_is_left_out(data_root: Path) -> None:
-    for size, trained in ((50, 200), (67, 201), (200, 200), (201, 201), (1, 201)):
-        data = ImageDataModule("synthetic", str(data_root), train_size=201, val_size=0, batch_size=size)
-        data.setup("fit")
-        loader = data.train_dataloader()
-        lengths = [len(numbers) for _, _, numbers in loader]
-        assert len(lengths) == len(loader)
-        assert sum(lengths) == trained
 
 
 @pytest.mark.parametrize("auto_augment", ["none", "randaugment", "trivialaugment"])
@@ -108,16 +100,16 @@ def test_processes_share_an_epoch_and_augment_as_one_does(
         loader.sampler.set_epoch(3)  # type: ignore[attr-defined]
         seen: dict[int, torch.Tensor] = {}
         for batch in loader:
-            images, _, numbers = data.on_after_batch_transfer(batch, 0)
-            assert not seen.keys() & set(numbers.tolist())
-            seen |= dict(zip(numbers.tolist(), images, strict=True))
+            images, _, indices = data.on_after_batch_transfer(batch, 0)
+            assert not seen.keys() & set(indices.tolist())
+            seen |= dict(zip(indices.tolist(), images, strict=True))
         return seen
 
     alone, first, second = epoch(0, 1), epoch(0, 2), epoch(1, 2)
     assert not first.keys() & second.keys()
     assert first.keys() | second.keys() == alone.keys() == set(data.sets["train"].indices.tolist())
-    for number, image in {**first, **second}.items():  # normalised in batches of other lengths: close, not equal
-        torch.testing.assert_close(image, alone[number])
+    for index, image in {**first, **second}.items():  # The batches have other sizes, so values are close, not equal.
+        torch.testing.assert_close(image, alone[index])
 
 
 def test_the_device_cache_keeps_the_splits_memory_shared(data_root: Path) -> None:
@@ -143,14 +135,14 @@ def test_cifar_has_the_published_normalisation(archive: Archive, tmp_path: Path)
     assert data.sets["val"].labels[data.sets["val"].indices].bincount().tolist() == [1] * 10
 
 
-def test_the_checkpoint_s_normalisation_wins(data: ImageDataModule, data_root: Path) -> None:
+def test_the_checkpoints_normalisation_is_used(data: ImageDataModule, data_root: Path) -> None:
     images = torch.zeros(1, 3, 32, 32, dtype=torch.uint8)
     data.normalise(images)
     data.load_state_dict({**data.state_dict(), "mean": [0.5] * 3, "std": [0.25] * 3})
     assert set(data.normalise(images).flatten().tolist()) == {-2.0}
 
 
-def test_other_classes_are_refused(data: ImageDataModule) -> None:
+def test_other_classes_are_rejected(data: ImageDataModule) -> None:
     with pytest.raises(UsageError, match=r"10 classes, airplane.* trained on 2, cat, dog"):
         data.load_state_dict({"classes": ["cat", "dog"], "mean": [0.5], "std": [0.5]})
 
@@ -169,7 +161,7 @@ def test_validation_can_be_off_or_come_with_the_data(image_folder: Path) -> None
     assert len(own.sets["train"]) == 60
 
 
-def test_resizing_is_the_network_s_not_the_set_s(archive: Archive, tmp_path: Path) -> None:
+def test_resizing_changes_the_input_of_the_network_not_the_images(archive: Archive, tmp_path: Path) -> None:
     data = ImageDataModule("cifar10", str(tmp_path / "data"), val_size=10, resize=48, mean=[0.5] * 3, std=[0.25] * 3)
     assert data.input_size == 48
     data.prepare_data()
@@ -181,7 +173,7 @@ def test_resizing_is_the_network_s_not_the_set_s(archive: Archive, tmp_path: Pat
         ImageDataModule("cifar10", image_size=48)
 
 
-def test_some_of_the_training_images(data_root: Path) -> None:
+def test_fewer_training_images(data_root: Path) -> None:
     data = ImageDataModule("synthetic", str(data_root), val_size=1000, train_size=200)
     for stage in ("fit", "validate"):
         data.setup(stage)
@@ -258,13 +250,13 @@ def test_test_images_are_held_out_of_plain_class_folders(image_folder: Path) -> 
         data = flat_data(image_folder, test_size=0.2, val_size=0.25)
         data.prepare_data()
         data.setup(stage)
-        splits[stage] = {split: held.indices.tolist() for split, held in data.sets.items()}
+        splits[stage] = {split: images.indices.tolist() for split, images in data.sets.items()}
     assert splits["fit"] == splits["validate"]
     assert splits["fit"]["test"] == splits["test"]["test"]
     assert [len(splits["fit"][split]) for split in ("train", "val", "test")] == [36, 12, 12]
-    assert sorted(number for numbers in splits["fit"].values() for number in numbers) == list(range(60))
+    assert sorted(index for indices in splits["fit"].values() for index in indices) == list(range(60))
     assert data.sets["test"].labels[data.sets["test"].indices].bincount().tolist() == [4, 4, 4]
-    data.setup("fit")  # in Python one module serves all stages
+    data.setup("fit")  # In Python, one module may be used for all stages.
     assert data.sets["train"].indices.tolist() == splits["fit"]["train"]
     other = flat_data(image_folder, test_size=0.2, split_seed=1)
     other.setup("test")
@@ -275,8 +267,8 @@ def test_test_images_are_held_out_of_plain_class_folders(image_folder: Path) -> 
         ImageDataModule("folder", str(image_folder), test_size=0.2).prepare_data()
 
 
-def loaded(data: ImageDataModule, stage: TrainerFn, state: dict[str, object]) -> None:
-    """Does what the Trainer does with a checkpoint."""
+def load_state(data: ImageDataModule, stage: TrainerFn, state: dict[str, object]) -> None:
+    """Set up a stage and load a checkpoint's state as the Trainer does."""
     data.trainer = Trainer(accelerator="cpu", logger=False)
     data.trainer.state.fn = stage
     data.setup(stage.value)
@@ -291,39 +283,39 @@ def test_images_that_were_trained_on_are_never_validated_or_tested_on(image_fold
         state[size] = data.state_dict()
     old = {name: value for name, value in state[0].items() if name != "digests"}
     for stage in TrainerFn.FITTING, TrainerFn.VALIDATING, TrainerFn.TESTING:
-        for known in (state[0], old):
-            loaded(data_of(image_folder), stage, known)
-        loaded(flat_data(image_folder, test_size=0.2), stage, state[0.2])
-    for known in (state[0], old):  # which has seen them all
+        for stored in (state[0], old):
+            load_state(data_of(image_folder), stage, stored)
+        load_state(flat_data(image_folder, test_size=0.2), stage, state[0.2])
+    for stored in (state[0], old):  # trained on all of them
         with pytest.raises(UsageError, match="was trained on would be among them"):
-            loaded(flat_data(image_folder, test_size=0.2), TrainerFn.TESTING, known)
+            load_state(flat_data(image_folder, test_size=0.2), TrainerFn.TESTING, stored)
     with pytest.raises(UsageError, match="was trained on would be among them"):
-        loaded(data_of(image_folder, split_seed=1), TrainerFn.VALIDATING, state[0])
+        load_state(data_of(image_folder, split_seed=1), TrainerFn.VALIDATING, state[0])
     red = image_folder / "train" / "red"
     shutil.copy(red / "19.png", red / "05 again.png")
     with pytest.raises(UsageError, match="leave out --ckpt_path to begin a new run"):
-        loaded(data_of(image_folder), TrainerFn.FITTING, state[0])
+        load_state(data_of(image_folder), TrainerFn.FITTING, state[0])
     with pytest.raises(UsageError, match="was trained on would be among them"):
-        loaded(data_of(image_folder), TrainerFn.VALIDATING, state[0])
+        load_state(data_of(image_folder), TrainerFn.VALIDATING, state[0])
     with pytest.raises(UsageError, match="was trained on would be among them"):
-        loaded(flat_data(image_folder, test_size=0.2), TrainerFn.TESTING, state[0.2])
-    loaded(data_of(image_folder), TrainerFn.TESTING, state[0])  # its test images are apart
-    (image_folder / "val").symlink_to(image_folder / "test")  # and so can its validation images be
+        load_state(flat_data(image_folder, test_size=0.2), TrainerFn.TESTING, state[0.2])
+    load_state(data_of(image_folder), TrainerFn.TESTING, state[0])  # Its test images are separate.
+    (image_folder / "val").symlink_to(image_folder / "test")  # Validation images can be separate, too.
     own = data_of(image_folder)
     own.setup("fit")
     (red / "05 again.png").unlink()
-    loaded(data_of(image_folder), TrainerFn.VALIDATING, own.state_dict())
+    load_state(data_of(image_folder), TrainerFn.VALIDATING, own.state_dict())
     with pytest.raises(UsageError, match="leave out --ckpt_path to begin a new run"):
-        loaded(data_of(image_folder), TrainerFn.FITTING, own.state_dict())
+        load_state(data_of(image_folder), TrainerFn.FITTING, own.state_dict())
 
 
 def nest(image_folder: Path) -> None:
-    """Gives each class as many images again, in a folder where earlier releases did not look."""
+    """Add as many images to each class, in a folder that earlier releases did not look into."""
     for folder in (image_folder / "train").iterdir():
         shutil.copytree(folder, folder / "more")
 
 
-def test_an_earlier_release_s_checkpoint_is_compared_by_its_record_or_cannot_be_verified(
+def test_checkpoints_without_digests_are_compared_by_the_record_of_the_run(
     image_folder: Path, here: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     words = ["--data.dataset=folder", f"--data.root={image_folder}", "--data.val_size=6", "--trainer.max_epochs=1"]
@@ -347,24 +339,24 @@ def test_an_earlier_release_s_checkpoint_is_compared_by_its_record_or_cannot_be_
 
 
 @pytest.mark.parametrize("stage", [TrainerFn.FITTING, TrainerFn.VALIDATING])
-def test_an_earlier_release_s_checkpoint_is_compared_as_far_as_sizes_are_known(
+def test_checkpoints_without_digests_are_compared_by_sizes_that_are_known(
     image_folder: Path, data_root: Path, stage: TrainerFn, capsys: pytest.CaptureFixture[str]
 ) -> None:
     state = {"classes": ["blue", "green", "red"], "mean": [0.5] * 3, "std": [0.5] * 3}
     for sizes, noted in (({}, True), ({"train": 54, "val": 6}, False), ({"val": 6}, False)):
         data = data_of(image_folder)
         data.sizes_before = sizes
-        loaded(data, stage, state)
+        load_state(data, stage, state)
         assert ("can't be verified" in capsys.readouterr().out) == noted
     for sizes in ({"train": 27, "val": 6}, {"train": 54, "val": 3}, {"val": 0}):
         data = data_of(image_folder)
         data.sizes_before = sizes
         with pytest.raises(UsageError, match=r"was\s?trained on"):
-            loaded(data, stage, state)
+            load_state(data, stage, state)
     synthetic = ImageDataModule("synthetic", str(data_root), val_size=1000)
     synthetic.setup("fit")
     own = {name: value for name, value in synthetic.state_dict().items() if name != "digests"}
-    loaded(ImageDataModule("synthetic", str(data_root), val_size=1000), stage, own)
+    load_state(ImageDataModule("synthetic", str(data_root), val_size=1000), stage, own)
     assert "can't be verified" not in capsys.readouterr().out
 
 
@@ -379,5 +371,5 @@ def test_no_url_goes_into_a_checkpoint_or_comes_from_one(trained: Path, tmp_path
     torch.save(checkpoint, tmp_path / "hostile.ckpt")
     assert "url" not in checkpoint_settings(checkpoint, resume=True, allow_custom_arch=False)["data"]
     for given in (None, "mirror.tar.gz"):
-        made = ImageDataModule.load_from_checkpoint(tmp_path / "hostile.ckpt", url=given)
-        assert made.source.url == given  # type: ignore[attr-defined]
+        module = ImageDataModule.load_from_checkpoint(tmp_path / "hostile.ckpt", url=given)
+        assert module.source.url == given  # type: ignore[attr-defined]
