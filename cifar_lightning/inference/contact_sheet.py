@@ -3,7 +3,7 @@
 n images, H height, W width, K classes.
 """
 
-from collections import Counter
+import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TypeAlias
@@ -60,17 +60,31 @@ def write_contact_sheet(
 
 
 def make_captions(paths: Sequence[Path]) -> list[str]:
-    """Return the files' names; of files of the same name, also the folders that tell them apart, on a line above."""
-    names = Counter(path.name for path in paths)
-    captions = []
-    for path in paths:
-        others = [other.parts for other in paths if other.name == path.name and other != path]
-        depth = 2
-        while any(other[-depth:] == path.parts[-depth:] for other in others):
-            depth += 1
-        folders = f"{printable(Path(*path.parts[-depth:]).parent)}\n" if names[path.name] > 1 and others else ""
-        captions.append(folders + printable(path.name))
+    """Return the names of files; of different files of the same name, also their folders, on a line above."""
+    captions = [printable(path.name) for path in paths]
+    for name in {path.name for path in paths}:
+        group = sorted({path for path in paths if path.name == name})
+        if len(group) > 1:
+            folders = dict(zip(group, _name_folders(group), strict=True))
+            captions = [
+                f"{folders[path]}\n{caption}" if path in folders else caption
+                for path, caption in zip(paths, captions, strict=True)
+            ]
     return captions
+
+
+def _name_folders(paths: Sequence[Path]) -> list[str]:
+    """Name the folders of different files of the same name so that they differ even when the figure shortens them."""
+    depth = 1
+    while depth < max(len(path.parts) for path in paths) and len({path.parts[-depth:] for path in paths}) < len(paths):
+        depth += 1
+    names = [printable(Path(*path.parts[-depth:]).parent) for path in paths]
+    if len({figures.shorten(name) for name in names}) < len(names):  # such as long_folder_name_1 and long_folder_name_2
+        start = len(os.path.commonprefix(names))  # noqa: RUF071  # of characters, not of folders
+        names = [f"…{name[start:]}" for name in names]
+    if len({figures.shorten(name) for name in names}) < len(names):
+        names = [f"{number}. {name}" for number, name in enumerate(names, 1)]
+    return names
 
 
 def _best(rows: Sequence[Row], classes: Sequence[str]) -> NDArray[np.int64]:

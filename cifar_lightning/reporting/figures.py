@@ -62,16 +62,16 @@ def prediction_grid(
     for number, (image, row) in enumerate(zip(images, probabilities, strict=True)):
         left, top = number % columns * (wide + 0.1) + 0.05, number // columns * height / rows + above + 0.05
         predicted = int(row.argmax())
-        text, colour, frame = f"{_shorten(classes[predicted], 14)} {row[predicted]:.0%}", NEUTRAL, 0.8
+        text, colour, frame = f"{shorten(classes[predicted], 14)} {row[predicted]:.0%}", NEUTRAL, 0.8
         if labels is not None and predicted == labels[number]:
             text, colour, frame = f"✓ {text}", CORRECT, 1.5
         elif labels is not None:
-            text, colour, frame = f"✗ {text}\ntrue: {_shorten(classes[labels[number]], 14)}", INCORRECT, 4.0
+            text, colour, frame = f"✗ {text}\ntrue: {shorten(classes[labels[number]], 14)}", INCORRECT, 4.0
         axis.imshow(image, interpolation="nearest", extent=(left, left + wide, top + 1, top))
         axis.add_patch(Rectangle((left, top), wide, 1, fill=False, edgecolor=colour, linewidth=frame))
         axis.text(left + wide / 2, top + 1.04, text, ha="center", va="top", fontsize=9, color=colour, parse_math=False)
         if captions is not None:
-            caption = "\n".join(_shorten(line) for line in captions[number].split("\n"))
+            caption = "\n".join(shorten(line) for line in captions[number].split("\n"))
             axis.text(left + wide / 2, top - 0.04, caption, ha="center", va="bottom", fontsize=8, parse_math=False)
     axis.set(xlim=(0, width), ylim=(height, 0), aspect="equal")
     axis.set_axis_off()
@@ -94,7 +94,8 @@ def beside_heat(images: NDArray[np.uint8], heat: NDArray[np.floating]) -> NDArra
     return np.concatenate([images, (255 * blended).round().astype(np.uint8)], 2)
 
 
-def _shorten(text: str, length: int = 22) -> str:
+def shorten(text: str, length: int = 22) -> str:
+    """Shorten a text in its middle, as the figures do with names, and make it printable."""
     text = printable(text)  # Fonts have no control characters.
     return text if len(text) <= length else f"{text[: length // 2 - 1]}…{text[-length // 2 :]}"
 
@@ -162,7 +163,7 @@ def confusion_matrix(counts: NDArray[np.integer], classes: Sequence[str], title:
     figure.colorbar(shades, ax=axis, label="fraction of the true class", fraction=0.05, format=PercentFormatter(1))
     axis.set(xlabel="predicted class", ylabel="true class", xticks=[], yticks=[])
     if len(classes) <= 100:
-        names, size = [_shorten(name) for name in classes], 9 if written else 6
+        names, size = [shorten(name) for name in classes], 9 if written else 6
         axis.set_xticks(
             range(len(classes)),
             names,
@@ -225,7 +226,7 @@ def class_accuracy(
         linewidth=1.2,
     )
     axis.axvline(mean, color=NEUTRAL, linestyle="--", linewidth=1)
-    axis.set_yticks(rows, [_shorten(classes[k]) for k in order], fontsize=size, parse_math=False)
+    axis.set_yticks(rows, [shorten(classes[k]) for k in order], fontsize=size, parse_math=False)
     numbers = axis.secondary_yaxis("right")
     texts = [f"{accuracy[k]:.1%} of {total[k]:,}" if total[k] else "no images" for k in order]
     numbers.set_yticks(rows, texts, fontsize=size)

@@ -18,6 +18,7 @@ from cifar_lightning.errors import UsageError
 from cifar_lightning.inference.contact_sheet import make_captions
 from cifar_lightning.inference.image_files import predict_files, prepare
 from cifar_lightning.inference.prediction_table import ROWS_SHOWN, SHEET_IMAGES, print_summary
+from cifar_lightning.reporting import figures
 
 OUTPUT = Path("predictions.csv")
 
@@ -142,11 +143,25 @@ def test_no_image_is_overwritten(here: Path) -> None:
             prepare(["images"], ["a", "b"], Path(output), None)
 
 
-def test_files_of_the_same_name_are_told_apart() -> None:
-    paths = [Path(name) for name in ("a/x/1.png", "b/x/1.png", "b/y/1.png", "b/y/2.png", "3.png", "3.png")]
-    assert make_captions(paths) == ["a/x\n1.png", "b/x\n1.png", "y\n1.png", "2.png", "3.png", "3.png"]
-    paths = [Path("1.png"), Path("a/1.png"), Path("a\nb/1.png")]
-    assert make_captions(paths) == [".\n1.png", "a\n1.png", "a\\nb\n1.png"]
+@pytest.mark.parametrize(
+    ("names", "expected"),
+    [
+        (["a/x/1.png", "b/x/1.png", "b/y/1.png", "b/y/2.png"], ["a/x\n1.png", "b/x\n1.png", "b/y\n1.png", "2.png"]),
+        (["a/x/1.png", "a/y/1.png"], ["x\n1.png", "y\n1.png"]),
+        (["1.png", "a/1.png", "a\nb/1.png"], [".\n1.png", "a\n1.png", "a\\nb\n1.png"]),
+        (["3.png", "3.png"], ["3.png", "3.png"]),
+        (["summer_of_2023_in_the_mountains/1.png", "summer_of_2024_in_the_mountains/1.png"],
+         ["…3_in_the_mountains\n1.png", "…4_in_the_mountains\n1.png"]),
+    ],
+)  # fmt: skip
+def test_files_of_the_same_name_are_told_apart(names: list[str], expected: list[str]) -> None:
+    assert make_captions([Path(name) for name in names]) == expected
+
+
+def test_captions_differ_also_when_they_are_shortened() -> None:
+    names = [f"{letter}{'-' * 15}{number}{'-' * 15}/1.png" for letter in "ab" for number in range(3)]
+    lines = [caption.split("\n")[0] for caption in make_captions([Path(name) for name in names])]
+    assert len({figures.shorten(line) for line in lines}) == len(names)
 
 
 def test_the_sheet_shows_the_folders_of_files_of_the_same_name(here: Path) -> None:
