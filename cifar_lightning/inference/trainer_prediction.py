@@ -67,17 +67,18 @@ def predict_with_trainer(
     writer = PartWriter(job)
     data.predict_on(job.paths)
     callbacks: list[Callback] = trainer.callbacks  # type: ignore[attr-defined]
-    with ExitStack() as on_exit:
-        on_exit.callback(callbacks.remove, writer)
-        on_exit.callback(writer.remove_parts)
-        callbacks.append(writer)
+    callbacks.append(writer)
+    try:
         trainer.predict(model, datamodule=data, return_predictions=False)
-        trainer.strategy.barrier()  # All parts are complete.
+        trainer.strategy.barrier()  # Wait until all parts are complete.
         if not trainer.is_global_zero:
-            on_exit.pop_all()  # The first process removes the parts.
             return None
         rows = writer.read_rows(trainer.world_size)
         return write_predictions(job, rows, title, make_heat, data.hparams["image_size"])
+    finally:
+        callbacks.remove(writer)
+        if trainer.is_global_zero:
+            writer.remove_parts()
 
 
 class PartWriter(Callback):
