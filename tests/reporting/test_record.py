@@ -1,4 +1,4 @@
-"""What a run says of itself, and the loggers beside it."""
+"""The records of a run, and the loggers that are used beside metrics.csv."""
 
 import csv
 import json
@@ -35,7 +35,7 @@ def fit(here: Path, data_root: Path) -> list[str]:
     return ["fit", "--data.dataset=synthetic", f"--data.root={data_root}", *FAST, "--trainer.max_epochs=1"]
 
 
-def test_the_record(trained: Path) -> None:
+def test_fit_json(trained: Path) -> None:
     record = json.loads((trained / "fit.json").read_text())
     best = torch.load(trained / "best.ckpt", weights_only=True)
     callback = next(state for state in best["callbacks"].values() if state.get("monitor") == "val/acc")
@@ -45,6 +45,7 @@ def test_the_record(trained: Path) -> None:
     assert (record["parameters"], record["flops"]) == count_cost(create_model("cnn", 10))
     assert 0 < record["seconds"] < 100
     assert record["versions"]["torch"] == torch.__version__
+    assert {"hardware", "devices", "precision", "versions", "commit"} <= record.keys()
     assert len(record["dataset_sha256"]) == 64
 
 
@@ -59,7 +60,7 @@ def test_the_commit_of_the_current_folder(fit: list[str]) -> None:
     assert json.loads(Path("runs/cnn/version_0/fit.json").read_text())["commit"] == f"{commit}-dirty"
 
 
-def test_metrics_are_a_table(trained: Path) -> None:
+def test_metrics_csv_is_a_table(trained: Path) -> None:
     rows = metrics(trained)
     assert [int(row["step"]) for row in rows] == sorted(int(row["step"]) for row in rows)
     for name in ("val/acc", "val/loss", "train/acc", "train/loss", "throughput/images_per_second"):
@@ -67,7 +68,7 @@ def test_metrics_are_a_table(trained: Path) -> None:
     assert len([row for row in rows if row["train/loss_step"]]) == 8
 
 
-def test_a_resumed_run_goes_on_with_its_records(fit: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_resumed_run_continues_its_records(fit: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     assert main(fit) == 0
     folder = Path("runs/cnn/version_0")
     (rate,) = rates(folder)
@@ -75,16 +76,16 @@ def test_a_resumed_run_goes_on_with_its_records(fit: list[str], capsys: pytest.C
     table.write_text(table.read_text(encoding="utf-8").replace(rate, "1.0"), encoding="utf-8")
     first, seconds = metrics(folder), json.loads((folder / "fit.json").read_text())["seconds"]
     with (folder / "metrics.csv").open("a", encoding="utf-8") as file:
-        file.write("1,,4,,,,9.9,,\n")  # of a training that was killed before its next checkpoint
+        file.write("1,,4,,,,9.9,,\n")  # from a training that was killed before its next checkpoint
     capsys.readouterr()
     assert main(["fit", "--ckpt_path=last.ckpt", "--trainer.max_epochs=2"]) == 0
     rows = metrics(folder)
     assert rows[: len(first)] == first
     said = re.search(r" s since it was resumed, ([\d,]+) images/s", capsys.readouterr().out)
     assert said
-    newest = pytest.approx(float(rates(folder)[1]), rel=1e-6, abs=1)  # printed as a whole number
+    newest = pytest.approx(float(rates(folder)[1]), rel=1e-6, abs=1)  # printed without decimals
     assert int(said[1].replace(",", "")) == newest
-    assert read_throughput(folder, 4) == newest  # as where other processes have trained
+    assert read_throughput(folder, 4) == newest  # as a process reads it that did not train
     assert read_throughput(folder, 8) == 0
     assert [row["epoch"] for row in rows if row["val/acc"]] == ["0", "1"]
     assert "9.9" not in {row["train/loss_step"] for row in rows}
@@ -93,8 +94,8 @@ def test_a_resumed_run_goes_on_with_its_records(fit: list[str], capsys: pytest.C
     assert record["seconds"] > seconds
 
 
-class InTheSecondRun(Callback):
-    """Sends its process the signal of Ctrl+C in the second run of several."""
+class InterruptSecondRun(Callback):
+    """Sends its process SIGINT in the second of several runs."""
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
         if trainer.global_step == 2 and Path("runs/cnn/version_1").exists():
@@ -102,7 +103,7 @@ class InTheSecondRun(Callback):
 
 
 def test_ctrl_c_ends_all_runs_and_keeps_the_finished_ones(fit: list[str], capsys: pytest.CaptureFixture[str]) -> None:
-    assert main([*fit, "--runs=3", "--trainer.callbacks+=tests.reporting.test_record.InTheSecondRun"]) == 130
+    assert main([*fit, "--runs=3", "--trainer.callbacks+=tests.reporting.test_record.InterruptSecondRun"]) == 130
     out = capsys.readouterr().out
     assert "cifar-lightning fit --ckpt_path runs/cnn/version_1/last.ckpt" in out
     assert "1 of 3 runs are trained" in out
@@ -110,7 +111,7 @@ def test_ctrl_c_ends_all_runs_and_keeps_the_finished_ones(fit: list[str], capsys
     assert not Path("runs/cnn/version_2").exists()
 
 
-def test_without_a_logger_there_is_the_table(fit: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+def test_metrics_csv_is_written_without_any_logger(fit: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     assert main([*fit, "--trainer.logger=false"]) == 0
     folder = Path("runs/cnn/version_0")
     assert [row for row in metrics(folder) if row["val/acc"]]
@@ -119,7 +120,7 @@ def test_without_a_logger_there_is_the_table(fit: list[str], capsys: pytest.Capt
     assert "tensorboard" not in capsys.readouterr().out
 
 
-def test_ones_own_logger_takes_the_place_of_tensorboard(fit: list[str]) -> None:
+def test_a_logger_of_the_user_replaces_tensorboard(fit: list[str]) -> None:
     assert main([*fit, "--trainer.logger=CSVLogger", "--trainer.logger.save_dir=elsewhere"]) == 0
     folder = Path("runs/cnn/version_0")
     assert [row for row in metrics(folder) if row["val/acc"]]
@@ -138,26 +139,26 @@ def test_a_logger_that_is_not_installed(
     assert not list(Path().glob("runs/*"))
 
 
-def test_going_on_when_nothing_is_left_takes_no_time(fit: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+def test_resuming_a_complete_training_takes_no_time(fit: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     def seconds() -> float:
         return float(json.loads(Path("runs/cnn/version_0/fit.json").read_text())["seconds"])
 
     assert main([*fit, "--trainer.max_epochs=9", "--trainer.max_steps=3", "--data.val_size=0"]) == 0
     trained = seconds()
-    Path("runs/cnn/version_0/fit.json").unlink()  # as if it had been killed before it wrote that
+    Path("runs/cnn/version_0/fit.json").unlink()  # as if the process had been killed before it wrote that
     assert "images/s" in capsys.readouterr().out
     assert main(["fit", "--ckpt_path=last.ckpt"]) == 0
     assert "images/s" not in capsys.readouterr().out
     assert 0 < seconds() <= trained
 
 
-@pytest.mark.filterwarnings("ignore")  # wandb's and mlflow's own
+@pytest.mark.filterwarnings("ignore")  # warnings of wandb and mlflow
 def test_wandb(fit: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("wandb", reason="pip install -e '.[loggers]'")
     monkeypatch.setenv("WANDB_MODE", "offline")
     monkeypatch.setenv("WANDB_SILENT", "true")
     assert main([*fit, "--trainer.logger=WandbLogger", "--trainer.logger.offline=true", "--runs=2"]) == 0
-    assert len(list(Path("wandb").glob("offline-run-*/*.wandb"))) == 2, "a run of wandb for each run"
+    assert len(list(Path("wandb").glob("offline-run-*/*.wandb"))) == 2, "each run has a run of wandb"
     assert [row for row in metrics(Path("runs/cnn/version_1")) if row["val/acc"]]
 
 
@@ -173,7 +174,7 @@ def test_mlflow(fit: list[str]) -> None:
     assert [row for row in metrics(Path("runs/cnn/version_0")) if row["val/acc"]]
 
 
-def test_a_digest_tells_images_from_others_not_their_place_or_size(image_folder: Path, tmp_path: Path) -> None:
+def test_a_digest_depends_on_the_images_but_not_on_their_place_or_size(image_folder: Path, tmp_path: Path) -> None:
     def digest(root: Path, size: int = 32, split: str = "train") -> str:
         source = open_source("folder", str(root), None, size)
         source.prepare([split])

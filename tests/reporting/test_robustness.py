@@ -1,4 +1,4 @@
-"""What is measured on corrupted images, with a network that needs no training."""
+"""Accuracy on corrupted images, of a network that needs no training."""
 
 from pathlib import Path
 
@@ -11,12 +11,12 @@ from torch import Tensor, nn
 
 from cifar_lightning import ImageClassifier, ImageDataModule
 from cifar_lightning.data.image_set import ImageSet
-from cifar_lightning.reporting import robustness as evaluation
+from cifar_lightning.reporting import robustness
 from cifar_lightning.transforms.corruptions import corrupt
 
 
 class Brightness(nn.Module):
-    """Tells dark images, class 0, from bright ones, class 1."""
+    """Classifies dark images as 0 and bright ones as 1."""
 
     def __init__(self, num_classes: int) -> None:
         super().__init__()
@@ -37,12 +37,12 @@ def test_only_tested_images_are_corrupted(tmp_path: Path, monkeypatch: pytest.Mo
         corrupted.append(len(images))
         return corrupt(images, name, severity)
 
-    monkeypatch.setattr(evaluation, "corrupt", count)
-    monkeypatch.setattr(evaluation, "CORRUPTIONS", ("brightness",))
+    monkeypatch.setattr(robustness, "corrupt", count)
+    monkeypatch.setattr(robustness, "CORRUPTIONS", ("brightness",))
     data = ImageDataModule("synthetic", str(tmp_path), mean=[0.5] * 3, std=[0.5] * 3, eval_batch_size=3)
     dark = torch.full((20, 8, 8, 3), 80, dtype=torch.uint8)
     held = ImageSet.whole(dark, torch.zeros(20, dtype=torch.int64), ("dark", "bright"))
-    data.sets["test"] = held.subset(torch.arange(8, 20))  # 4 batches, as where they are held out of all images
+    data.sets["test"] = held.subset(torch.arange(8, 20))  # 4 batches; a part of all images, as when they are split off
     data.classes = held.classes
     monkeypatch.setattr(data, "prepare_data", lambda: None)
     monkeypatch.setattr(data, "setup", lambda stage: None)
@@ -53,7 +53,7 @@ def test_only_tested_images_are_corrupted(tmp_path: Path, monkeypatch: pytest.Mo
     )  # fmt: skip
     before = data.sets["test"]
     assert trainer.test(model, datamodule=data, verbose=False)[0]["test/acc"] == 1
-    accuracy = evaluation.measure_corruptions(trainer, model, data)
+    accuracy = robustness.measure_corruptions(trainer, model, data)
     assert accuracy["brightness"][0] == 1  # 80 / 255 + 0.05
     assert accuracy["brightness"][4] == 0  # 80 / 255 + 0.3
     assert set(corrupted) == {12 if limit is None else 6}
