@@ -1,4 +1,4 @@
-"""Downloads over a real local server that behaves badly."""
+"""Downloads from a local server that misbehaves."""
 
 import hashlib
 import os
@@ -31,7 +31,7 @@ class Handler(BaseHTTPRequestHandler):
         if self.path == "/endless":
             self.send_response(200)
             self.end_headers()
-            with suppress(OSError):  # the client hangs up
+            with suppress(OSError):  # The client closes the connection.
                 while True:
                     self.wfile.write(CONTENT)
             return
@@ -46,7 +46,7 @@ class Handler(BaseHTTPRequestHandler):
         self.wfile.write(body[: len(body) // 2] if self.path == "/cuts" and not start else body)
 
     def log_message(self, *args: object) -> None:
-        """Says nothing."""
+        """Print nothing."""
 
 
 @pytest.fixture
@@ -60,14 +60,14 @@ def server() -> Iterator[str]:
         thread.join()
 
 
-def test_fetches(server: str, tmp_path: Path) -> None:
+def test_a_file_is_downloaded_and_verified(server: str, tmp_path: Path) -> None:
     target = tmp_path / "new" / "file"
     fetch(f"{server}/file", target, MD5)
     assert target.read_bytes() == CONTENT
     assert {p.name for p in target.parent.iterdir()} - {".file.lock"} == {"file"}
 
 
-def test_the_beginning_of_another_checksum_will_do(server: str, tmp_path: Path) -> None:
+def test_the_beginning_of_another_checksum_is_enough(server: str, tmp_path: Path) -> None:
     sha256 = hashlib.sha256(CONTENT).hexdigest()
     fetch(f"{server}/file", tmp_path / "file", sha256[:8], "sha256")
     assert matches(tmp_path / "file", sha256, "sha256")
@@ -75,7 +75,7 @@ def test_the_beginning_of_another_checksum_will_do(server: str, tmp_path: Path) 
         fetch(f"{server}/file", tmp_path / "other", "0" * 8, "sha256")
 
 
-def test_goes_on_after_a_connection_that_broke_off(server: str, tmp_path: Path) -> None:
+def test_a_lost_connection_is_resumed(server: str, tmp_path: Path) -> None:
     target = tmp_path / "file"
     with pytest.raises(DownloadError, match="connection was lost"):
         fetch(f"{server}/cuts", target, MD5)
@@ -93,13 +93,13 @@ def test_a_server_that_cannot_resume_or_a_part_that_is_too_long(server: str, tmp
 
 
 @pytest.mark.parametrize(("path", "message"), [("missing", "404"), ("file", "checksum")])
-def test_what_goes_wrong_is_said_and_leaves_nothing(server: str, tmp_path: Path, path: str, message: str) -> None:
+def test_errors_are_reported_and_leave_no_file(server: str, tmp_path: Path, path: str, message: str) -> None:
     with pytest.raises(DownloadError, match=message):
         fetch(f"{server}/{path}", tmp_path / "file", "0" * 32)
     assert not (tmp_path / "file").exists()
 
 
-def test_nobody_answers(tmp_path: Path) -> None:
+def test_no_server_answers(tmp_path: Path) -> None:
     with pytest.raises(DownloadError, match="no connection"):
         fetch("http://127.0.0.1:9/file", tmp_path / "file", MD5)
 
@@ -117,7 +117,7 @@ def test_local_files(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("path", ["file", "endless"])
-def test_more_than_the_file_can_have(server: str, tmp_path: Path, path: str) -> None:
+def test_a_download_that_is_too_large_is_discarded(server: str, tmp_path: Path, path: str) -> None:
     source = tmp_path / "source"
     source.write_bytes(CONTENT)
     for url in (f"{server}/{path}", str(source)):
@@ -140,7 +140,7 @@ def test_a_planted_link_is_not_followed(server: str, tmp_path: Path, content: by
     assert target.read_bytes() == content
 
 
-def test_of_two_that_fetch_the_same_the_second_finds_the_file(server: str, tmp_path: Path) -> None:
+def test_the_second_of_two_downloads_of_a_file_finds_it(server: str, tmp_path: Path) -> None:
     target, first = tmp_path / "file", FileLock(tmp_path / ".file.lock")
     said = threading.Event()
     with pytest.MonkeyPatch.context() as patch, ThreadPoolExecutor() as pool:
@@ -154,7 +154,7 @@ def test_of_two_that_fetch_the_same_the_second_finds_the_file(server: str, tmp_p
 
 
 @pytest.mark.skipif(os.name != "posix", reason="Windows has no such files")
-def test_regular_files_only(tmp_path: Path) -> None:
+def test_only_regular_files_are_copied(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe")
     (tmp_path / "link").symlink_to("/dev/zero")
     for url in ("/dev/zero", "file:///dev/zero", str(tmp_path / "link"), str(tmp_path / "pipe"), str(tmp_path)):

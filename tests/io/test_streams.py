@@ -1,4 +1,4 @@
-"""Output that can't be encoded or written: the work is done all the same, and the exit status tells."""
+"""Output that can't be encoded or written does not stop a command, and the exit status reports it."""
 
 import io
 import os
@@ -17,7 +17,7 @@ Become = Callable[[str | int, str], LenientOutput]
 
 @pytest.fixture
 def become(monkeypatch: pytest.MonkeyPatch) -> Iterator[Become]:
-    """Makes a file, in an encoding, the standard output of this process, protected."""
+    """Make a file the protected standard output of this process, with an encoding."""
     opened: list[io.TextIOWrapper] = []
 
     def become(file: str | int, encoding: str) -> LenientOutput:
@@ -35,7 +35,7 @@ def become(monkeypatch: pytest.MonkeyPatch) -> Iterator[Become]:
 
 
 @pytest.mark.parametrize("encoding", ["gbk", "latin-1", "ascii"])
-def test_predictions_where_the_encoding_lacks_characters(
+def test_predictions_in_an_encoding_that_lacks_characters(
     encoding: str, trained: Path, image_folder: Path, here: Path, become: Become
 ) -> None:
     image = (image_folder / "test" / "red" / "00.png").rename(here / "и\udc80 –.png")
@@ -44,11 +44,11 @@ def test_predictions_where_the_encoding_lacks_characters(
     assert report_lost_output(output, main(words)) == 0
     assert Path("predictions.csv").read_bytes().count(b"\n") == 2
     shown = Path("out.txt").read_text(encoding=encoding)
-    assert "| image" in shown, "borders of characters that every encoding has"
+    assert "| image" in shown, "the borders use characters of every encoding"
     assert "\\x80" in shown
 
 
-def test_a_training_where_nothing_can_be_printed(trained: Path, here: Path, data_root: Path, become: Become) -> None:
+def test_training_when_nothing_can_be_printed(trained: Path, here: Path, data_root: Path, become: Become) -> None:
     output = become("/dev/full", "utf-8")
     words = ["fit", "--data.dataset=synthetic", f"--data.root={data_root}", "--data.val_size=0", "--data.train_size=32"]
     status = main([*words, "--trainer.max_epochs=1", "--trainer.logger=false", "--trainer.accelerator=cpu"])
@@ -58,7 +58,7 @@ def test_a_training_where_nothing_can_be_printed(trained: Path, here: Path, data
     assert sys.stderr.getvalue() == "cifar-lightning: the output could not be written: No space left on device\n"
 
 
-def test_a_reader_that_goes_away(become: Become) -> None:
+def test_a_reader_that_ends(become: Become) -> None:
     reading, writing = os.pipe()
     output = become(writing, "utf-8")
     print("one", flush=True)
@@ -66,7 +66,7 @@ def test_a_reader_that_goes_away(become: Become) -> None:
     print("two", flush=True)
     print("three", flush=True)
     assert report_lost_output(output, 0) == 141
-    assert report_lost_output(output, 3) == 3, "what the command says is said"
+    assert report_lost_output(output, 3) == 3, "the status of the command stays"
 
 
 @pytest.mark.parametrize("closed", [">&-", ">&- 2>&-", "<&- >&-"])

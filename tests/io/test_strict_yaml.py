@@ -1,4 +1,4 @@
-"""Configs that hold a key twice, or would grow when they are read."""
+"""YAML with duplicate keys, or that would expand without bound."""
 
 from pathlib import Path
 
@@ -28,7 +28,7 @@ LAUGHS = "a0: &a0 [lol]\n" + "".join(f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 
     ],
     ids=["sections", "keys", "nested", "laughs", "ring", "deep", "blocks", "long"],
 )
-def test_refused(text: str, message: str) -> None:
+def test_rejected_texts(text: str, message: str) -> None:
     with pytest.raises(StrictError, match=message):
         load_yaml(text)
     with pytest.raises(StrictError, match=message):
@@ -38,7 +38,7 @@ def test_refused(text: str, message: str) -> None:
 @pytest.mark.parametrize(
     "text", ["a: 1\n'1': 2\n1: 3", "a: &b {c: 1}\nd: {<<: *b, c: 2}", "[a, a]", "", "# nothing", "3"]
 )
-def test_what_is_taken(text: str) -> None:
+def test_accepted_texts(text: str) -> None:
     assert load_yaml(text) == yaml.safe_load(text)
 
 
@@ -53,13 +53,13 @@ def test_files_are_utf_8(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("command", ["fit", "sweep"])
-def test_a_config_with_a_key_twice(command: str, here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_config_with_a_duplicate_key(command: str, here: Path, capsys: pytest.CaptureFixture[str]) -> None:
     Path("c.yaml").write_text("model: {lr: 1}\nspace: {}\nmodel: {lr: 2}\nspace: {}\n")
     assert main([command, "--config", "c.yaml"]) == 2
     assert "is given twice, in lines 1 and 3" in capsys.readouterr().err
 
 
-def test_flags_with_a_key_twice(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_flags_with_a_duplicate_key(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["fit", "--model.arch_options", "{depth: 1, depth: 2}"]) == 2
     assert "depth is given twice" in capsys.readouterr().err
     assert main(["fit", "--model.arch_options=" + "[" * 100_000]) == 2
@@ -67,7 +67,7 @@ def test_flags_with_a_key_twice(here: Path, capsys: pytest.CaptureFixture[str]) 
 
 
 @pytest.mark.parametrize("kind", ["shared", "ring", "text"])
-def test_a_checkpoint_that_would_grow(kind: str, trained: Path, tmp_path: Path) -> None:
+def test_a_checkpoint_whose_settings_would_expand(kind: str, trained: Path, tmp_path: Path) -> None:
     checkpoint = torch.load(trained / "best.ckpt", weights_only=True)
     grown: list[object] = ["lol"]
     for _ in range(12):

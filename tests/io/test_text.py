@@ -1,4 +1,4 @@
-"""Names that would command a terminal, disguise themselves, or be a spreadsheet's formula."""
+"""Names that would control a terminal, look like other names, or be formulas in a spreadsheet."""
 
 import csv
 from pathlib import Path
@@ -41,21 +41,21 @@ def test_formulas(text: str) -> None:
 
 
 @pytest.mark.parametrize("text", ["cat", "-1", "+1.5", "a=b", ""])
-def test_no_formulas(text: str) -> None:
+def test_other_texts_are_not_changed(text: str) -> None:
     assert csv_text(text) == text
 
 
-def test_cells_hold_no_control_characters() -> None:
+def test_cells_contain_no_control_characters() -> None:
     assert csv_text("=x\x1b[31mRED\n\u202e") == "'=x\\x1b[31mRED\\n\\u202e"
-    assert csv_text("\t=1") == "\\t=1", "which is no formula any more"
+    assert csv_text("\t=1") == "\\t=1", "it is no longer a formula"
 
 
-def test_names_in_a_message_are_of_one_line_each() -> None:
+def test_each_name_in_a_message_is_one_line() -> None:
     assert first_ten(["a\nb", Path("c\x1b")]) == "a\\nb, c\\x1b"
     assert first_ten([str(n) for n in range(11)], "\n  ").endswith("8\n  9\n  … (11 in all)")
 
 
-def test_predictions_hold_no_formulas(tmp_path: Path) -> None:
+def test_predictions_contain_no_formulas(tmp_path: Path) -> None:
     rows = [Row(Path("=1.png"), (ClassProbability("+cmd", 0.75),)), Row(Path("-2.png"), error="@broken")]
     write_rows(rows, 1, tmp_path / "p.csv")
     with (tmp_path / "p.csv").open(newline="", encoding="utf-8") as file:

@@ -1,3 +1,5 @@
+"""Networks by name: their layers, numbers of parameters, shapes and options."""
+
 from pathlib import Path
 from typing import Any, cast
 
@@ -11,7 +13,7 @@ from cifar_lightning.errors import UsageError
 from cifar_lightning.models.speednet import DiracConv, GlobalMaxPool, Whitening
 
 
-def test_cnn_is_the_tutorials() -> None:
+def test_cnn_is_the_network_of_the_tutorial() -> None:
     network = create_model("cnn", 10)
     assert sum(p.numel() for p in network.parameters()) == 122_570
     first, second, third, hidden, last = (layer for layer in network.children() if list(layer.parameters()))
@@ -25,7 +27,7 @@ def test_cnn_is_the_tutorials() -> None:
     torch.testing.assert_close(network(images), tutorial(images))
 
 
-def test_speednet_is_airbench94_s() -> None:
+def test_speednet_is_the_network_of_airbench94() -> None:
     network = create_model("speednet", 10)
     assert sum(p.numel() for p in network.parameters() if p.requires_grad) == 1_971_352
     kinds = [type(layer).__name__ for layer in network.children()]
@@ -34,7 +36,7 @@ def test_speednet_is_airbench94_s() -> None:
 
 
 @torch.no_grad()
-def test_images_of_32_pixels_are_pooled_as_the_papers_networks_do() -> None:
+def test_images_of_32_pixels_are_pooled_as_in_the_papers() -> None:
     images, network = torch.randn(4, 3, 32, 32), create_model("speednet", 10).eval()
     layers = [nn.MaxPool2d(3) if isinstance(layer, GlobalMaxPool) else layer for layer in network.children()]
     original = nn.Sequential(*layers)
@@ -84,7 +86,7 @@ DEIT_TINY = {"image_size": 224, "patch_size": 16, "depth": 12, "hidden_dim": 192
     ],
     ids=["resnet18", "resnet9", "vit_b_16", "deit_tiny"],
 )
-def test_has_the_published_number_of_parameters(
+def test_networks_have_the_published_number_of_parameters(
     arch: str, classes: int, options: dict[str, Any], published: int
 ) -> None:
     with torch.device("meta"):
@@ -96,7 +98,7 @@ def test_has_the_published_number_of_parameters(
     ("depth", "widen_factor", "millions"),
     [(40, 1, 0.6), (40, 2, 2.2), (40, 4, 8.9), (28, 10, 36.5), (28, 12, 52.5), (22, 8, 17.2), (16, 8, 11.0)],
 )
-def test_wide_resnets_are_the_paper_s(depth: int, widen_factor: int, millions: float) -> None:
+def test_wide_resnets_are_those_of_the_paper(depth: int, widen_factor: int, millions: float) -> None:
     with torch.device("meta"):
         network = create_model("wide_resnet", 10, {"depth": depth, "widen_factor": widen_factor})
     assert round(sum(p.numel() for p in network.parameters()) / 1e6, 1) == millions
@@ -118,7 +120,7 @@ def test_residual_networks_keep_the_images_resolution_at_first(arch: str) -> Non
     assert network(torch.rand(1, 3, 48, 48)).shape == (1, 10)
 
 
-def test_a_fresh_vision_transformer_has_no_opinion() -> None:
+def test_an_untrained_vision_transformer_gives_equal_logits() -> None:
     network = create_model("vit", 10)
     x = torch.rand(2, 3, 32, 32)
     assert not network(x).any()
@@ -143,26 +145,26 @@ def test_a_fresh_vision_transformer_has_no_opinion() -> None:
         ("timm:test_resnet", {"checkpoint_path": "own.pth"}, "unexpected keyword argument 'checkpoint_path'"),
     ],
 )
-def test_options_that_do_not_fit_are_explained(arch: str, options: dict[str, Any], message: str) -> None:
+def test_unsupported_options_are_explained(arch: str, options: dict[str, Any], message: str) -> None:
     with pytest.raises(UsageError, match=f"{arch} does not accept .*{message}.*Its signature is {arch}\\("):
         create_model(arch, 10, options)
 
 
 @pytest.mark.parametrize("arch", [*list_models(), "torchvision:squeezenet1_1", "timm:test_resnet"])
-def test_turns_images_into_logits(arch: str) -> None:
+def test_networks_turn_images_into_logits(arch: str) -> None:
     logits = create_model(arch, 7).eval()(torch.rand(2, 3, 32, 32))
     assert logits.shape == (2, 7)
 
 
-@pytest.mark.parametrize("arch", sorted({*list_models()} - {"vit"}))  # whose positions are of one size
+@pytest.mark.parametrize("arch", sorted({*list_models()} - {"vit"}))  # Its position embeddings are for one size.
 @pytest.mark.parametrize("size", [18, 64])
-def test_takes_images_of_another_size(arch: str, size: int) -> None:
+def test_networks_accept_images_of_another_size(arch: str, size: int) -> None:
     options = {"depth": 10, "widen_factor": 1} if arch == "wide_resnet" else {}
     with torch.device("meta"):
         assert create_model(arch, 7, options)(torch.empty(2, 3, size, size)).shape == (2, 7)
 
 
-def test_ones_own_network_from_the_current_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_network_of_the_user_in_the_current_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "own_package").mkdir()
     (tmp_path / "own_package" / "__init__.py").touch()
     (tmp_path / "own_package" / "nets.py").write_text(

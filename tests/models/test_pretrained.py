@@ -1,4 +1,4 @@
-"""Transfer learning, with untrained weights in place of the official ones; and with genuine ones, if installed."""
+"""Transfer learning, with random weights in place of the official ones; and with official ones, if installed."""
 
 import os
 import shutil
@@ -48,7 +48,7 @@ def flip_a_byte(path: Path) -> None:
     path.write_bytes(content)
 
 
-def test_a_byte_flipped_in_the_cache_is_noticed(
+def test_a_corrupt_file_is_downloaded_again(
     official_weights: Path, weights_file: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     find_weights(ARCH, WEIGHTS)
@@ -57,7 +57,7 @@ def test_a_byte_flipped_in_the_cache_is_noticed(
     assert "downloading it again" in capsys.readouterr().out
 
 
-def test_a_file_must_be_what_its_name_says(weights_file: Path, tmp_path: Path) -> None:
+def test_a_file_must_have_the_checksum_in_its_name(weights_file: Path, tmp_path: Path) -> None:
     copy = Path(shutil.copy(weights_file, tmp_path))
     assert find_weights("my_nets:Net", str(copy)) == copy
     flip_a_byte(copy)
@@ -65,7 +65,7 @@ def test_a_file_must_be_what_its_name_says(weights_file: Path, tmp_path: Path) -
         find_weights(ARCH, str(copy))
 
 
-def test_no_network_names_the_file_its_checksum_and_the_place(
+def test_without_a_connection_the_message_lists_file_checksum_and_path(
     official_weights: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(
@@ -98,7 +98,7 @@ def test_unknown_weights_are_explained(arch: str, weights: str, message: str) ->
 
 
 def preprocessing(arch: str, weights: str) -> tuple[list[float], list[float], int]:
-    """What the images were made of that official weights were trained with."""
+    """Return mean, standard deviation and size of the images that official weights were trained with."""
     official = find_official(arch, weights)
     assert official is not None
     return official.mean, official.std, official.size
@@ -111,7 +111,7 @@ def test_the_weights_own_preprocessing(weights_file: Path, official_weights: Pat
     assert find_official("cnn", "my.pth") is None
 
 
-def test_all_but_the_head_is_loaded(weights_file: Path) -> None:
+def test_all_weights_but_the_head_are_loaded(weights_file: Path) -> None:
     network = create_model(ARCH, 5)
     head = network.get_submodule("classifier.1").weight.clone()  # type: ignore[operator]
     load_weights(network, weights_file, 5)
@@ -131,13 +131,13 @@ def test_weights_of_a_network_with_auxiliary_heads(tmp_path: Path) -> None:
     network = create_model("torchvision:googlenet", 10, {"init_weights": False})
     load_weights(network, tmp_path / "googlenet.pth", 10)
     assert torch.equal(network.state_dict()["conv1.conv.weight"], official.conv1.conv.weight)
-    # torchvision's own network turns the normalisation of ImageNet into this one
+    # torchvision's own network converts ImageNet's normalisation to this one.
     found = find_official("torchvision:googlenet", "DEFAULT")
     assert found is not None
     assert (found.mean, found.std) == ([0.5] * 3, [0.5] * 3)
 
 
-def test_files_that_are_no_weights_of_the_network(weights_file: Path, here: Path) -> None:
+def test_files_that_are_not_weights_of_the_network(weights_file: Path, here: Path) -> None:
     torch.save({"classifier.1.weight": Code()}, "code.pth")
     torch.save([1, 2], "list.pth")
     Path("text.pth").write_text("no weights")
@@ -183,7 +183,7 @@ def test_heads_and_backbones(arch: str, head: str, frozen_with_it: set[str]) -> 
     assert {name for name in names.values() if name not in rest} <= {f"{head}.weight", f"{head}.bias"}
 
 
-def test_networks_without_a_head_are_refused() -> None:
+def test_networks_without_a_single_head_are_rejected() -> None:
     with pytest.raises(UsageError, match=r"does not have 10 outputs"):
         find_head(nn.Sequential(nn.Linear(2, 3)), 10)
     wrapped = nn.Sequential(nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 10)))
@@ -211,7 +211,7 @@ def test_the_stem_for_small_images() -> None:
 
 
 @pytest.mark.parametrize(("freeze", "trained"), [("all_but_head", {"classifier.1"}), ("none", None)])
-def test_what_is_frozen_is_not_trained_and_stays_in_evaluation_mode(freeze: str, trained: set[str] | None) -> None:
+def test_frozen_layers_are_not_trained_and_stay_in_evaluation_mode(freeze: str, trained: set[str] | None) -> None:
     model = ImageClassifier(arch=ARCH, freeze=freeze)  # type: ignore[arg-type]
     for mode in (True, False, True):
         model.train(mode)
@@ -226,7 +226,7 @@ FIT = ["fit", "--data.dataset=synthetic", *FAST, "--trainer.max_epochs=1", f"--m
 
 
 @pytest.mark.usefixtures("official_weights")
-def test_images_are_of_the_size_that_the_weights_were_trained_with(
+def test_images_are_resized_to_the_size_of_the_weights(
     here: Path, data_root: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     few = ["--data.batch_size=2", "--trainer.limit_train_batches=1", "--data.val_size=0"]
@@ -245,7 +245,7 @@ def test_images_are_of_the_size_that_the_weights_were_trained_with(
         ["--model.arch=torchvision:vit_b_32", "--model.arch_options={image_size: 32}"],
     ],
 )
-def test_a_size_that_is_named_stays(
+def test_a_size_that_the_user_sets_is_used(
     options: list[str], here: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setenv("TORCH_HOME", "empty")
@@ -257,7 +257,7 @@ def test_a_size_that_is_named_stays(
     assert "enlarged" not in said.out
 
 
-def test_weights_of_a_network_that_prepares_itself_stay_as_they_are(here: Path, data_root: Path) -> None:
+def test_pretrained_whitening_is_not_computed_again(here: Path, data_root: Path) -> None:
     own = create_model("speednet", 10, {"widths": [8, 8, 8]}).state_dict()
     torch.save(own, "own.pth")
     options = [f"--data.root={data_root}", "--model.arch=speednet", "--model.arch_options.widths=[8, 8, 8]"]
@@ -267,7 +267,7 @@ def test_weights_of_a_network_that_prepares_itself_stay_as_they_are(here: Path, 
     assert {name for name, value in own.items() if not torch.equal(trained[name], value)} == {list(own)[-1]}
 
 
-def test_missing_weights_are_said_before_any_data_are_loaded(
+def test_missing_weights_are_reported_before_data_are_loaded(
     official_weights: Path, here: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     official = torchvision.models.MobileNet_V2_Weights.IMAGENET1K_V1.value
@@ -283,7 +283,7 @@ def test_missing_weights_are_said_before_any_data_are_loaded(
 
 @pytest.fixture
 def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Untrained weights of timm's smallest network where the Hugging Face hub has its trained ones."""
+    """Random weights of timm's smallest network, in place of those on the Hugging Face hub."""
     file = tmp_path / "hub/timm/test_resnet.r160_in1k/model.safetensors"
     file.parent.mkdir(parents=True)
     save_file(timm.create_model("test_resnet").state_dict(), file)
@@ -292,7 +292,7 @@ def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return file
 
 
-def test_weights_from_the_hub_are_kept_under_a_name_of_their_own(hub: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_weights_from_the_hub_are_stored_under_their_own_name(hub: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = find_weights(TIMM, "DEFAULT")
     assert path.name == "test_resnet.r160_in1k.safetensors"
     assert path.read_bytes() == hub.read_bytes()
@@ -304,8 +304,8 @@ def test_weights_from_the_hub_are_kept_under_a_name_of_their_own(hub: Path, caps
         find_weights(TIMM, "DEFAULT")
 
 
-def test_timm_s_weights_and_their_preprocessing() -> None:
-    official = "resnet18_a1_0-d63eafa0.pth"  # of timm's releases: a name with a checksum goes first
+def test_weights_of_timm_and_their_preprocessing() -> None:
+    official = "resnet18_a1_0-d63eafa0.pth"  # preferred because its name contains a checksum
     named = preprocessing("timm:resnet18", "a1_in1k")
     assert preprocessing("timm:resnet18", official) == named == (MEAN, STD, 224)
     assert preprocessing("timm:vit_tiny_patch16_224", "augreg_in21k") == (HALF, HALF, 224)
@@ -313,7 +313,7 @@ def test_timm_s_weights_and_their_preprocessing() -> None:
 
 
 @pytest.mark.parametrize("kind", ["pth", "safetensors"])
-def test_all_of_timm_s_weights_but_the_head_are_loaded(kind: str, tmp_path: Path) -> None:
+def test_all_weights_of_timm_but_the_head_are_loaded(kind: str, tmp_path: Path) -> None:
     held, file = timm.create_model(TIMM.removeprefix("timm:"), num_classes=17).state_dict(), tmp_path / f"own.{kind}"
     torch.save(held, file) if kind == "pth" else save_file(held, file)
     network = create_model(TIMM, 5)
@@ -329,7 +329,7 @@ def test_all_of_timm_s_weights_but_the_head_are_loaded(kind: str, tmp_path: Path
         load_weights(network, file, 5, TIMM)
 
 
-def test_a_transformer_of_timm_s_is_fitted_to_small_images(tmp_path: Path) -> None:
+def test_a_transformer_of_timm_is_resampled_for_small_images(tmp_path: Path) -> None:
     held = timm.create_model("test_vit").state_dict()
     torch.save(held, tmp_path / "own.pth")
     options = {"img_size": 32, "patch_size": 4}
@@ -339,7 +339,7 @@ def test_a_transformer_of_timm_s_is_fitted_to_small_images(tmp_path: Path) -> No
     changed = {name for name, value in held.items() if not torch.equal(loaded[name], value)}
     assert changed == {"pos_embed", "patch_embed.proj.weight", "head.weight", "head.bias"}
     class_token = loaded["pos_embed"][0, 0] - held["pos_embed"][0, 0]
-    assert class_token.abs().max() < 1e-6  # it has no position to be resampled
+    assert class_token.abs().max() < 1e-6  # The class token has no position to be resampled.
     assert loaded["pos_embed"].shape == (1, 65, 64)
 
 
@@ -355,11 +355,11 @@ def test_from_official_weights_to_an_exported_file(
     checkpoint, held = torch.load(last, weights_only=True), load_file(hub)
     assert checkpoint["ImageDataModule"]["mean"] == HALF
     assert checkpoint["datamodule_hyper_parameters"]["std"] == HALF
-    for name, value in held.items():  # statistics of batch norm among them
+    for name, value in held.items():  # includes the statistics of batch norm
         assert name.startswith("fc") or torch.equal(checkpoint["state_dict"][f"net.{name}"], value), name
 
     kept.unlink()
-    hub.unlink()  # a checkpoint needs no other file
+    hub.unlink()  # A checkpoint needs no other file.
     assert main(["test", f"--ckpt_path={last}", "--trainer.limit_test_batches=1"]) == 0
     assert main(["fit", f"--ckpt_path={last}", "--trainer.max_epochs=2"]) == 0
     assert main(["export", f"--ckpt_path={last}"]) == 0
@@ -381,7 +381,7 @@ def test_from_official_weights_to_an_exported_file(
         Predictor(last)
 
 
-def test_a_learning_rate_is_looked_for_with_the_pretrained_weights(hub: Path, here: Path, data_root: Path) -> None:
+def test_the_learning_rate_finder_uses_the_pretrained_weights(hub: Path, here: Path, data_root: Path) -> None:
     words = [*FIT, f"--data.root={data_root}", f"--model.arch={TIMM}", "--model.weights=DEFAULT", "--data.resize=32"]
     finder = ["--trainer.callbacks=LearningRateFinder", "--trainer.callbacks.num_training_steps=1"]
     assert main([*words, "--model.freeze=all_but_head", *finder]) == 0
@@ -390,7 +390,7 @@ def test_a_learning_rate_is_looked_for_with_the_pretrained_weights(hub: Path, he
     assert torch.equal(state["net.conv1.0.weight"], load_file(hub)["conv1.0.weight"])
 
 
-def test_the_backbone_is_unfrozen_in_the_midst_and_also_when_resumed(
+def test_the_backbone_is_unfrozen_during_training_and_in_a_resumed_run(
     hub: Path, here: Path, data_root: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     words = [*FIT, f"--data.root={data_root}", f"--model.arch={TIMM}", "--model.weights=DEFAULT", "--data.resize=32"]
@@ -408,7 +408,7 @@ def test_the_backbone_is_unfrozen_in_the_midst_and_also_when_resumed(
 
     assert learnt() == {False}
     capsys.readouterr()
-    for epochs in (2, 3):  # before it is unfrozen, and after
+    for epochs in (2, 3):  # before and after it is unfrozen
         resume = ["fit", f"--ckpt_path={halted}", f"--trainer.max_epochs={epochs}"]
         assert main(resume) == 2
         config = f"--config {halted.with_name('config.yaml')}"
@@ -423,11 +423,11 @@ def test_the_backbone_is_unfrozen_in_the_midst_and_also_when_resumed(
 @pytest.mark.parametrize(
     ("option", "message"), [("--model.optimizer=muon", "to muon"), ("--trainer.num_nodes=2", "in one process only")]
 )
-def test_where_the_backbone_can_t_be_unfrozen(
+def test_where_the_backbone_cannot_be_unfrozen(
     option: str, message: str, here: Path, data_root: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     words = [*FIT, f"--data.root={data_root}", "--trainer.callbacks+=BackboneFinetuning", "--trainer.accelerator=cpu"]
-    with mock.patch.dict(os.environ):  # where Lightning notes what the other processes would need
+    with mock.patch.dict(os.environ):  # Lightning sets variables for the other processes here.
         assert main([*words, option]) == 2
     assert message in capsys.readouterr().err
     assert not list(Path().glob("runs/*"))

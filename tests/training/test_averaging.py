@@ -1,4 +1,4 @@
-"""The average of the weights is what is validated, saved and used, and what is trained is kept beside it."""
+"""The average of the weights is validated, saved and used; the weights in training are stored beside it."""
 
 import warnings
 from pathlib import Path
@@ -22,7 +22,7 @@ FIT = ["fit", "--data.dataset=synthetic", *FAST, "--model.lr=0.05"]
 
 
 class Record(Callback):
-    """Keeps what is trained, as it is after each step."""
+    """Stores the weights in training after each step."""
 
     def __init__(self) -> None:
         self.steps: list[dict[str, torch.Tensor]] = []
@@ -32,7 +32,7 @@ class Record(Callback):
 
 
 class Halt(Callback):
-    """Breaks off the second validation."""
+    """Interrupts the second validation."""
 
     def on_validation_batch_start(self, trainer: Trainer, pl_module: LightningModule, *_: Any) -> None:
         if trainer.current_epoch == 1:
@@ -52,7 +52,7 @@ def fit(model: ImageClassifier, data_root: Path, *callbacks: Callback, **options
 
 
 def averaged(steps: list[dict[str, torch.Tensor]], ema: float) -> dict[str, torch.Tensor]:
-    """Computes the average with plain arithmetic; of counters the newest."""
+    """Compute the average with plain arithmetic; counters have their latest values."""
     average = {name: value.double() for name, value in steps[0].items()}
     for number, newest in enumerate(steps[1:], 2):
         share = 1 - ema if ema else 1 / number
@@ -73,7 +73,7 @@ def test_the_average_is_that_of_the_steps(options: dict[str, Any], first: int, d
     assert not torch.allclose(wanted[head], record.steps[-1][head].double(), atol=1e-4)
 
 
-def test_before_the_mean_begins_the_newest_weights_stand_for_it(data_root: Path, here: Path) -> None:
+def test_before_the_mean_begins_the_latest_weights_are_used(data_root: Path, here: Path) -> None:
     record = Record()
     fit(
         ImageClassifier(**SMALL, swa=0.75), data_root, record, RunCheckpoint(here, "best", "val/acc"),
@@ -83,7 +83,7 @@ def test_before_the_mean_begins_the_newest_weights_stand_for_it(data_root: Path,
         assert torch.equal(value, record.steps[3][name])
 
 
-def test_whatever_uses_a_checkpoint_uses_what_was_validated(
+def test_every_use_of_a_checkpoint_uses_the_validated_weights(
     data_root: Path, here: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     words, exact = [f"--data.root={data_root}", "--model.arch=speednet"], "--trainer.precision=32-true"
@@ -98,11 +98,13 @@ def test_whatever_uses_a_checkpoint_uses_what_was_validated(
     assert main(["validate", "--ckpt_path=last.ckpt", exact]) == 0
     assert main(["test", "--ckpt_path=last.ckpt", "--trainer.limit_test_batches=1"]) == 0
     assert f"val/loss {loss:.4f}" in capsys.readouterr().out
-    pipeline, _ = load_pipeline(path)  # what predicts, and what export writes
+    pipeline, _ = load_pipeline(path)  # used by predictions and by export
     assert torch.equal(pipeline.classifier.state_dict()[name], checkpoint["state_dict"][name])
 
 
-def test_resuming_can_t_lose_the_average(data_root: Path, here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_resuming_without_averaging_is_rejected(
+    data_root: Path, here: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     assert main([*FIT, f"--data.root={data_root}", "--model.ema=0.8", "--trainer.max_epochs=1"]) == 0
     assert main(["fit", "--ckpt_path=last.ckpt", "--trainer.max_epochs=2", "--model.ema=0"]) == 2
     assert "model.ema can't change from 0.8 to 0" in capsys.readouterr().err
@@ -116,7 +118,9 @@ def test_resuming_can_t_lose_the_average(data_root: Path, here: Path, capsys: py
         ({"swa": 0.5, "schedule": "constant"}, Callback(), "model.swa 0.5 needs a training of known length"),
     ],
 )
-def test_what_does_not_go_together(options: dict[str, Any], callback: Callback, message: str, data_root: Path) -> None:
+def test_options_that_exclude_each_other(
+    options: dict[str, Any], callback: Callback, message: str, data_root: Path
+) -> None:
     with pytest.raises(UsageError, match=message):
         fit(ImageClassifier(**SMALL, **options), data_root, callback, max_epochs=-1)
 

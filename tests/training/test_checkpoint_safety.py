@@ -1,4 +1,4 @@
-"""What is loaded is data: a file that tries to import a module or run code does neither, whatever opens it."""
+"""Files are loaded as data: none that tries to import a module or to run code can do so, in any command."""
 
 import pickle
 import sys
@@ -34,7 +34,7 @@ def build(*args, **options):
 
 
 class Reduced:
-    """Makes a file when it is unpickled."""
+    """Creates a file when it is unpickled."""
 
     def __reduce__(self) -> Any:
         return Path.touch, (Path("executed"),)
@@ -77,7 +77,7 @@ FORMS: dict[str, Callable[[dict[str, Any]], Any]] = {
 
 @pytest.fixture
 def hostile(here: Path, trained: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], str]:
-    """Writes a checkpoint of one of the forms, beside a module that leaves a mark when it is imported."""
+    """Write a checkpoint of one of the forms, beside a module that creates a file when it is imported."""
     (here / "payload.py").write_text(PAYLOAD)
     monkeypatch.syspath_prepend(str(here))
     monkeypatch.delitem(sys.modules, "payload", raising=False)
@@ -110,7 +110,7 @@ CODE = ["arch", "arch_options", "arch_options as text", "the weights"]
 
 
 @pytest.mark.parametrize("form", CODE)
-def test_code_is_refused_by_every_command(form: str, hostile: Any, capsys: pytest.CaptureFixture[str]) -> None:
+def test_code_is_rejected_by_every_command(form: str, hostile: Any, capsys: pytest.CaptureFixture[str]) -> None:
     path = hostile(form)
     for command in ("fit", "validate", "test", "predict x.png", "export", "serve", "bench"):
         option = "--model" if command == "serve" else "--ckpt_path"
@@ -132,7 +132,7 @@ class Net(nn.Sequential):
 
 @pytest.fixture
 def own(here: Path, trained: Path, monkeypatch: pytest.MonkeyPatch) -> str:
-    """A checkpoint of a network of the user's own, in the current folder, which leaves a mark when it is built."""
+    """A checkpoint of the user's own network in the current folder, which creates a file when it is built."""
     (here / "own_code.py").write_text(OWN)
     monkeypatch.syspath_prepend(str(here))
     network = create_model("own_code:Net", 10)
@@ -140,7 +140,7 @@ def own(here: Path, trained: Path, monkeypatch: pytest.MonkeyPatch) -> str:
     return str(replace_network(trained / "best.ckpt", "own_code:Net", network, here / "own.ckpt"))
 
 
-def test_the_code_of_a_network_runs_for_who_allows_it(own: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_code_of_a_network_runs_only_if_it_is_allowed(own: str, capsys: pytest.CaptureFixture[str]) -> None:
     Path("own.yaml").write_text("model: {arch: own_code:Net}")
     Path("other.yaml").write_text("model: {lr: 0.1}")
     image = str(ROOT / "docs" / "images" / "cat.jpg")
@@ -163,7 +163,7 @@ def test_the_code_of_a_network_runs_for_who_allows_it(own: str, capsys: pytest.C
 
 
 @pytest.mark.usefixtures("own")
-def test_what_was_allowed_is_no_setting_of_the_run(here: Path, data_root: Path) -> None:
+def test_the_permission_is_not_stored_in_the_run(here: Path, data_root: Path) -> None:
     words = ["--model.arch=own_code:Net", "--data.dataset=synthetic", f"--data.root={data_root}"]
     assert main(["fit", *words, *FAST, "--trainer.max_epochs=1"]) == 0
     (last,) = here.glob("runs/*/version_0/last.ckpt")
@@ -175,7 +175,7 @@ def test_what_was_allowed_is_no_setting_of_the_run(here: Path, data_root: Path) 
 def test_other_kinds_of_files(command: str, here: Path, capsys: pytest.CaptureFixture[str]) -> None:
     def torchscript(file: str) -> None:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # it is deprecated
+            warnings.simplefilter("ignore")  # TorchScript is deprecated.
             torch.jit.save(torch.jit.script(torch.nn.Linear(1, 1)), file)
 
     kinds: list[Callable[[str], object]] = [
@@ -213,7 +213,7 @@ def test_a_pt2_file_is_a_program(exported: Path, here: Path, capsys: pytest.Capt
     assert nothing_ran()
     with suppress(UsageError):
         Predictor("hostile.pt2", allow_custom_arch=True)
-    assert not nothing_ran(), "this is what is refused"
+    assert not nothing_ran(), "this is why it is rejected"
 
 
 @pytest.mark.parametrize("place", ["../secret.bin", "{root}/secret.bin", "link.bin"])

@@ -1,4 +1,4 @@
-"""The processes that torchrun or srun has started train together, or are refused."""
+"""Processes started by torchrun or srun train together, or are rejected."""
 
 from types import SimpleNamespace
 
@@ -29,7 +29,7 @@ def test_processes_are_joined(launched: None, devices: int | str, num_nodes: int
 
 @pytest.mark.parametrize("launched", [TORCHRUN], indirect=True)
 @pytest.mark.parametrize("devices", ["2,3", [2, 3]])
-def test_devices_that_are_named_stay(launched: None, devices: str | list[int]) -> None:
+def test_devices_that_the_user_sets_stay(launched: None, devices: str | list[int]) -> None:
     trainer = SimpleNamespace(devices=devices, num_nodes=1)
     join_processes(trainer)
     assert (trainer.devices, trainer.num_nodes) == (devices, 2)
@@ -37,7 +37,7 @@ def test_devices_that_are_named_stay(launched: None, devices: str | list[int]) -
 
 @pytest.mark.parametrize("launched", [TORCHRUN], indirect=True)
 @pytest.mark.parametrize(("devices", "num_nodes"), [(4, 1), (2, 4), ([0, 1, 2], 2), ("1,2,3", 2), ([3], 1), ("3,", 1)])
-def test_other_numbers_are_refused_with_the_right_ones(
+def test_other_numbers_are_rejected_with_the_correct_ones(
     launched: None, devices: int | str | list[int], num_nodes: int
 ) -> None:
     with pytest.raises(
@@ -47,7 +47,7 @@ def test_other_numbers_are_refused_with_the_right_ones(
 
 
 @pytest.mark.parametrize("launched", [{}, SLURM], indirect=True, ids=["alone", "in a batch script"])
-def test_one_process_stays_one(launched: None) -> None:
+def test_a_single_process_stays_single(launched: None) -> None:
     assert count_processes() == ("", 1, 1)
     trainer = SimpleNamespace(devices=3, num_nodes=1)
     join_processes(trainer)
@@ -70,6 +70,8 @@ def test_tasks_that_lightning_can_t_connect(launched: None, message: str) -> Non
 
 @pytest.mark.parametrize("launched", [TORCHRUN], indirect=True)
 @pytest.mark.parametrize("command", ["bench", "sweep"])
-def test_what_works_in_one_process_is_refused(launched: None, command: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_commands_for_one_process_reject_several(
+    launched: None, command: str, capsys: pytest.CaptureFixture[str]
+) -> None:
     assert main([command]) == 2
     assert f"start it without torchrun: cifar-lightning {command}" in capsys.readouterr().err

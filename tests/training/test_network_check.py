@@ -1,4 +1,4 @@
-"""What a network does not take is reported before any data are loaded."""
+"""Images that a network does not accept are reported before any data are loaded."""
 
 import sys
 from pathlib import Path
@@ -54,7 +54,7 @@ def test_images_of_64_pixels(arch: str) -> None:
         ("torchvision:resnet18", {"batch_size": 1}, "one image at a time: Expected .*--data.batch_size to 2 or more"),
     ],
 )
-def test_the_message_names_what_works(arch: str, data: dict[str, Any], message: str) -> None:
+def test_the_message_suggests_what_works(arch: str, data: dict[str, Any], message: str) -> None:
     with pytest.raises(UsageError, match=message):
         check(arch, **data)
     if "batch_size" in data:
@@ -62,21 +62,21 @@ def test_the_message_names_what_works(arch: str, data: dict[str, Any], message: 
 
 
 @pytest.mark.usefixtures("nets")
-def test_a_tuple_s_first_element_is_trained() -> None:
+def test_the_first_element_of_a_tuple_is_trained() -> None:
     check("odd_nets:Net", arch_options={"kind": "tuple"})
     model = ImageClassifier("odd_nets:Net", 4, {"kind": "tuple"})
     assert model.train()(torch.rand(2, 3, 8, 8)).shape == (2, 4)
 
 
 @pytest.mark.usefixtures("nets")
-def test_other_outputs_are_refused_by_name() -> None:
+def test_other_outputs_are_rejected() -> None:
     with pytest.raises(UsageError, match=r"turned 2 images into a dict; the output must be \(2, 4\)"):
         check("odd_nets:Net", arch_options={"kind": "dict"})
     check("odd_nets:Net", training=False, arch_options={"kind": "dict"})
 
 
 @pytest.mark.usefixtures("nets")
-def test_the_network_and_the_random_generator_stay_as_they_are() -> None:
+def test_the_network_and_the_random_generator_do_not_change() -> None:
     model, before = ImageClassifier("odd_nets:Net", 4, {"kind": "tensor"}), torch.get_rng_state()
     weights = {name: value.clone() for name, value in model.state_dict().items()}
     check_network(model, ImageDataModule("synthetic"), training=True)

@@ -1,3 +1,5 @@
+"""Optimisers, parameter groups and learning-rate schedules."""
+
 import copy
 import math
 from typing import Any, cast
@@ -21,7 +23,7 @@ def rates(name: str, steps: int, warmup: float) -> list[float]:
 
 
 @pytest.mark.parametrize("name", ["adam", "adamw", "sgd"])
-def test_weight_decay_spares_norms_and_biases(name: str) -> None:
+def test_weight_decay_does_not_apply_to_norms_and_biases(name: str) -> None:
     network = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.Linear(4, 2))
     optimizer = build_optimizer(network, name, lr=0.1, weight_decay=0.5, momentum=0.9)
     decay = {id(p): group["weight_decay"] for group in optimizer.param_groups for p in group["params"]}
@@ -73,13 +75,13 @@ def test_the_shapes_of_the_schedules() -> None:
 @pytest.mark.parametrize("name", ["constant", "linear", "cosine", "onecycle"])
 @pytest.mark.parametrize("steps", [1, 2, 3, 10])
 @pytest.mark.parametrize("warmup", [0.0, 0.1, 0.3, 0.9])
-def test_rates_stay_between_nothing_and_the_peak(name: str, steps: int, warmup: float) -> None:
+def test_rates_stay_between_0_and_the_peak(name: str, steps: int, warmup: float) -> None:
     seen = rates(name, steps, warmup)
     assert all(math.isfinite(rate) and 0 <= rate <= 2.0 for rate in seen)
     assert seen[0] > 0
 
 
-def test_muon_orthogonalises_convolutions_and_leaves_the_rest_to_sgd() -> None:
+def test_muon_orthogonalises_convolutions_and_uses_sgd_for_the_rest() -> None:
     torch.manual_seed(0)
     conv, head = nn.Conv2d(3, 8, 3), nn.Linear(8, 2)
     network = nn.Sequential(conv, nn.Flatten(), head)
@@ -97,7 +99,7 @@ def test_muon_orthogonalises_convolutions_and_leaves_the_rest_to_sgd() -> None:
             opt.step()
         move = (conv.weight - before * 8**0.5 / before.norm()).detach().flatten(1) / 0.1
         values = torch.linalg.svdvals(move)
-        assert 0.3 < values[1] <= values[0] < 1.6  # the gradient of two logits has a rank of two
+        assert 0.3 < values[1] <= values[0] < 1.6  # The gradient of two logits has rank 2.
         assert values[2:].max() < 1e-3
     for one, other in [(conv.bias, plain_conv.bias), (head.weight, plain_head.weight), (head.bias, plain_head.bias)]:
         torch.testing.assert_close(one, other)
@@ -113,7 +115,7 @@ def test_orthogonalise_keeps_the_directions(shape: tuple[int, int]) -> None:
     assert inner.diagonal().min() > 0.5
 
 
-def test_a_group_s_training_can_end_early() -> None:
+def test_the_training_of_a_group_can_end_early() -> None:
     network = nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 2))
     network[0].bias_lr_ends = 0.5  # type: ignore[assignment]
     optimizer = build_optimizer(network, "sgd", lr=2.0, weight_decay=0.0, momentum=0.0)

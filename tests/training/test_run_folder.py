@@ -1,4 +1,4 @@
-"""A run's folder is locked while it is trained in, and removed only if nothing came of it."""
+"""A run folder is locked during training, and removed only if it has no results."""
 
 import json
 import os
@@ -23,13 +23,13 @@ FIT = ["fit", "--data.dataset=synthetic", "--data.train_size=320", "--trainer.en
 
 
 class Tidy(Callback):
-    """Removes the run's config during training, as a user may."""
+    """Removes the run's config during training, as a user may do."""
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         (Path(str(trainer.log_dir)) / "config.yaml").unlink()
 
 
-def test_a_second_process_is_refused_and_the_lock_ends_with_its_owner(tmp_path: Path) -> None:
+def test_a_second_process_is_rejected_until_the_first_one_ends(tmp_path: Path) -> None:
     code = (
         "import sys; from cifar_lightning.training.run_folder import *; run = RunFolder(Path(sys.argv[1])); "
         "print(1, flush=True)"
@@ -54,7 +54,7 @@ def test_a_second_process_is_refused_and_the_lock_ends_with_its_owner(tmp_path: 
     assert [path.name for path in tmp_path.iterdir()] == [".lock"]
 
 
-def test_a_locked_run_is_not_resumed_but_tested(
+def test_a_locked_run_can_be_tested_but_not_resumed(
     trained: Path, data_root: Path, here: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     shutil.copytree(trained, "run")
@@ -67,7 +67,7 @@ def test_a_locked_run_is_not_resumed_but_tested(
 
 
 @pytest.mark.parametrize("file", ["last.ckpt", "notes.txt", "wandb/run.log", "figures/mine.png"])
-def test_a_folder_is_removed_only_if_nothing_is_in_it(file: str, tmp_path: Path) -> None:
+def test_a_folder_is_removed_only_if_it_has_no_results(file: str, tmp_path: Path) -> None:
     for content, kept in [(["config.yaml", "figures/train_augmentation.png", "events.out.tfevents.1"], False)] * 2 + [
         (["config.yaml", file], True)
     ]:
@@ -93,7 +93,7 @@ def test_unfinished_files_of_a_killed_process_are_removed(tmp_path: Path) -> Non
     assert (tmp_path / "victim").read_text() == "mine", "links are removed, not followed"
 
 
-def test_a_folder_that_cannot_be_made_is_a_usage_error(tmp_path: Path) -> None:
+def test_a_folder_that_cannot_be_made(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     (tmp_path / "link").symlink_to("nowhere")
     for parent in (tmp_path / "file", tmp_path / "link"):
@@ -122,7 +122,7 @@ def test_a_folder_that_was_renamed_stays(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("strategy", ["ddp_fork", "ddp_spawn", "ddp_notebook"])
-def test_a_run_of_processes_that_do_not_run_the_command_themselves(strategy: str, data_root: Path, here: Path) -> None:
+def test_strategies_that_fork_or_spawn_their_processes(strategy: str, data_root: Path, here: Path) -> None:
     words = [*FIT, f"--data.root={data_root}", "--trainer.accelerator=cpu", "--trainer.devices=2"]
     done = subprocess.run(
         [sys.executable, "-m", "cifar_lightning", *words, f"--trainer.strategy={strategy}"],
@@ -142,7 +142,7 @@ def test_a_run_of_processes_that_do_not_run_the_command_themselves(strategy: str
 
 
 @pytest.mark.slow
-def test_a_signal_to_the_process_that_began_the_others_ends_them_all(data_root: Path, here: Path) -> None:
+def test_a_signal_to_the_first_process_ends_all(data_root: Path, here: Path) -> None:
     words = [*FIT, f"--data.root={data_root}", "--trainer.accelerator=cpu", "--trainer.devices=2"]
     with subprocess.Popen(
         [sys.executable, "-m", "cifar_lightning", *words, "--trainer.strategy=ddp_fork", "--trainer.max_epochs=100000"],

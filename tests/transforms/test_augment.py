@@ -17,7 +17,7 @@ def make_images(batch: int = 8, size: int = 6) -> torch.Tensor:
     return torch.arange(batch * 3 * size * size).remainder(251).to(torch.uint8).view(batch, 3, size, size)
 
 
-def test_numbers_are_uniform_and_streams_independent() -> None:
+def test_integers_are_uniform_and_streams_independent() -> None:
     indices = torch.arange(60_000)
     streams = [random_integers(indices, 5, seed=3, epoch=1, stream=s) for s in ("mirror", "shift_x", "shift_y")]
     for numbers in streams:
@@ -43,7 +43,7 @@ def test_an_image_does_not_depend_on_its_batch() -> None:
     assert torch.equal(whole, torch.cat(halves))
 
 
-def test_every_offset_and_both_mirror_states_come_equally_often() -> None:
+def test_every_shift_and_both_mirror_states_are_equally_frequent() -> None:
     image = torch.arange(36).to(torch.uint8).view(1, 1, 6, 6)
     known = {
         flip_translate(image, torch.tensor([m]), torch.tensor([dy]), torch.tensor([dx])).numpy().tobytes(): (
@@ -62,7 +62,7 @@ def test_every_offset_and_both_mirror_states_come_equally_often() -> None:
     assert all(abs(seen.count(kind) - 1000) < 5 * 31 for kind in known.values())
 
 
-def test_alternating_flip_shows_both_sides_in_each_pair_of_epochs() -> None:
+def test_alternating_flip_shows_both_sides_in_two_epochs() -> None:
     image = torch.tensor([[[[0, 1]]]], dtype=torch.uint8).expand(10_000, -1, -1, -1)
 
     def mirrored(seed: int, epoch: int) -> torch.Tensor:
@@ -75,12 +75,12 @@ def test_alternating_flip_shows_both_sides_in_each_pair_of_epochs() -> None:
     assert not torch.equal(mirrored(1, 0), mirrored(0, 0))
 
 
-def test_cutout_blanks_a_square_anywhere() -> None:
+def test_cutout_blanks_a_square_at_any_position() -> None:
     images = torch.ones(20_000, 2, 8, 8)
     blank = cutout(images, torch.arange(20_000), seed=0, epoch=0, size=3) == 0
     assert torch.equal(blank[:, 0], blank[:, 1])
     inside = blank[:, 0, 1:-1, 1:-1].float().mean(0)
-    assert (inside - 9 / 64).abs().max() < 0.015  # each pixel as often as each other one
+    assert (inside - 9 / 64).abs().max() < 0.015  # All pixels are equally frequent.
     rows, columns = blank[:, 0].any(2).sum(1), blank[:, 0].any(1).sum(1)
     assert torch.equal(blank[:, 0].sum((1, 2)), rows * columns)  # a rectangle
     assert set(rows.tolist()) == {2, 3}
@@ -94,9 +94,9 @@ def test_labels_are_mixed_as_the_images_are(mixup: float, cutmix: float) -> None
     images = torch.nn.functional.one_hot(labels, 4).float()[:, :, None, None].expand(-1, -1, 8, 8)
     options = {"num_classes": 4, "seed": 0, "epoch": 1, "mixup": mixup, "cutmix": cutmix}
     made, targets = mix(images, labels, torch.arange(count), **options)  # type: ignore[arg-type]
-    torch.testing.assert_close(made.mean((2, 3)), targets)  # channel k shows how much there is of class k
+    torch.testing.assert_close(made.mean((2, 3)), targets)  # Channel k is the share of class k.
     share = targets[torch.arange(count), labels]
-    if not cutmix:  # its rectangles are cut off at the border
+    if not cutmix:  # Its rectangles are clipped at the border.
         assert share.mean() == pytest.approx(0.5, abs=0.02)
     blended = (made.amax((1, 2, 3)) < 1) & (share > 0) & (share < 1)
     if mixup and cutmix:

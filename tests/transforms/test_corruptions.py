@@ -1,3 +1,5 @@
+"""Corruptions against the published definitions."""
+
 import colorsys
 import io
 
@@ -17,7 +19,7 @@ def distance(corrupted: NDArray[np.uint8], images: NDArray[np.uint8] = IMAGES) -
 
 
 @pytest.mark.parametrize("name", CORRUPTIONS)
-def test_the_severer_the_further_from_the_image(name: str) -> None:
+def test_severer_corruptions_differ_more(name: str) -> None:
     before = IMAGES.copy()
     corrupted = [corrupt(IMAGES, name, severity) for severity in SEVERITIES]
     assert all(c.shape == IMAGES.shape and c.dtype == np.uint8 for c in corrupted)
@@ -28,13 +30,13 @@ def test_the_severer_the_further_from_the_image(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", CORRUPTIONS)
-def test_the_same_again(name: str) -> None:
+def test_corruptions_are_repeatable(name: str) -> None:
     assert np.array_equal(corrupt(IMAGES, name, 3), corrupt(IMAGES, name, 3))
     assert corrupt(IMAGES[:0], name, 3).shape == (0, 32, 32, 3)
     assert corrupt(IMAGES[:1, :20, :24], name, 5).shape == (1, 20, 24, 3)
 
 
-def test_noise_has_the_published_deviation_and_another_seed_makes_another() -> None:
+def test_noise_has_the_published_deviation_and_depends_on_the_seed() -> None:
     grey = np.full((200, 32, 32, 3), 128, np.uint8)
     for severity, deviation in zip(SEVERITIES, (0.04, 0.06, 0.08, 0.09, 0.10), strict=True):
         noisy = corrupt(grey, "gaussian_noise", severity).astype(float)
@@ -56,7 +58,7 @@ def test_brightness_is_v_of_hsv(severity: int, amount: float) -> None:
 
 
 @pytest.mark.parametrize(("severity", "share"), [*enumerate((0.75, 0.5, 0.4, 0.3, 0.15), 1)])
-def test_contrast_is_drawn_towards_each_channels_mean(severity: int, share: float) -> None:
+def test_contrast_moves_pixels_towards_the_mean_of_their_channel(severity: int, share: float) -> None:
     mean = IMAGES.mean((1, 2), keepdims=True)
     expected = np.floor(share * IMAGES + (1 - share) * mean)
     assert np.abs(corrupt(IMAGES, "contrast", severity) - expected).max() <= 1
@@ -65,12 +67,12 @@ def test_contrast_is_drawn_towards_each_channels_mean(severity: int, share: floa
 def test_blur_spreads_a_point_over_the_published_disk() -> None:
     point = np.zeros((1, 32, 32, 3), np.uint8)
     point[0, 16, 16] = 255
-    # radius 1 is a cross of five; its corners get what the Gaussian of 0.2 spreads: next to nothing
+    # Radius 1 is a cross of five pixels; the Gaussian of 0.2 adds almost nothing to its corners.
     spread = corrupt(point, "defocus_blur", 4)[0, 14:19, 14:19, 0]
     expected = np.array([[0] * 5, [0, 0, 51, 0, 0], [0, 51, 51, 51, 0], [0, 0, 51, 0, 0], [0] * 5])
     assert np.abs(spread - expected).max() <= 1
     assert np.abs(corrupt(point, "defocus_blur", 5)[0, 15:18, 15:18, 0] - 255 / 9).max() <= 1
-    # a single point of radius 0.3, softened by a Gaussian of 0.4 in a window of 3 × 3
+    # Radius 0.3 is a single pixel, softened by a Gaussian of 0.4 in a window of 3 × 3.
     line = np.exp(-np.array([1, 0, 1]) / (2 * 0.4**2))
     expected = np.floor(255 * np.outer(line, line) / line.sum() ** 2)
     assert np.abs(corrupt(point, "defocus_blur", 1)[0, 15:18, 15:18, 0] - expected).max() <= 1

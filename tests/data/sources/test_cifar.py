@@ -91,7 +91,7 @@ def test_an_archive_can_write_only_its_own_files(archive: Archive, tmp_path: Pat
         for name, value in entry.items():
             setattr(member, name, value)
         tar.addfile(member, io.BytesIO(b"evil"))
-        through = tarfile.TarInfo(BATCH)  # where a link would lead
+        through = tarfile.TarInfo(BATCH)  # written through the link, if that was unpacked
         through.size = 4
         tar.addfile(through, io.BytesIO(b"evil"))
     archive.expect(evil)
@@ -112,7 +112,7 @@ def test_an_archive_that_contains_too_much(archive: Archive, tmp_path: Path, siz
     with evil.open("wb") as file:
         for number in range(count):
             member = tarfile.TarInfo(BATCH if size else f"cifar-10-batches-py/{number}")
-            member.size = size  # of which nothing follows
+            member.size = size  # without any content
             file.write(member.tobuf())
     archive.expect(evil)
     with pytest.raises(UsageError, match="it contains too much"):

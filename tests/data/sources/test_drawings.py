@@ -1,3 +1,5 @@
+"""Drawings: shapes, balance, repeatability, and the images of release 0.1.0."""
+
 import pytest
 import torch
 from torch import Tensor
@@ -24,7 +26,7 @@ def test_images_come_in_shuffled_order() -> None:
     assert not first.equal(first.sort().values)
 
 
-def test_only_the_seed_decides() -> None:
+def test_images_depend_only_on_the_seed() -> None:
     images, labels = draw_images(50, seed=3)
     torch.manual_seed(123)
     state = torch.get_rng_state()
@@ -35,20 +37,20 @@ def test_only_the_seed_decides() -> None:
     assert not images.equal(draw_images(50, seed=4)[0])
 
 
-def test_no_two_images_are_alike_or_flat() -> None:
+def test_no_two_images_are_equal_and_none_is_blank() -> None:
     images, _ = draw_images(200, seed=0)
     assert len({image.numpy().tobytes() for image in images}) == 200
     assert images.flatten(1).float().std(1).min() > 2
 
 
 def linear_accuracy(train: Tensor, labels: Tensor, test: Tensor, test_labels: Tensor) -> float:
-    """Fits the classes by ridge regression."""
+    """Return the accuracy of ridge regression."""
     x, z = (torch.nn.functional.pad(part.flatten(1) / 255, (0, 1), value=1) for part in (train, test))
     weights = torch.linalg.solve(x.T @ x + 10 * torch.eye(x.shape[1]), x.T @ torch.eye(10)[labels])
     return float(((z @ weights).argmax(1) == test_labels).double().mean())
 
 
-def test_classes_differ_but_hardly_in_their_backgrounds() -> None:
+def test_classes_differ_in_their_subjects_more_than_in_their_backgrounds() -> None:
     (x, labels), (z, test_labels) = (draw_images(count, seed, 16) for count, seed in ((2000, 0), (1000, 1)))
     corners = x[:, ::15, ::15], labels, z[:, ::15, ::15], test_labels
     assert linear_accuracy(x, labels, z, test_labels) > 0.3  # chance is 0.1
@@ -56,15 +58,15 @@ def test_classes_differ_but_hardly_in_their_backgrounds() -> None:
 
 
 @pytest.mark.parametrize(("count", "size"), [(0, 32), (-1, 32), (10, 0)])
-def test_refuses_nothing_to_draw(count: int, size: int) -> None:
+def test_counts_and_sizes_below_1_are_rejected(count: int, size: int) -> None:
     with pytest.raises(ValueError, match=f"at least 1, got {count} and {size}"):
         draw_images(count, seed=0, image_size=size)
 
 
 def test_the_images_are_those_of_release_0_1_0() -> None:
-    """If they change on purpose, ``sources.synthetic.DRAWINGS`` must change, too: then runs on the old ones end."""
+    """If they change on purpose, ``synthetic.DRAWINGS`` must change, too; then older runs can't be resumed."""
     images, labels = draw_images(200, seed=0)
     assert labels[:10].tolist() == [4, 7, 7, 4, 9, 4, 5, 0, 1, 8]
     means = [147.54, 132.61, 134.88, 140.35, 99.76, 138.68, 122.30, 115.78, 146.13, 128.17]
-    for label, mean in enumerate(means):  # processors may round a few pixels differently
+    for label, mean in enumerate(means):  # Processors may round a few pixels differently.
         assert float(images[labels == label].double().mean()) == pytest.approx(mean, abs=0.05)

@@ -69,7 +69,7 @@ def test_unfinished_caches_of_killed_processes_are_removed_but_not_those_being_w
 
 
 def swap(first: Path, second: Path) -> None:
-    """Exchanges two files' contents, and gives each the other's times."""
+    """Exchange two files' contents and modification times."""
     times = [path.stat().st_mtime_ns for path in (first, second)]
     contents = [path.read_bytes() for path in (first, second)]
     for path, content, time in zip((first, second), contents[::-1], times, strict=True):

@@ -8,7 +8,7 @@ import torch
 from cifar_lightning.data.sources import open_source
 
 
-def test_synthetic_is_kept(data_root: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_synthetic_images_are_cached(data_root: Path, capsys: pytest.CaptureFixture[str]) -> None:
     first = open_source("synthetic", str(data_root), None, 32).load("test")
     capsys.readouterr()
     second = open_source("synthetic", str(data_root), None, 32).load("test")
