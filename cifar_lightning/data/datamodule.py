@@ -222,8 +222,8 @@ class ImageDataModule(LightningDataModule):
         if self.classes and classes != self.classes:
             raise UsageError(
                 f"the data ({self.description}) have {len(classes)} classes, {first_ten(classes)}; the checkpoint "
-                f"was trained on {len(self.classes)}, {first_ten(self.classes)}. Name the data it was trained "
-                "for with --data.dataset and --data.root."
+                f"was trained on {len(self.classes)}, {first_ten(self.classes)}. Choose the data that it was "
+                "trained on with --data.dataset and --data.root."
             )
         self.classes = classes
 
@@ -292,14 +292,14 @@ class ImageDataModule(LightningDataModule):
             # Lightning replaces the sampler by one that yields single positions, in order.
             return DataLoader(train, batch_size=size, collate_fn=keep)
         world_size, rank = self._world_size_and_rank()
-        progress = trainer.fit_loop.epoch_loop.batch_progress.current if trainer else None
         sampler = BatchSampler(
             train,
             size,
             world_size=world_size,
             rank=rank,
             seed=self.hparams["seed"],
-            first_batch=lambda: progress.ready if progress else 0,  # not 0 in an epoch that is resumed
+            # In an epoch that is resumed, the number of batches that were trained on before.
+            first_batch=lambda: trainer.fit_loop.epoch_loop.batch_progress.current.ready if trainer else 0,
         )
         return training_loader(sampler)
 
@@ -328,11 +328,9 @@ class ImageDataModule(LightningDataModule):
 
     def transfer_batch_to_device(self, batch: Batch, device: torch.device, dataloader_idx: int) -> Batch:
         """Move a batch to the device, unless it is already there."""
-        return (
-            batch
-            if batch[0].device == device
-            else cast(Batch, super().transfer_batch_to_device(batch, device, dataloader_idx))
-        )
+        if batch[0].device == device:
+            return batch
+        return cast(Batch, super().transfer_batch_to_device(batch, device, dataloader_idx))
 
     def on_after_batch_transfer(self, batch: Batch, dataloader_idx: int) -> Batch:
         """Augment training images and normalise all images, on the device.
