@@ -5,10 +5,7 @@ import json
 
 from lightning.pytorch import Callback, LightningModule, Trainer
 
-from cifar_lightning.commands import lightning_cli as train
-from cifar_lightning.commands.bench import TemporaryFit, now
-from cifar_lightning.data.datamodule import ImageDataModule
-from cifar_lightning.training.classifier import ImageClassifier
+from cifar_lightning.commands.bench import now, temporary_training
 
 results: list[tuple[float, float, float, int]] = []
 
@@ -33,32 +30,30 @@ class Clock(Callback):
         self.test += now()
 
 
-class Run(TemporaryFit):
-    """A fit with two tests after it.
+def run(words: list[str]) -> tuple[float, float, float, int]:
+    """Train, and test without and with test-time augmentation; only the latter test is timed.
 
     Args:
-        argv: A command, which makes no difference, and the arguments of ``fit``.
+        words: The arguments of ``fit``.
+
+    Returns:
+        The seconds of training and test, the accuracies without and with test-time augmentation, and the epochs.
     """
-
-    def __init__(self, argv: list[str]) -> None:
-        self.clock = Clock()
-        super().__init__(argv, self.clock)
-
-    def fit(self, model: ImageClassifier, datamodule: ImageDataModule, ckpt_path: str | None) -> None:
-        """Trains, and tests without and with test-time augmentation; the latter test is the one that is timed."""
-        super().fit(model, datamodule, ckpt_path)
-        epochs, accuracies = self.trainer.current_epoch, []
+    clock, accuracies = Clock(), []
+    with temporary_training(words, clock) as training:
+        trainer, model = training.trainer, training.model
+        trainer.fit(model, datamodule=training.data)
+        epochs = trainer.current_epoch
         for tta in ("none", "flip_translate"):
             model.hparams["tta"] = tta
-            self.trainer.test(model, datamodule=datamodule, verbose=False)
-            accuracies.append(float(self.trainer.callback_metrics["test/acc"]))
-        plain, augmented = accuracies
-        results.append((self.clock.training + self.clock.test, plain, augmented, epochs))
+            trainer.test(model, datamodule=training.data, verbose=False)
+            accuracies.append(float(trainer.callback_metrics["test/acc"]))
+    return clock.training + clock.test, accuracies[0], accuracies[1], epochs
 
 
 parser = argparse.ArgumentParser()
 parser.add_argument("--seeds", nargs="+", required=True)
 options, flags = parser.parse_known_args()
 for seed in options.seeds:
-    train.run(["fit", *flags, "--seed_everything", seed], Run)
+    results.append(run([*flags, "--seed_everything", seed]))
 print(json.dumps(results))

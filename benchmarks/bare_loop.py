@@ -19,8 +19,7 @@ from lightning.pytorch import LightningModule, Trainer
 from torch.nn import functional as F
 
 from benchmarks._results import CNN, parse, ratio, record
-from cifar_lightning.commands import lightning_cli as train
-from cifar_lightning.commands.bench import TemporaryFit, Turns
+from cifar_lightning.commands.bench import AlternatingTimer, temporary_training
 from cifar_lightning.models import create_model
 from cifar_lightning.reporting.record import get_model_and_data
 from cifar_lightning.training.optim import build_optimizer, build_schedule
@@ -32,17 +31,18 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Measures, and writes the row."""
     options = parse(argv, __doc__, rounds=7)
     flags = ["--config", CNN, "--data.batch_size", "128", *options.flags]
-    turns = Turns(bare_epoch)
+    timer = AlternatingTimer(bare_epoch)
     for _ in range(options.rounds + 1):
-        fitted = train.run(["fit", *flags, "--trainer.max_epochs", "1"], lambda argv: TemporaryFit(argv, turns))
-    rounds = turns.rounds[1:]  # the first one warms up
+        with temporary_training([*flags, "--trainer.max_epochs", "1"], timer) as training:
+            training.trainer.fit(training.model, datamodule=training.data)
+    rounds = timer.rounds[1:]  # The first one warms up.
     record(
         options,
         "bare_loop",
         result=f"overhead of fit {ratio([a / b - 1 for a, b in rounds], '.1%')}",
         ours=f"fit of cnn.yaml, {1 / median(a for a, _ in rounds):,.0f} images/s",
         theirs=f"bare loop, {1 / median(b for _, b in rounds):,.0f} images/s",
-        device=fitted.trainer.strategy.root_device,
+        device=training.trainer.strategy.root_device,
     )
     return 0
 

@@ -28,9 +28,9 @@ from torchmetrics.classification import MulticlassAccuracy
 from torchvision import transforms
 
 from benchmarks._results import CNN, parse, ratio, record
-from cifar_lightning.commands import lightning_cli as train
-from cifar_lightning.commands.bench import TemporaryFit, Turns
+from cifar_lightning.commands.bench import AlternatingTimer, temporary_training
 from cifar_lightning.models import create_model
+from cifar_lightning.training.fit import Training
 
 
 class Images(Dataset[tuple[Any, int]]):
@@ -87,25 +87,27 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Measures, and writes the row."""
     options = parse(argv, __doc__, rounds=3)
     flags = ["--config", CNN, *options.flags]
-    timer, rounds = Turns(), []
+    timer, rounds = AlternatingTimer(), []
     for _ in range(options.rounds + 1):
-        fitted = train.run(["fit", *flags, "--trainer.max_epochs", "1"], lambda argv: TemporaryFit(argv, timer))
-        rounds.append((timer.rounds[-1][0], textbook_epoch(fitted)))
-    rounds = rounds[1:]  # the first one warms up
+        with temporary_training([*flags, "--trainer.max_epochs", "1"], timer) as training:
+            training.trainer.fit(training.model, datamodule=training.data)
+        rounds.append((timer.rounds[-1][0], textbook_epoch(training)))
+    rounds = rounds[1:]  # The first one warms up.
     record(
         options,
         "textbook_lightning",
         result=f"{ratio([b / a for a, b in rounds], '.2f')} times as fast",
         ours=f"fit of cnn.yaml, {1 / median(a for a, _ in rounds):,.0f} images/s",
         theirs=f"textbook Lightning, {1 / median(b for _, b in rounds):,.0f} images/s",
-        device=fitted.trainer.strategy.root_device,
+        device=training.trainer.strategy.root_device,
     )
     return 0
 
 
-def textbook_epoch(fitted: TemporaryFit) -> float:
-    """Trains a new network for one epoch on what ``fitted`` was trained on, and returns the seconds an image."""
-    held, (mean, std) = fitted.datamodule.sets["train"], fitted.datamodule.normalisation
+def textbook_epoch(training: Training) -> float:
+    """Trains a new network for one epoch on the images of another training, and returns the seconds an image."""
+    assert training.data.normalisation is not None
+    held, (mean, std) = training.data.sets["train"], training.data.normalisation
     transform = transforms.Compose(
         [
             transforms.RandomCrop(32, padding=4),
@@ -115,18 +117,18 @@ def textbook_epoch(fitted: TemporaryFit) -> float:
         ]
     )
     images = Images(held.images[held.indices].cpu().numpy(), held.labels[held.indices].tolist(), transform)
-    loader = DataLoader(images, fitted.datamodule.hparams["batch_size"], shuffle=True, num_workers=2)
-    timer = Turns()
+    loader = DataLoader(images, training.data.hparams["batch_size"], shuffle=True, num_workers=2)
+    timer = AlternatingTimer()
     with TemporaryDirectory() as folder:
         trainer = Trainer(
             max_epochs=1,
             default_root_dir=folder,
             callbacks=[timer],
-            accelerator=fitted.trainer.strategy.root_device.type,
+            accelerator=training.trainer.strategy.root_device.type,
             devices=1,
-            limit_train_batches=int(fitted.trainer.num_training_batches),
+            limit_train_batches=int(training.trainer.num_training_batches),
         )
-        trainer.fit(Classifier(dict(fitted.model.hparams)), loader)
+        trainer.fit(Classifier(dict(training.model.hparams)), loader)
     return timer.rounds[0][0]
 
 

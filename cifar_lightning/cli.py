@@ -12,14 +12,15 @@ from types import ModuleType
 from typing import NoReturn
 
 from cifar_lightning import __version__
+from cifar_lightning.commands.arguments import split_options
 from cifar_lightning.errors import UsageError, did_you_mean
 from cifar_lightning.io.streams import protect_streams, report_lost_output
 from cifar_lightning.io.text import first_ten, say
 
 COMMANDS = {
-    "fit": ("lightning_cli", "train a classifier; resume with --ckpt_path last.ckpt"),
-    "validate": ("lightning_cli", "measure a checkpoint on the validation images"),
-    "test": ("lightning_cli", "measure a checkpoint on the test images, with figures and a report"),
+    "fit": ("fit", "train a classifier; resume with --ckpt_path last.ckpt"),
+    "validate": ("evaluate", "measure a checkpoint on the validation images"),
+    "test": ("evaluate", "measure a checkpoint on the test images, with figures and a report"),
     "bench": ("bench", "measure how fast a recipe trains and predicts on this machine, and where the time goes"),
     "sweep": ("sweep", "search for better hyperparameters, with one process or many"),
     "leaderboard": ("leaderboard", "compare runs: mean ± sd over the seeds, time and size; as Markdown or CSV too"),
@@ -33,11 +34,14 @@ COMMANDS = {
 NEEDS_CHECKPOINT = dict.fromkeys(("validate", "test", "predict", "export"), "--ckpt_path") | {"serve": "--model"}
 """The option that names the checkpoint, for each command that can't do without one."""
 
+CONFIG = ("-c", "--config")
+"""The names of the option for a YAML file of options."""
+
 DEPENDENCIES = frozenset(
     {"PIL", "filelock", "jinja2", "jsonargparse", "lightning", "matplotlib", "numpy", "pytorch_lightning", "rich"}
     | {"tensorboard", "torch", "torchmetrics", "torchvision", "yaml"}
 )
-"""What an installation for an exported model alone may lack."""
+"""Packages that an installation for exported models may lack."""
 
 HELP = f"""\
 usage: cifar-lightning COMMAND [options]
@@ -49,41 +53,41 @@ usage: cifar-lightning COMMAND [options]
   cifar-lightning predict --ckpt_path best.ckpt cat.jpg  classify an image
   cifar-lightning serve --model best.ckpt                classify images in a browser
 
-cifar-lightning COMMAND --help lists the options of a command; --version prints the version."""
+cifar-lightning COMMAND --help lists the options of a command; cifar-lightning --version prints the version."""
 
 
 def run() -> NoReturn:
-    """Is the process: runs ``main``, and ends without taking apart what was imported, which takes torch a second."""
+    """Run ``main`` as the process, and end without freeing what was imported, which takes PyTorch a second."""
     ended: list[int] = []
-    atexit.register(_leave, ended)  # the first to be registered is the last to be called
+    atexit.register(_leave, ended)  # The first function to be registered is the last one to be called.
     output = protect_streams()
     try:
         status = main()
-    except SystemExit as end:  # the parser has printed its help
+    except SystemExit as end:  # The parser has printed its help.
         status = end.code if isinstance(end.code, int) else int(end.code is not None)
     ended.append(report_lost_output(output, status))
     sys.exit(ended[0])
 
 
 def _leave(ended: Sequence[int]) -> None:
-    if ended:  # else it is an exception that ends the process
+    if ended:  # Otherwise the process ends by an exception.
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(ended[0])
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Runs one command.
+    """Run a command.
 
     Args:
         argv: The arguments after the program's name; those of the process by default.
 
     Returns:
-        The exit status: 0 for success, 2 for a mistake of the user's, 130 for Ctrl+C, or what the command says.
+        The exit status: 0 for success, 2 for a mistake of the user, 130 for Ctrl+C, or what the command says.
     """
     args = list(sys.argv[1:] if argv is None else argv)
     try:
-        return _answer(args)
+        return _run_command(args)
     except (UsageError, OSError) as error:
         say(f"cifar-lightning: {_describe(error)}", sys.stderr)
         return 2
@@ -92,7 +96,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             raise
         say(
             f"cifar-lightning: {args[0]} needs {error.name}, which is not installed: pip install cifar-lightning "
-            "brings all that the commands need.",
+            "installs all that the commands need.",
             sys.stderr,
         )
         return 2
@@ -111,27 +115,28 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _describe(error: Exception) -> str:
-    if isinstance(error, OSError) and error.strerror:  # without Python's "[Errno 30]"
+    if isinstance(error, OSError) and error.strerror:  # Without Python's "[Errno 30]".
         return f"{error.filename}: {error.strerror}" if error.filename else error.strerror
     return str(error)
 
 
-def _answer(args: list[str]) -> int:
+def _run_command(args: list[str]) -> int:
     if not args or args[0] in ("-h", "--help", "help"):
         print(HELP)
         return 0 if args else 2
     if args[0] == "--version":
         print(f"cifar-lightning {__version__}")
         return 0
-    module = _check_command(args[0])
+    module = _find_command(args[0])
     args = [args[0], "--help"] if {"-h", "--help"} & set(args) else _check_files(args)
-    if (here := str(Path.cwd())) not in sys.path:  # people's own networks, callbacks and loggers, last of all
-        sys.path.append(here)  # `python -m` does it by itself, the console script does not
+    if (here := str(Path.cwd())) not in sys.path:
+        # People keep their own networks, callbacks and loggers here. `python -m` does this by itself.
+        sys.path.append(here)
     return int(_import(f"cifar_lightning.commands.{module}").main(args))
 
 
 def _import(name: str) -> ModuleType:
-    """Imports a module without looking for garbage meanwhile: thousands of modules come, and none goes."""
+    """Import a module without collecting garbage meanwhile: thousands of modules are created, and none is freed."""
     enabled = gc.isenabled()
     gc.disable()
     try:
@@ -141,46 +146,46 @@ def _import(name: str) -> ModuleType:
             gc.enable()
 
 
-def _check_command(command: str) -> str:
-    if command not in COMMANDS:
+def _find_command(name: str) -> str:
+    """Return the module of a command.
+
+    Raises:
+        UsageError: If there is no such command.
+    """
+    if name not in COMMANDS:
         raise UsageError(
-            f"there is no command {command!r}.{did_you_mean(command, COMMANDS)} The commands are {', '.join(COMMANDS)}."
+            f"unknown command {name!r}.{did_you_mean(name, COMMANDS)} The commands are {', '.join(COMMANDS)}."
         )
-    return COMMANDS[command][0]
+    return COMMANDS[name][0]
 
 
 def _check_files(args: list[str]) -> list[str]:
-    """Returns the arguments with the checkpoint's path resolved, after checking that the files they name exist."""
-    command, checkpoint_given, checked = args[0], False, []
-    names_checkpoint = NEEDS_CHECKPOINT.get(command, "--ckpt_path")
-    position = 0
-    while position < len(args):
-        option, equals, value = args[position].partition("=")
-        if option in ("-c", "--config", names_checkpoint):
-            if not equals:
-                position += 1
-                if position == len(args):
-                    raise UsageError(f"{option} needs a value.")
-                value = args[position]
-            if option == names_checkpoint:
-                checkpoint_given = True
-                value = str(find_checkpoint(value))
-            else:
-                _check_config(value)
-            checked += [option, value]
-        elif position == 1 and option.endswith((".yaml", ".yml")):
-            raise UsageError(f"a config has an option: cifar-lightning {command} --config {option}")
-        elif option == "--ckpt_path" and command == "serve":
-            raise UsageError("serve takes the checkpoint, or an exported file, by another name: --model best.ckpt")
-        else:
-            checked.append(args[position])
-        position += 1
-    if command in NEEDS_CHECKPOINT and not checkpoint_given:
+    """Check that the files that a command line names exist.
+
+    Returns:
+        The command line with the checkpoint's path resolved.
+
+    Raises:
+        UsageError: If one does not exist, or the command needs a checkpoint and none is named.
+    """
+    command = args[0]
+    option = NEEDS_CHECKPOINT.get(command, "--ckpt_path")
+    configs, words = split_options(args[1:], CONFIG)
+    checkpoints, words = split_options(words, (option,))
+    for config in configs:
+        _check_config(config)
+    if words and words[0].endswith((".yaml", ".yml")):
+        raise UsageError(f"a config is named by an option: cifar-lightning {command} --config {words[0]}")
+    if command == "serve" and split_options(words, ("--ckpt_path",))[0]:
+        raise UsageError("serve has another option for the checkpoint or the exported file: --model best.ckpt")
+    if command in NEEDS_CHECKPOINT and not checkpoints:
         raise UsageError(
-            f"{command} needs a checkpoint: cifar-lightning {command} {names_checkpoint} best.ckpt (the newest run's), "
-            "or the path of one. Train one with: cifar-lightning fit --config configs/demo.yaml"
+            f"{command} needs a checkpoint: cifar-lightning {command} {option} best.ckpt (of the newest run), or the "
+            "path of one. Train one with: cifar-lightning fit --config configs/demo.yaml"
         )
-    return checked
+    found = [str(find_checkpoint(checkpoint)) for checkpoint in checkpoints]
+    named = [(CONFIG[-1], config) for config in configs] + [(option, checkpoint) for checkpoint in found]
+    return [command, *words, *(word for pair in named for word in pair)]
 
 
 def _check_config(value: str) -> None:
@@ -200,11 +205,11 @@ def _check_config(value: str) -> None:
 
 
 def find_checkpoint(value: str) -> Path:
-    """Finds the checkpoint that a user named.
+    """Find the checkpoint that a user named.
 
     Args:
-        value: A path. A bare ``best.ckpt`` or ``last.ckpt`` that is not in the current folder means the newest
-            run's, and the path found is printed.
+        value: A path. A bare ``best.ckpt`` or ``last.ckpt`` that is not in the current folder means that of the newest
+            run, and its path is printed.
 
     Raises:
         UsageError: If it is a URL, or there is no such file.

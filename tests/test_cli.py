@@ -12,7 +12,7 @@ import yaml
 
 from cifar_lightning import __version__
 from cifar_lightning.cli import COMMANDS, main
-from cifar_lightning.commands.parser import read_config
+from cifar_lightning.io.config import read_config
 from tests.conftest import FAST
 
 LIGHT = (
@@ -92,7 +92,7 @@ def test_help_lists_every_command(capsys: pytest.CaptureFixture[str]) -> None:
         (["test", "--ckpt_path", "runs"], "is a folder"),
         (["test", "--ckpt_path", "https://x.org/best.ckpt"], "is a URL"),
         (["fit", "--ckpt_path=s3://bucket/best.ckpt"], "is a URL"),
-        (["fit", "--model.lrr", "1"], "there is no option model.lrr. Did you mean model.lr"),
+        (["fit", "--model.lrr", "1"], "unknown option model.lrr. Did you mean model.lr"),
         (["fit", "--trainer.max_epoch", "1"], "Did you mean trainer.max_epochs"),
         (["fit", "--max_epochs", "3"], "Did you mean trainer.max_epochs"),
         (["fit", "--batch-size", "3"], "Did you mean data.batch_size"),
@@ -117,14 +117,14 @@ def test_help_lists_every_command(capsys: pytest.CaptureFixture[str]) -> None:
         (["fit", "--config", "broken.yaml"], "is not valid YAML"),
         (["fit", "--config", "empty.yaml"], "is empty"),
         (["fit", "--config", "list.yaml"], "is no mapping"),
-        (["fit", "--config", "key.yaml"], "there is no option model.lrr. Did you mean model.lr"),
-        (["fit", "--data.dataset=synthetic", "--trainer.precision=16-true"], "take 32-true, bf16-mixed or 16-mixed"),
+        (["fit", "--config", "key.yaml"], "unknown option model.lrr. Did you mean model.lr"),
+        (["fit", "--data.dataset=synthetic", "--trainer.precision=16-true"], "Use 32-true, bf16-mixed or 16-mixed"),
         (["fit", "stray"], "stray"),
         (["fit", "configs/cnn.yaml"], "cifar-lightning fit --config configs/cnn.yaml"),
         (["fit", "--model.learning_rate=1"], "Did you mean model.lr?"),
         (["fit", "--epochs=1"], "Did you mean trainer.max_epochs?"),
         (["fit", "--config", "section.yaml"], "model is 3; it must hold options by name"),
-        (["fit", "--config", "hollow.yaml"], "there is no option model.lrr. Did you mean model.lr"),
+        (["fit", "--config", "hollow.yaml"], "unknown option model.lrr. Did you mean model.lr"),
         (["fit", "--config", "nested.yaml"], "holds config; name it on the command line"),
         (["fit", "--config", "date.yaml"], "is not valid YAML"),
         (["fit", f"--data.batch_size={10**25}"], "at least 1 and below"),
@@ -228,7 +228,7 @@ def test_flags_win_over_configs_over_checkpoints_wherever_they_stand(
         (["--trainer.logger=nowhere.Mine"], "trainer.logger names nowhere.Mine, which can't be used: No module"),
         (
             ["--trainer.callbacks=[{class_path: EarlyStopping, init_args: {monitr: x}}]"],
-            "trainer.callbacks: there is no option monitr. Did you mean monitor?",
+            "trainer.callbacks: unknown option monitr. Did you mean monitor?",
         ),
         (["--config=empty.yaml"], "model is empty; it must hold options by name"),
     ],

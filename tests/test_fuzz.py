@@ -27,7 +27,7 @@ from cifar_lightning import ImageClassifier, ImageDataModule
 from cifar_lightning.cli import COMMANDS, main
 from cifar_lightning.data.sources import open_source
 from cifar_lightning.errors import UsageError
-from cifar_lightning.training.checkpoint import read_checkpoint
+from cifar_lightning.training.checkpoint import Checkpoint
 from cifar_lightning.transforms.decode import SUFFIXES, ImageError, decode_image
 
 FEWER = settings(max_examples=settings().max_examples // 4)
@@ -341,4 +341,4 @@ def test_checkpoints(changes: list[tuple[int, str, bytes]], small: bytes) -> Non
     with folder():
         Path("any.ckpt").write_bytes(change(small, changes))
         with contextlib.suppress(UsageError):
-            read_checkpoint(Path("any.ckpt"))
+            Checkpoint.read(Path("any.ckpt"))

@@ -1,10 +1,11 @@
-"""The argparse parser of the commands that do not train. It needs the standard library only, so it starts at once.
+"""Command lines without PyTorch: finding an option's values, and the parser of the commands that do not train.
 
 ``parser.py`` parses the options of the commands that train.
 """
 
 import argparse
 import re
+from collections.abc import Sequence
 from typing import Any, NoReturn
 
 from cifar_lightning.errors import UsageError, did_you_mean
@@ -43,3 +44,31 @@ class ArgumentParser(argparse.ArgumentParser):
         else:
             message = re.sub(r"^argument (?=-)", "", message).rstrip(".") + "."
         raise UsageError(f"{message} {self._hint}".rstrip())
+
+
+def split_options(words: Sequence[str], options: Sequence[str]) -> tuple[list[str], list[str]]:
+    """Take some options out of a command line.
+
+    Args:
+        words: The command line.
+        options: The options to take out, such as ``--config``; each has a value.
+
+    Returns:
+        The values of these options, and the other words.
+
+    Raises:
+        UsageError: If the last word is one of the options, without a value.
+    """
+    values, rest = [], []
+    remaining = iter(words)
+    for word in remaining:
+        option, equals, value = word.partition("=")
+        if option not in options:
+            rest.append(word)
+        elif equals:
+            values.append(value)
+        elif (following := next(remaining, None)) is None:
+            raise UsageError(f"{option} needs a value.")
+        else:
+            values.append(following)
+    return values, rest

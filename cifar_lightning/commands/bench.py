@@ -6,6 +6,7 @@ import signal
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from itertools import count, islice
 from pathlib import Path
 from statistics import median, quantiles
@@ -14,104 +15,125 @@ from typing import Any, cast
 
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
-from lightning.pytorch.cli import LightningArgumentParser
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 from rich.console import Console
 from rich.table import Table
 from torch.nn import functional as F
 
-from cifar_lightning.commands import lightning_cli as train
-from cifar_lightning.commands.parser import split_options
-from cifar_lightning.data.datamodule import ImageDataModule
+from cifar_lightning.commands.arguments import split_options
+from cifar_lightning.commands.fit import build, parse
+from cifar_lightning.commands.parser import Parser
+from cifar_lightning.commands.session import session
 from cifar_lightning.data.loading import BatchSampler, training_loader
 from cifar_lightning.errors import UsageError
 from cifar_lightning.io.files import to_json, write_output
 from cifar_lightning.reporting.record import environment
-from cifar_lightning.reporting.run_reporter import RunReporter
-from cifar_lightning.training.callbacks import EpochLines
-from cifar_lightning.training.classifier import ImageClassifier
-from cifar_lightning.training.duration import AnnounceDuration
+from cifar_lightning.training.fit import Training
 from cifar_lightning.training.launcher import refuse_processes
 
 ROUNDS = 5
 """How often each part is measured."""
 
-TURN = 50
-"""Steps of one side before it is the next one's turn."""
+STEPS = 50
+"""How many steps one side does before the next one takes over."""
 
 SECONDS = 2.0
-"""About how long the training of one round takes."""
+"""About how long one round of training takes."""
 
 BATCH_SIZES = (1, 32, 512)
-"""Those whose inference is measured."""
+"""Batch sizes whose inference is measured."""
 
 
 def main(argv: Sequence[str]) -> int:
-    """Runs bench.
+    """Measure, print the figures, and write them where the user wants them.
 
     Args:
-        argv: The command and its arguments: those of ``fit``, ``--batches``, ``--profile`` and ``--output``.
+        argv: "bench" and its arguments: those of ``fit``, ``--batches``, ``--profile`` and ``--output``.
 
     Returns:
         The exit status.
 
     Raises:
-        UsageError: For a mistake of the user's.
+        UsageError: If the user made a mistake.
     """
     refuse_processes("bench")
-    return train.run(argv, Bench).status
+    with temporary_training(argv[1:], command="bench", add_options=_add_options, adjust=_adjust) as training:
+        options = training.settings
+        result = measure(training, options.batches)
+        _print(result)
+        if options.profile:
+            print(profile(training, result["batches"]))
+        if options.output:
+            write_output(Path(options.output), to_json(result))
+            print(f"written: {options.output}")
+    return 0
 
 
-class TemporaryFit(train.CLI):
-    """``fit`` in a run folder that does not outlive it, without the figures and the lines of epochs, which are short.
+def _add_options(parser: Parser) -> None:
+    parser.description = (
+        "Measures loading, the bare training step, fit and inference on this machine. It has the options of fit, but "
+        "decides itself how long to train and to validate. The test images are not read."
+    )
+    parser.add_argument("--batches", type=int | None, default=None, help="Batches a round; 2 s worth by default.")
+    parser.add_argument("--profile", action="store_true", help="Print torch's profile of fit, by operation.")
+    parser.add_argument("--output", type=str | None, default=None, help="A JSON file for the figures.")
+
+
+def _adjust(options: Any) -> None:
+    """Check bench's own options, and reset those that it decides itself."""
+    if options.batches is not None and options.batches < 2:
+        raise UsageError(f"--batches is {options.batches}; it must be at least 2.")
+    output = Path(options.output).absolute() if options.output else None
+    if output and not output.parent.is_dir():
+        raise UsageError(f"--output is {options.output}; there is no such folder.")
+    if output and output.is_dir():
+        raise UsageError(f"--output is {options.output}, a folder; name a file in it: {options.output}/bench.json.")
+    defaults = inspect.signature(Trainer).parameters
+    ends = ("max_steps", "min_steps", "min_epochs", "max_time", "overfit_batches", "fast_dev_run")
+    for name in (*ends, "check_val_every_n_epoch", "val_check_interval"):
+        options.trainer[name] = defaults[name].default
+    options.trainer.limit_val_batches = 1
+
+
+@contextmanager
+def temporary_training(words: Sequence[str], *callbacks: Callback, **parsing: Any) -> Iterator[Training]:
+    """Build a training in a run folder that does not outlive it, without figures and lines for epochs, which are short.
 
     Args:
-        argv: A command, which makes no difference, and the arguments of ``fit``.
-        callbacks: More callbacks for the Trainer.
+        words: The arguments of ``fit``.
+        *callbacks: More callbacks for the Trainer.
+        **parsing: Passed to ``commands.fit.parse``.
+
+    Raises:
+        UsageError: If the user made a mistake.
     """
-
-    def __init__(self, argv: list[str], *callbacks: Callback) -> None:
-        if split_options(argv, ("--ckpt_path",))[0]:
-            raise UsageError("a training is measured from its beginning: leave out --ckpt_path.")
-        self.callbacks = callbacks
-        with TemporaryDirectory(prefix="cifar-lightning-") as folder:
-            self._root = Path(folder)
-            try:
-                super().__init__(["fit", *argv[1:]])
-            except SIGTERMException as error:  # any signal's; there is nothing to go on from
-                if self.signal == signal.SIGINT:
-                    raise KeyboardInterrupt from error
-                sys.exit(128 + self.signal)
-
-    def _claim_folder(self, root: Path) -> None:
-        super()._claim_folder(self._root)
-
-    def _fit_callbacks(self, settings: Any, chosen: dict[str, Any]) -> list[Callback]:
-        callbacks = super()._fit_callbacks(settings, chosen)
-        return [c for c in callbacks if not isinstance(c, RunReporter | EpochLines | AnnounceDuration)] + list(
-            self.callbacks
-        )
-
-    def fit(self, model: ImageClassifier, datamodule: ImageDataModule, ckpt_path: str | None) -> None:
-        """Trains."""
-        self.trainer.fit(model, datamodule=datamodule)
+    if split_options(words, ("--ckpt_path",))[0]:
+        raise UsageError("a training is measured from its beginning: leave out --ckpt_path.")
+    with session(training=True), TemporaryDirectory(prefix="cifar-lightning-") as folder:
+        training = build(parse(words, **parsing), Path(folder) / "run", callbacks, reports=False)
+        try:
+            yield training
+        except SIGTERMException as error:  # LastCheckpoint raises it for any signal; there is nothing to resume.
+            if training.signal == signal.SIGINT:
+                raise KeyboardInterrupt from error
+            sys.exit(128 + training.signal)
 
 
 Side = Callable[[Trainer, LightningModule, Any], Iterator[int]]
-"""What is timed beside ``fit``: given an epoch's first batch, it yields how many images each of its steps had."""
+"""What is timed beside ``fit``: given the first batch of an epoch, it yields the number of images of each step."""
 
 
-class Turns(Callback):
-    """Times ``fit`` and other sides in turn, since a machine's speed wanders from one second to the next.
+class AlternatingTimer(Callback):
+    """Times ``fit`` and other sides in alternation, since a machine's speed changes from one second to the next.
 
     A round is an epoch of ``fit`` without its validation, from the end of the first step to the end of the last. The
-    sides do as many steps; their first one isn't counted either.
+    other sides do as many steps; their first step is not counted either.
 
     Args:
-        sides: What else is timed.
+        *sides: What else is timed.
 
     Attributes:
-        rounds: Seconds an image, of ``fit`` and of each side, for each epoch.
+        rounds: For each epoch, the seconds an image takes in ``fit`` and in each side.
     """
 
     def __init__(self, *sides: Side) -> None:
@@ -125,7 +147,7 @@ class Turns(Callback):
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """Ends the turn of ``fit``, if it is time, and gives the others theirs."""
+        """After some steps of ``fit``, let the other sides do as many."""
         if batch_idx == 0:
             self._running = [side(trainer, pl_module, batch) for side in self.sides]
             self._seconds, self._images = [0.0] * (1 + len(self.sides)), [0] * (1 + len(self.sides))
@@ -136,7 +158,7 @@ class Turns(Callback):
         self._steps += 1
         self._images[0] += len(batch[1])
         last = batch_idx + 1 == trainer.num_training_batches
-        if self._steps < TURN and not last:
+        if self._steps < STEPS and not last:
             return
         times = [self._started, now()]
         for number, side in enumerate(self._running, 1):
@@ -150,7 +172,7 @@ class Turns(Callback):
 
 
 def load(trainer: Trainer, pl_module: LightningModule, batch: Any) -> Iterator[int]:
-    """Loads, augments and normalises; in an order of its own, as the loader of ``fit`` knows what it has done."""
+    """Load, augment and normalise batches, in an order of its own."""
     data = cast(Any, trainer).datamodule
     for loaded in training_loader(BatchSampler(data.sets["train"], data.hparams["batch_size"])):
         ready = trainer.strategy.batch_to_device(trainer.precision_plugin.convert_input(loaded))
@@ -158,7 +180,7 @@ def load(trainer: Trainer, pl_module: LightningModule, batch: Any) -> Iterator[i
 
 
 def step(trainer: Trainer, pl_module: LightningModule, batch: Any) -> Iterator[int]:
-    """Does forward, backward, optimiser and schedule on one batch; neither weights nor rates are of further use."""
+    """Repeat forward, backward, optimizer and schedule on one batch; the weights are of no use afterwards."""
     images, labels, _ = batch
     precision = trainer.precision_plugin
     scaler = getattr(precision, "scaler", None) or torch.amp.GradScaler(enabled=False)
@@ -177,11 +199,11 @@ def step(trainer: Trainer, pl_module: LightningModule, batch: Any) -> Iterator[i
         yield len(labels)
 
 
-class Parts(Turns):
-    """Times loading and the bare step beside ``fit``, and inference at the end.
+class PartsTimer(AlternatingTimer):
+    """Times loading and the bare step in alternation with ``fit``, and inference at the end.
 
     Attributes:
-        inference: Seconds from uint8 images in memory to probabilities in memory, of each run, by batch size.
+        inference: By batch size, the seconds that each repetition takes from uint8 images to probabilities in memory.
     """
 
     def __init__(self) -> None:
@@ -189,7 +211,7 @@ class Parts(Turns):
         self.inference: dict[int, list[float]] = {}
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Times inference, while the network is still on the device."""
+        """Time inference while the network is still on the device."""
         data, precision = cast(Any, trainer).datamodule, trainer.precision_plugin
         side = data.hparams["image_size"]
         pl_module.eval()
@@ -199,7 +221,7 @@ class Parts(Turns):
             try:
                 while len(seconds) < 8 or (sum(seconds) < SECONDS / 2 and len(seconds) < 1000):
                     started = now()
-                    # predict compiles nothing
+                    # predict does not compile the network.
                     with torch.inference_mode(), precision.forward_context(), torch.compiler.set_stance("force_eager"):
                         ready = precision.convert_input(data.normalise(images.to(pl_module.device)))
                         pl_module.predict_step((ready, None, None), 0).cpu()
@@ -207,113 +229,90 @@ class Parts(Turns):
             except torch.OutOfMemoryError:
                 print(f"inference of {size} images at once: the device is out of memory")
             else:
-                self.inference[size] = seconds[3:]  # the first ones warm up
+                self.inference[size] = seconds[3:]  # The first ones warm up.
         pl_module.train()
 
 
-class Bench(TemporaryFit):
-    """Measures instead of training to the end."""
+def measure(training: Training, batches: int | None = None) -> dict[str, Any]:
+    """Measure how fast a network trains and predicts on this machine, and where the time goes.
 
-    def _prepare_subcommand_parser(self, klass: type, subcommand: str, **kwargs: Any) -> LightningArgumentParser:
-        parser = super()._prepare_subcommand_parser(klass, subcommand, **kwargs)
-        if subcommand == "fit":
-            parser.description = (
-                "Measures loading, the bare training step, fit and inference on this machine. It takes the options "
-                "of fit; how long to train and to validate it decides itself. The test images are not read."
-            )
-            parser.add_argument(
-                "--batches", type=int | None, default=None, help="Batches a round; 2 s worth by default."
-            )
-            parser.add_argument("--profile", action="store_true", help="Print torch's profile of fit, by operation.")
-            parser.add_argument("--output", type=str | None, default=None, help="A JSON file for the figures.")
-        return parser
+    Args:
+        training: What ``temporary_training`` built; it is trained meanwhile.
+        batches: How many batches a round has; by default as many as take about two seconds.
 
-    def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
-        """Parses, and sets what the measurement decides itself."""
-        self._subcommand_parsers["fit"].prog = "cifar-lightning bench"
-        super().parse_arguments(parser, args)
-        options = self.config["fit"]
-        if options.batches is not None and options.batches < 2:
-            raise UsageError(f"--batches is {options.batches}; it must be at least 2.")
-        output = Path(options.output).absolute() if options.output else None
-        if output and not output.parent.is_dir():
-            raise UsageError(f"--output is {options.output}; there is no such folder.")
-        if output and output.is_dir():
-            raise UsageError(f"--output is {options.output}, a folder; name a file in it: {options.output}/bench.json.")
-        defaults = inspect.signature(Trainer).parameters
-        ends = ("max_steps", "min_steps", "min_epochs", "max_time", "overfit_batches", "fast_dev_run")
-        for name in (*ends, "check_val_every_n_epoch", "val_check_interval"):
-            options.trainer[name] = defaults[name].default
-        options.trainer.limit_val_batches = 1
+    Returns:
+        What ``--output`` holds: the throughput of loading, of the bare step and of ``fit``, and the time of inference.
 
-    def fit(self, model: ImageClassifier, datamodule: ImageDataModule, ckpt_path: str | None) -> None:
-        """Measures, prints the figures, and writes them where the user wants them."""
-        if self.trainer.world_size > 1:
-            raise UsageError("bench measures one process: leave out --trainer.devices and --trainer.num_nodes.")
-        options = self.config["fit"]
-        warm_up, parts = Turns(), Parts()
-        self._train(5, 1, warm_up)
-        if not warm_up.rounds:
-            raise UsageError("there is but one batch of training images: name a smaller --data.batch_size.")
-        batches = options.batches or 2 + math.ceil(SECONDS / (warm_up.rounds[0][0] * datamodule.hparams["batch_size"]))
-        self._train(batches, 1 + ROUNDS, parts)
-        result = self._result(parts)
-        _print(result)
-        if options.profile:
-            with torch.profiler.profile() as profiler:
-                self._train(batches, 1, Callback())
-            place = "cpu" if self.trainer.strategy.root_device.type == "cpu" else "device"
-            table = profiler.key_averages().table(f"self_{place}_time_total", row_limit=20, max_name_column_width=40)
-            print(table)
-        if options.output:
-            write_output(Path(options.output), to_json(result))
-            print(f"written: {options.output}")
+    Raises:
+        UsageError: If there are several processes, or only one batch.
+    """
+    if training.trainer.world_size > 1:
+        raise UsageError("bench measures one process: leave out --trainer.devices and --trainer.num_nodes.")
+    warm_up, parts = AlternatingTimer(), PartsTimer()
+    _train(training, 5, 1, warm_up)
+    if not warm_up.rounds:
+        raise UsageError("there is only one batch of training images: name a smaller --data.batch_size.")
+    size = training.data.hparams["batch_size"]
+    batches = batches or 2 + math.ceil(SECONDS / (warm_up.rounds[0][0] * size))
+    _train(training, batches, 1 + ROUNDS, parts)
+    return _describe(training, parts)
 
-    def _train(self, batches: int, epochs: int, callback: Callback) -> None:
-        """Trains some more, on the first so many batches of each epoch."""
-        callbacks: list[Callback] = self.trainer.callbacks  # type: ignore[attr-defined]
-        self.trainer.limit_train_batches = batches
-        self.trainer.fit_loop.max_epochs = self.trainer.current_epoch + epochs
-        callbacks.append(callback)
-        self.trainer.fit(self.model, datamodule=self.datamodule)
-        callbacks.remove(callback)
 
-    def _result(self, parts: Parts) -> dict[str, Any]:
-        """Returns what ``--output`` holds."""
-        # the first round warms up; all figures of the one in the middle fit together, as medians of each would not
-        rounds = sorted(parts.rounds[1:], key=_overhead)
-        middle = rounds[ROUNDS // 2]
-        return {
-            "model": dict(self.model.hparams),
-            "data": dict(self.datamodule.hparams),
-            **environment(self.trainer),
-            "rounds": ROUNDS,
-            "batches": int(self.trainer.num_training_batches),
-            "training": {
-                name: {
-                    "images_per_second": {
-                        "typical": 1 / middle[side],
-                        "min": 1 / max(seconds[side] for seconds in rounds),
-                        "max": 1 / min(seconds[side] for seconds in rounds),
-                    },
-                    "share_of_fit": middle[side] / middle[0],
-                }
-                for side, name in enumerate(("fit", "loading", "step"))
-            },
-            "overhead": spread([_overhead(seconds) for seconds in rounds]),
-            "inference": {
-                size: {
-                    "median_ms": 1e3 * median(runs),
-                    "p90_ms": 1e3 * quantiles(runs, n=10, method="inclusive")[-1],
-                    "images_per_second": size / median(runs),
-                }
-                for size, runs in parts.inference.items()
-            },
-        }
+def profile(training: Training, batches: int) -> str:
+    """Return torch's profile of some batches of a training, as a table of operations."""
+    with torch.profiler.profile() as profiler:
+        _train(training, batches, 1, Callback())
+    place = "cpu" if training.trainer.strategy.root_device.type == "cpu" else "device"
+    return str(profiler.key_averages().table(f"self_{place}_time_total", row_limit=20, max_name_column_width=40))
+
+
+def _train(training: Training, batches: int, epochs: int, callback: Callback) -> None:
+    """Train some more epochs, on the first batches of each."""
+    trainer = training.trainer
+    callbacks: list[Callback] = trainer.callbacks  # type: ignore[attr-defined]
+    trainer.limit_train_batches = batches
+    trainer.fit_loop.max_epochs = trainer.current_epoch + epochs
+    callbacks.append(callback)
+    trainer.fit(training.model, datamodule=training.data)
+    callbacks.remove(callback)
+
+
+def _describe(training: Training, parts: "PartsTimer") -> dict[str, Any]:
+    """Return what ``--output`` holds."""
+    # The first round warms up. The figures of the median round add up; the medians of each figure would not.
+    rounds = sorted(parts.rounds[1:], key=_overhead)
+    middle = rounds[ROUNDS // 2]
+    return {
+        "model": dict(training.model.hparams),
+        "data": dict(training.data.hparams),
+        **environment(training.trainer),
+        "rounds": ROUNDS,
+        "batches": int(training.trainer.num_training_batches),
+        "training": {
+            name: {
+                "images_per_second": {
+                    "typical": 1 / middle[side],
+                    "min": 1 / max(seconds[side] for seconds in rounds),
+                    "max": 1 / min(seconds[side] for seconds in rounds),
+                },
+                "share_of_fit": middle[side] / middle[0],
+            }
+            for side, name in enumerate(("fit", "loading", "step"))
+        },
+        "overhead": spread([_overhead(seconds) for seconds in rounds]),
+        "inference": {
+            size: {
+                "median_ms": 1e3 * median(runs),
+                "p90_ms": 1e3 * quantiles(runs, n=10, method="inclusive")[-1],
+                "images_per_second": size / median(runs),
+            }
+            for size, runs in parts.inference.items()
+        },
+    }
 
 
 def _overhead(seconds: Sequence[float]) -> float:
-    """Returns by what share ``fit`` takes longer than loading and the bare step together."""
+    """Return the fraction by which ``fit`` takes longer than loading and the bare step together."""
     fit, loading, step = seconds
     return fit / (loading + step) - 1
 
@@ -347,12 +346,12 @@ def _print(result: dict[str, Any]) -> None:
 
 
 def now() -> float:
-    """Reads the clock, in seconds, once the device has done what it was given."""
+    """Read the clock, in seconds, after the device has finished its work."""
     if torch.accelerator.is_available():
         torch.accelerator.synchronize()
     return time.perf_counter()
 
 
 def spread(values: Sequence[float]) -> dict[str, float]:
-    """Returns the median, the lowest and the highest value."""
+    """Return the median, the lowest and the highest value."""
     return {"median": median(values), "min": min(values), "max": max(values)}

@@ -83,12 +83,12 @@ def find_recipes(folder: Path) -> dict[str, list[str]]:
     Returns:
         The recipes' names by the network that they train.
     """
-    from cifar_lightning.commands.parser import check_config
+    from cifar_lightning.io.config import read_config
 
     found: dict[str, list[str]] = {}
     for path in sorted(folder.glob("*.yaml")):
         try:
-            content = check_config(path)
+            content = read_config(path)[0]
         except UsageError as error:
             say(f"skipped: {error}")
             continue

@@ -1,23 +1,18 @@
-"""predict: with a checkpoint through LightningCLI, with an exported file through Predictor, which needs no PyTorch."""
+"""predict with an exported file, which may need no PyTorch; ``predict_checkpoint`` does it with a checkpoint."""
 
-import argparse
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NoReturn
 
+from cifar_lightning.commands.arguments import ArgumentParser
 from cifar_lightning.errors import UsageError
 from cifar_lightning.inference.predictor import EXPORTED, Predictor
 from cifar_lightning.io.text import printable, say
 
 
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> NoReturn:
-        raise UsageError(
-            f"{message}. With an exported file, predict takes images, --output, --top_k, --device and "
-            "--allow_custom_arch: "
-            "cifar-lightning predict --ckpt_path model.onnx cat.jpg"
-        )
+HINT = """\
+With an exported file, predict takes images, --output, --top_k, --device and --allow_custom_arch: \
+cifar-lightning predict --ckpt_path model.onnx cat.jpg"""
 
 
 def main(argv: Sequence[str]) -> int:
@@ -32,12 +27,12 @@ def main(argv: Sequence[str]) -> int:
     Raises:
         UsageError: For an error that the user can mend.
     """
-    parser = _Parser(allow_abbrev=False, add_help=False)
+    parser = ArgumentParser("predict", HINT, add_help=False)
     parser.add_argument("--ckpt_path", default="")
     if Path(parser.parse_known_args(argv)[0].ckpt_path).suffix not in EXPORTED:
-        from cifar_lightning.commands import lightning_cli
+        from cifar_lightning.commands import predict_checkpoint
 
-        return lightning_cli.main(argv)
+        return predict_checkpoint.main(argv)
     parser.add_argument("images", nargs="+")
     parser.add_argument("--output", default="predictions.csv")
     parser.add_argument("--top_k", type=int)
@@ -50,7 +45,7 @@ def main(argv: Sequence[str]) -> int:
         raise UsageError(f"predict needs {error.name}, which is not installed: pip install rich matplotlib.") from error
 
 
-def _predict_exported(parser: argparse.ArgumentParser, argv: Sequence[str]) -> int:
+def _predict_exported(parser: ArgumentParser, argv: Sequence[str]) -> int:
     from rich.progress import MofNCompleteColumn, Progress, TimeRemainingColumn
 
     from cifar_lightning.inference.image_files import predict_files

@@ -9,16 +9,19 @@ from typing import Any
 from lightning.pytorch import Callback
 from rich.console import Console
 
-from cifar_lightning.commands import lightning_cli as train
-from cifar_lightning.commands.parser import Parser, check_config, read_config, split_options
-from cifar_lightning.data.datamodule import ImageDataModule
+from cifar_lightning.commands.arguments import split_options
+from cifar_lightning.commands.fit import build, runs_folder
+from cifar_lightning.commands.fit import parse as parse_fit
+from cifar_lightning.commands.parser import Parser
+from cifar_lightning.commands.session import session
 from cifar_lightning.errors import UsageError
 from cifar_lightning.sweeping.results import describe_next_steps, describe_trials, make_best_table
 from cifar_lightning.sweeping.search import search
 from cifar_lightning.sweeping.space import EXAMPLE, CheckedTraining, Sweep
 from cifar_lightning.sweeping.worker import TrialRun
-from cifar_lightning.training.callbacks import EpochLines
-from cifar_lightning.training.classifier import ImageClassifier
+from cifar_lightning.io.config import read_config
+from cifar_lightning.training.fit import fit
+from cifar_lightning.training.run_folder import RunFolder
 from cifar_lightning.training.launcher import refuse_processes
 
 EXIT_INTERRUPTED = 130
@@ -38,7 +41,7 @@ def main(argv: Sequence[str]) -> int:
     """
     refuse_processes("sweep")
     sweep = parse(argv[1:])
-    result = search(sweep, check_config(Path(sweep.base)), check_training, train_trial, verbose=True)
+    result = search(sweep, read_config(Path(sweep.base))[0], check_training, train_trial, verbose=True)
     if result.interrupted:
         print(f"\ninterrupted; {result.how_to_resume}", flush=True)
         return EXIT_INTERRUPTED
@@ -118,44 +121,19 @@ def _require_base_and_space(configs: Sequence[str], given: set[str]) -> None:
     raise UsageError(f"{configs[-1]} lacks {'; and '.join(say_what[name] for name in missing)}.")
 
 
-class Check(train.CLI):
-    """Builds a training, which checks every option, but neither writes nor trains.
-
-    Attributes:
-        root: The folder of all runs.
-    """
-
-    def _claim_folder(self, root: Path) -> None:
-        self.root = root
-
-    def fit(self, model: ImageClassifier, datamodule: ImageDataModule, ckpt_path: str | None) -> None:
-        """Does nothing."""
-
-
 def check_training(words: Sequence[str]) -> CheckedTraining:
-    """Build the training of a command line, without starting it."""
-    with contextlib.redirect_stdout(None):
-        cli = train.run(words, Check)
-    return CheckedTraining(cli.config["fit"].as_dict(), cli.trainer.world_size, cli.datamodule, cli.root)
-
-
-class TrialFit(train.CLI):
-    """A trial's training, in the run folder of its number, without a line for each epoch."""
-
-    def __init__(self, argv: list[str], run: tuple[str, int], callbacks: Sequence[Callback]) -> None:
-        self.run, self.callbacks = run, callbacks
-        super().__init__(argv)
-
-    def _next_run(self, root: Path) -> tuple[str, int]:
-        return self.run
-
-    def _fit_callbacks(self, settings: Any, chosen: dict[str, Any]) -> list[Callback]:
-        callbacks = super()._fit_callbacks(settings, chosen)
-        return [*self.callbacks, *(callback for callback in callbacks if not isinstance(callback, EpochLines))]
+    """Build the training of a command line, without starting it; nothing is written."""
+    with contextlib.redirect_stdout(None), session(training=True):
+        cli = parse_fit(words, command="sweep")
+        training = build(cli, Path("unused"), reports=False)
+    return CheckedTraining(cli.config.as_dict(), training.trainer.world_size, cli.datamodule, runs_folder(cli))
 
 
 def train_trial(words: Sequence[str], run: tuple[str, int], callbacks: Sequence[Callback]) -> TrialRun:
     """Train a trial, as ``sweeping.worker.Train`` says."""
-    with contextlib.redirect_stdout(None):
-        cli = train.run(words, lambda argv: TrialFit(argv, run, callbacks))
-    return TrialRun(cli.folder, cli.signal, is_complete=cli.status < 128)
+    name, number = run
+    with contextlib.redirect_stdout(None), session(training=True):
+        cli = parse_fit(words, command="sweep")
+        with RunFolder.claim(runs_folder(cli) / name, number) as folder:
+            result = fit(build(cli, folder.path, callbacks))
+    return TrialRun(result.folder, result.training.signal, is_complete=not result.interrupted)

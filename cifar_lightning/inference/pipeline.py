@@ -11,7 +11,7 @@ from cifar_lightning.errors import UsageError
 from cifar_lightning.inference.card import Card
 from cifar_lightning.io.files import hash_file
 from cifar_lightning.reporting.record_schema import TEST, read_record
-from cifar_lightning.training.checkpoint import check_architecture, read_checkpoint
+from cifar_lightning.training.checkpoint import Checkpoint
 from cifar_lightning.training.classifier import ImageClassifier
 from cifar_lightning.transforms.preprocess import Preprocess
 
@@ -59,14 +59,14 @@ def load_pipeline(
     Raises:
         UsageError: If the file is not a checkpoint, or its network is not available or has changed since the training.
     """
-    checkpoint = read_checkpoint(path)
+    checkpoint = Checkpoint.read(path)
     if not allow_custom_arch:
-        check_architecture(path, checkpoint, arch)
-    settings = {name: value for name, value in checkpoint["hyper_parameters"].items() if not name.startswith("_")}
+        checkpoint.check_architecture(arch)
+    settings, data = checkpoint.model_settings, checkpoint.data_settings
     settings |= {} if tta is None else {"tta": tta}
     try:
         classifier = ImageClassifier(**settings)
-        classifier.load_state_dict(checkpoint["state_dict"])
+        classifier.load_state_dict(checkpoint.weights)
     except UsageError:
         raise
     except Exception as error:  # Networks raise exceptions of any type for unsuitable options.
@@ -74,17 +74,17 @@ def load_pipeline(
             f"the weights or settings of {path} are not those of its network, {settings.get('arch')}: has its code "
             f"changed since the training? {' '.join(str(error).split())[:300]}"
         ) from error
-    data = checkpoint["ImageDataModule"]
-    preprocess = Preprocess(data["mean"], data["std"], checkpoint["datamodule_hyper_parameters"].get("resize"))
+    mean, std = checkpoint.data_state["mean"], checkpoint.data_state["std"]
+    preprocess = Preprocess(mean, std, data.get("resize"))
     pipeline = Pipeline(preprocess, classifier).eval().requires_grad_(False)
     digest = hash_file(path)
     card = Card(
         arch=settings["arch"],
-        classes=tuple(data["classes"]),
-        dataset=checkpoint["datamodule_hyper_parameters"]["dataset"],
-        image_size=checkpoint["datamodule_hyper_parameters"]["image_size"],
-        mean=tuple(data["mean"]),
-        std=tuple(data["std"]),
+        classes=checkpoint.classes,
+        dataset=data["dataset"],
+        image_size=data["image_size"],
+        mean=tuple(mean),
+        std=tuple(std),
         test_accuracy=_find_accuracy(path.with_name("test.json"), digest, classifier.hparams["tta"]),
         checkpoint_sha256=digest,
         versions={

@@ -1,7 +1,16 @@
-"""Settings, as a run's ``config.yaml`` holds them, without the command line's parser."""
+"""Settings in YAML files, recipes and a run's ``config.yaml``, without the command line's parser."""
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
+
+import yaml
+
+from cifar_lightning.errors import UsageError
+from cifar_lightning.io.strict_yaml import load_yaml, read_text
+
+ONLY_FLAGS = {"ckpt_path": "--ckpt_path FILE", "config": "--config FILE", "allow_custom_arch": "--allow_custom_arch"}
+"""Options that a config may not hold, and how they are written on the command line."""
 
 PER_RUN_SETTINGS = (
     "seed_everything", "ckpt_path", "runs", "checkpoint_every_n_minutes", "model.stop_on_nan", "data.seed", "data.root",
@@ -26,3 +35,33 @@ def flatten(settings: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     for key, value in settings.items():
         flat |= flatten(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {f"{prefix}{key}": value}
     return flat
+
+
+def read_config(path: Path) -> tuple[dict[str, Any], str]:
+    """Read a YAML file of options.
+
+    Args:
+        path: The file.
+
+    Returns:
+        The options, nested; and the same as text for jsonargparse, which first tries whether the text names a file. The
+        text is ASCII, since a locale's encoding may have no other characters for a file's name.
+
+    Raises:
+        UsageError: If it is no YAML file that holds options.
+    """
+    try:
+        text = read_text(path)
+        content = load_yaml(text)
+    except (yaml.YAMLError, ValueError) as error:  # ValueError: a value such as the date 2026-99-99.
+        raise UsageError(f"the config {path} is not valid YAML: {error}") from error
+    if not isinstance(content, dict):
+        raise UsageError(
+            f"the config {path} is {'empty' if content is None else 'no mapping'}; it must hold options by name, "
+            "such as model: {lr: 0.001}."
+        )
+    for name, flag in ONLY_FLAGS.items():
+        if content.get(name) not in (None, False):  # --print_config writes these values where none is given.
+            raise UsageError(f"the config {path} holds {name}; name it on the command line: {flag}.")
+    # jsonargparse would take a single section with nothing in it for a string, so the text ends with a comment.
+    return content, f"{yaml.emit(yaml.parse(text))}#"

@@ -1,23 +1,28 @@
-"""What is shown and measured while a network is trained."""
+"""Callbacks that print, measure and record while a network is trained.
 
+Those that write checkpoints are in ``checkpoint_callbacks``; those that write figures and records, in ``reporting``.
+"""
+
+import math
 import time
 from collections.abc import Mapping, Sequence
+from datetime import timedelta
 from typing import Any
 
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
-from lightning.pytorch.callbacks import RichProgressBar
+from lightning.pytorch.callbacks import EarlyStopping, RichProgressBar, Timer
 
 
 class ProgressBar(RichProgressBar):
-    """Lightning's progress bar, for the running epoch; ``EpochLines`` tells of those that are done."""
+    """Lightning's progress bar for the running epoch; ``EpochLines`` prints the finished ones."""
 
     def __init__(self) -> None:
-        super().__init__(refresh_rate=5)  # a second: at Lightning's 100 a terminal is drawn anew in every short step
+        super().__init__(refresh_rate=5)  # Per second. At Lightning's 100, a terminal is redrawn in every short step.
         self._shown = 0.0
 
     def get_metrics(self, trainer: Trainer, pl_module: LightningModule) -> dict[str, Any]:
-        return {}  # they stand in the lines
+        return {}  # Each epoch's line already shows the metrics.
 
     def _get_train_description(self, current_epoch: int) -> str:
         return f"Epoch {current_epoch + 1}{_of_all_epochs(self.trainer)}"
@@ -25,16 +30,16 @@ class ProgressBar(RichProgressBar):
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        # nor need it be told of more than is drawn
+        # Skip updates that would not be drawn.
         if trainer.is_last_batch or time.monotonic() - self._shown >= 1 / self.refresh_rate:
             super().on_train_batch_end(trainer, pl_module, outputs, batch, batch_idx)
             self._shown = time.monotonic()
 
 
 class EpochLines(Callback):
-    """Prints a line for each epoch that is done, whether or not there is a progress bar, which stays below them."""
+    """Prints a line for each finished epoch, above the progress bar if there is one."""
 
-    # the means over an epoch are logged after the callbacks' on_train_epoch_end, so its line is written a moment later
+    # Lightning logs the means of an epoch after the callbacks' on_train_epoch_end, so the line is printed after that.
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._print_line(trainer)
 
@@ -62,17 +67,22 @@ class Throughput(Callback):
     """Measures training without validation, and logs ``throughput/images_per_second`` each epoch.
 
     Attributes:
-        images: Images trained on, by all processes together.
-        seconds: Time that took.
+        images: Number of images trained on, by all processes together.
+        seconds: How long that took.
+        has_begun: Whether everything was restored and training began.
     """
 
     def __init__(self) -> None:
         self.images, self.seconds = 0, 0.0
+        self.has_begun = False
         self._started = self._ended = 0.0
         self._epoch_images = 0
 
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self.has_begun = True
+
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
-        if self._epoch_images == 0:  # not on_train_epoch_start: inside an epoch, resuming does not call it
+        if self._epoch_images == 0:  # Lightning calls no on_train_epoch_start when it resumes inside an epoch.
             self._started = time.perf_counter()
 
     def on_train_batch_end(
@@ -80,7 +90,7 @@ class Throughput(Callback):
     ) -> None:
         self._epoch_images += len(batch[1]) * trainer.world_size
         if trainer.is_last_batch and torch.accelerator.is_available():
-            torch.accelerator.synchronize()  # what is timed must be done
+            torch.accelerator.synchronize()  # The work that is timed must be finished.
         self._ended = time.perf_counter()
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -92,11 +102,11 @@ class Throughput(Callback):
 
 
 class TrainerSettings(Callback):
-    """Keeps the Trainer's plain settings in each checkpoint, so that resuming needs no config.
+    """Stores the Trainer's plain settings in each checkpoint, so that resuming needs no config.
 
     Args:
-        settings: Plain data by name.
-        changes: In what the training was resumed otherwise than it began.
+        settings: Plain values by name.
+        changes: The settings that differ from those the run began with, such as "model.lr 0.1 → 0.2".
     """
 
     def __init__(self, settings: Mapping[str, Any], changes: Sequence[str] = ()) -> None:
@@ -104,3 +114,33 @@ class TrainerSettings(Callback):
 
     def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
         checkpoint["trainer_settings"], checkpoint["changes"] = self.settings, self.changes
+
+
+class AnnounceDuration(Callback):
+    """Prints what will end the training when it starts."""
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if trainer.is_global_zero:
+            begun = f", {trainer.global_step:,} steps of which are done" if trainer.global_step else ""
+            print(f"trains {describe_duration(trainer)}{begun}", flush=True)
+
+
+def describe_duration(trainer: Trainer) -> str:
+    """Describe what ends a training that starts, such as "for 10 epochs (790 steps)"."""
+    callbacks: list[Callback] = trainer.callbacks  # type: ignore[attr-defined]
+    epochs, steps = trainer.max_epochs or -1, trainer.max_steps
+    epoch = math.ceil(trainer.num_training_batches / trainer.accumulate_grad_batches)
+    if epochs < 0 and steps < 0:
+        text = "without a limit of epochs or steps"
+    elif steps < 0 or 0 <= epochs * epoch <= steps:
+        total = epochs * epoch
+        text = f"for {epochs} epoch{'s' * (epochs != 1)} ({total:,} step{'s' * (total != 1)})"
+        text += f", fewer than the {steps:,} of trainer.max_steps" if total < steps else ""
+    else:
+        text = f"for {steps:,} step{'s' * (steps != 1)} ({steps / epoch:.3g} epochs)"
+        text += f", fewer than the {epochs} epochs of trainer.max_epochs" if epochs >= 0 else ""
+    for timer in callbacks:
+        if isinstance(timer, Timer) and (seconds := timer.time_remaining()) is not None:
+            text += f", at most {timedelta(seconds=round(seconds))} (trainer.max_time)"
+    stopping = [type(callback).__name__ for callback in callbacks if isinstance(callback, EarlyStopping)]
+    return text + (f", or until {' or '.join(stopping)} ends it" if stopping else "")

@@ -1,10 +1,16 @@
-"""Checkpoints: written whole or not at all, and read without trusting them."""
+"""Checkpoint files: what they hold, reading them without trusting them, and writing them whole or not at all.
+
+A checkpoint is what Lightning writes, plus what hooks add: ``ImageClassifier.on_save_checkpoint`` the format, the seed
+and the sums of an epoch that is not finished; ``ImageDataModule.state_dict`` the classes, the normalisation and digests
+of the images; ``TrainerSettings`` the Trainer's settings. Which checkpoints a run keeps, and when, is the business of
+``checkpoint_callbacks``; how a run resumes from one, of ``resume``.
+"""
 
 import io
+import re
 import reprlib
 import warnings
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from pickle import UnpicklingError
 from typing import Any
@@ -51,7 +57,19 @@ _SUMS = {
     "correct": whole(0, 2**31),
 }
 
+FORMAT = 2
+"""The format of the checkpoints that are written. Format 1, without this number, is that of release 0.1.0."""
+
+TRAINER_SETTINGS = (
+    "max_epochs", "min_epochs", "max_steps", "limit_train_batches", "limit_val_batches", "check_val_every_n_epoch",
+    "val_check_interval", "log_every_n_steps", "accumulate_grad_batches", "gradient_clip_val",
+    "gradient_clip_algorithm", "deterministic", "sync_batchnorm", "overfit_batches", "min_steps", "precision",
+    "devices", "num_nodes", "strategy",
+)  # fmt: skip
+"""Arguments of the Trainer that a checkpoint carries and a resumed run takes over."""
+
 KINDS = {
+    "format": optional(whole(1)),
     "state_dict": mapping(_TENSOR),
     "hyper_parameters": mapping(ANY),
     "hyper_parameters/arch": TEXT,
@@ -74,10 +92,10 @@ KINDS = {
     "changes": optional(several(TEXT)),
     "partial_epoch": optional(Kind("the sums of an epoch", lambda sums: sums == {} or not any(check(sums, _SUMS)))),
 }
-"""What each checkpoint holds; a name after a slash is inside what is named before it."""
+"""What every checkpoint holds; a name after a slash is inside the entry named before it."""
 
-SETTINGS = ("hyper_parameters", "datamodule_hyper_parameters", "ImageDataModule", "trainer_settings", "changes")
-"""What is copied and written as text, so that its size is limited."""
+_LIMITED = ("hyper_parameters", "datamodule_hyper_parameters", "ImageDataModule", "trainer_settings", "changes")
+"""Entries that are copied and written as text, so their size is limited."""
 
 _PROGRESS = ("epoch_loop.batch_progress", "epoch_progress")
 _STEPS = "epoch_loop.automatic_optimization.optim_progress/optimizer/step"
@@ -100,91 +118,222 @@ RESUMABLE = {
         for name in ("ready", "started", "processed", "completed")
     },
 }
-"""What a checkpoint holds besides, so that its training can be resumed."""
+"""What a checkpoint holds besides, so that its run can be resumed."""
 
 
-class WholeCheckpointIO(TorchCheckpointIO):
-    """Writes a checkpoint so that its file is at any moment the old one or the new one, each whole.
+@dataclass(frozen=True)
+class Checkpoint:
+    """A checkpoint file, read and checked.
 
-    Lightning writes it to the system's folder for temporary files first, and does not flush it: if that folder is on
-    another disk, a process killed in the midst leaves a torn file.
+    Attributes:
+        path: The file.
+        content: Lightning's checkpoint, with the names of this release. It holds what ``KINDS`` says; weights are read
+            from the disk when they are used.
     """
 
-    def save_checkpoint(self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any = None) -> None:
-        """Writes a file beside the checkpoint, flushes it to the disk and renames it.
+    path: Path
+    content: dict[str, Any]
+
+    @classmethod
+    def read(cls, path: Path, *, resume: bool = False) -> "Checkpoint":
+        """Read a checkpoint of any release; nothing in the file is executed.
+
+        Args:
+            path: A file that ``fit`` wrote.
+            resume: Whether it must also hold what resuming its run needs (``RESUMABLE``).
 
         Raises:
-            UsageError: If it can't be written, as on a full disk; the file of before is whole then.
+            UsageError: If it is no checkpoint, is truncated, holds more than plain data, or is not of this framework.
         """
-        path = Path(path)
-        content = io.BytesIO()  # torch writing to the file itself would hide why it could not
-        torch.save(checkpoint, content)
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            write_atomically(path, content.getbuffer())
-        except OSError as error:
-            before = "the one of before is whole" if path.exists() else "there is none of before"
+        content = _load(path)
+        upgrade(content)
+        for name in _LIMITED:
+            _check_size(path, name, content.get(name))
+        missing, wrong = check(content, KINDS)
+        if missing:
+            raise UsageError(f"{path} is not a checkpoint of cifar-lightning: it has no {', '.join(missing)}.")
+        if not wrong and content.get("format", 1) > FORMAT:
             raise UsageError(
-                f"{path} could not be written ({content.tell():,} bytes): {error.strerror}; {before}."
-            ) from error
+                f"{path} was written by a newer release of cifar-lightning (format {content['format']}; this one reads "
+                f"up to {FORMAT}): pip install --upgrade cifar-lightning"
+            )
+        if not wrong:
+            classes, outputs = content["ImageDataModule"]["classes"], content["hyper_parameters"].get("num_classes")
+            if outputs not in (None, len(classes)):
+                wrong = [f"it names {len(classes)} classes, but model.num_classes is {reprlib.repr(outputs)}"]
+        if not wrong and resume:
+            missing, wrong = check(content, RESUMABLE)
+        if missing:
+            raise UsageError(
+                f"{path} holds the network, but not the state of its training, so it can't be resumed: it has no "
+                f"{', '.join(missing[:5])}."
+            )
+        if wrong:
+            raise UsageError(f"{path} can't be used: {'; '.join(wrong[:5])}.")
+        return cls(path, content)
+
+    # -- the network -------------------------------------------------------------------------------------------------
+
+    @property
+    def weights(self) -> dict[str, torch.Tensor]:
+        """The state of the ``ImageClassifier``, by name."""
+        return self.content["state_dict"]  # type: ignore[no-any-return]
+
+    @property
+    def model_settings(self) -> dict[str, Any]:
+        """The arguments of the ``ImageClassifier``."""
+        return _public(self.content["hyper_parameters"])
+
+    @property
+    def arch(self) -> str:
+        """The network's name."""
+        return str(self.content["hyper_parameters"]["arch"])
+
+    @property
+    def is_finite(self) -> bool:
+        """Whether all weights are finite numbers, which they are not after training has diverged."""
+        return all(bool(value.isfinite().all()) for value in self.weights.values())
+
+    def check_architecture(self, trusted: str | None) -> None:
+        """Refuse a network that is code of somebody's choice, unless the user chose it.
+
+        Args:
+            trusted: The network that the user named, if any.
+
+        Raises:
+            UsageError: If building the network would import a module that the user did not name.
+        """
+        if is_custom(self.arch) and self.arch != trusted:
+            shown = printable(self.arch)
+            raise UsageError(
+                f"the network of {self.path} is {shown}: loading it would import the module {shown.partition(':')[0]} "
+                f"and run its code. If you trust that code, name the network, --model.arch {shown}, or allow whatever "
+                f"the checkpoint names, --allow_custom_arch (in Python: arch={self.arch!r} or allow_custom_arch=True)."
+            )
+
+    # -- the data ----------------------------------------------------------------------------------------------------
+
+    @property
+    def data_settings(self) -> dict[str, Any]:
+        """The arguments of the ``ImageDataModule``, without ``url``: a checkpoint has no say in whom to ask."""
+        return {k: v for k, v in _public(self.content["datamodule_hyper_parameters"]).items() if k != "url"}
+
+    @property
+    def data_state(self) -> dict[str, Any]:
+        """The state of the ``ImageDataModule``: "classes", "mean", "std", and digests of the images of each split."""
+        return self.content["ImageDataModule"]  # type: ignore[no-any-return]
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """The names of the K classes."""
+        return tuple(self.data_state["classes"])
+
+    # -- the training ------------------------------------------------------------------------------------------------
+
+    @property
+    def seed(self) -> int | None:
+        """The seed of the run, ``seed_everything``."""
+        return self.data_settings.get("seed")
+
+    @property
+    def steps(self) -> int:
+        """How many steps the optimiser had done."""
+        return int(self.content.get("global_step", 0))
+
+    @property
+    def epoch(self) -> int:
+        """The epoch it was written in, from 0."""
+        return int(self.content.get("epoch", 0))
+
+    @property
+    def epochs_done(self) -> int:
+        """How many epochs were complete; of a resumable checkpoint."""
+        return int(self._fit_loop["epoch_progress"]["current"]["processed"])
+
+    @property
+    def is_within_epoch(self) -> bool:
+        """Whether it was written before the last batch of an epoch; of a resumable checkpoint."""
+        return not self._fit_loop["epoch_loop.batch_progress"].get("is_last_batch", True)
+
+    @property
+    def _fit_loop(self) -> dict[str, Any]:
+        return self.content["loops"]["fit_loop"]  # type: ignore[no-any-return]
+
+    @property
+    def trainer_settings(self) -> dict[str, Any]:
+        """The arguments of the Trainer that a resumed run takes over, as far as they are plain values."""
+        kept = self.content.get("trainer_settings", {})
+        return {name: value for name, value in kept.items() if name in TRAINER_SETTINGS and is_plain(value)}
+
+    @property
+    def callbacks(self) -> list[str]:
+        """Names of the user's callbacks and loggers, which resuming needs and a checkpoint can't bring along."""
+        return [str(name) for name in self.content.get("trainer_settings", {}).get("callbacks", [])]
+
+    @property
+    def timer_state(self) -> dict[str, Any]:
+        """The state of Lightning's Timer (``max_time``); empty if there was none."""
+        return self.content.get("callbacks", {}).get("Timer", {})  # type: ignore[no-any-return]
+
+    @property
+    def changes(self) -> list[str]:
+        """Settings with which the run was resumed otherwise than it began, such as "model.lr 0.1 → 0.2"."""
+        return [str(change) for change in self.content.get("changes", [])]
+
+    def settings(self, *, resume: bool, allow_custom_arch: bool) -> dict[str, Any]:
+        """Return the settings in the form of a config.
+
+        Args:
+            resume: Whether to take over the Trainer's settings, too.
+            allow_custom_arch: Whether to take over a network that is code; otherwise the user must name it.
+        """
+        model, data = self.model_settings, self.data_settings
+        if is_custom(self.arch) and not allow_custom_arch:
+            del model["arch"]
+        settings = {"seed_everything": data.pop("seed", 0), "model": model, "data": data}
+        return settings | ({"trainer": self.trainer_settings} if resume else {})
 
 
-def read_checkpoint(path: Path, *, resume: bool = False) -> dict[str, Any]:
-    """Reads a checkpoint lazily; nothing in it is executed, and weights are read when they are used.
+def is_plain(value: object) -> bool:
+    """Tell whether an argument of the Trainer may stand in a checkpoint: it must not name a class to be imported."""
+    return value is None or isinstance(value, int | float) or bool(re.fullmatch(r"[\w, -]*", str(value)))
 
-    Args:
-        path: A file that ``fit`` wrote.
-        resume: Whether its training is to be resumed.
 
-    Returns:
-        Lightning's checkpoint, with what ``KINDS`` says in it, and ``RESUMABLE`` too if it is to be resumed.
+def _public(settings: dict[str, Any]) -> dict[str, Any]:
+    """Return settings without those of Lightning's own, such as ``_instantiator``."""
+    return {name: value for name, value in settings.items() if not name.startswith("_")}
 
-    Raises:
-        UsageError: If it is no checkpoint, is truncated, holds more than plain data, or is not of this framework.
-    """
+
+def _load(path: Path) -> dict[str, Any]:
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of what it then refuses
-            checkpoint = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+            warnings.simplefilter("ignore")  # PyTorch warns about what it then refuses.
+            content = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
     except UnpicklingError as error:
         raise UsageError(
             f"{path} is not loaded: it is no checkpoint, or it holds code instead of plain data, which a checkpoint of "
             "cifar-lightning never does."
         ) from error
-    except Exception as error:  # torch.load raises whatever a broken file makes it trip on
+    except Exception as error:  # A broken file makes torch.load raise all kinds of errors.
         raise UsageError(
             f"{path} can't be read: it is no checkpoint, or it was cut short ({_size(path)}). Use another one, such as "
             "last.ckpt of the same run."
         ) from error
-    checkpoint = checkpoint if isinstance(checkpoint, dict) else {}
-    upgrade(checkpoint)
-    for name in SETTINGS:
-        _check_size(path, name, checkpoint.get(name))
-    missing, wrong = check(checkpoint, KINDS)
-    if missing:
-        raise UsageError(f"{path} is not a checkpoint of cifar-lightning: it has no {', '.join(missing)}.")
-    if not wrong:
-        classes, outputs = checkpoint["ImageDataModule"]["classes"], checkpoint["hyper_parameters"].get("num_classes")
-        if outputs not in (None, len(classes)):
-            wrong = [f"it names {len(classes)} classes, but model.num_classes is {reprlib.repr(outputs)}"]
-    if not wrong and resume:
-        missing, wrong = check(checkpoint, RESUMABLE)
-    if missing:
-        raise UsageError(
-            f"{path} holds the network, but not the state of its training, so it can't be resumed: it has no "
-            f"{', '.join(missing[:5])}."
-        )
-    if wrong:
-        raise UsageError(f"{path} can't be used: {'; '.join(wrong[:5])}.")
-    return checkpoint
+    return content if isinstance(content, dict) else {}
+
+
+def _size(path: Path) -> str:
+    return f"{path.stat().st_size:,} bytes" if path.is_file() else "there is no such file"
 
 
 def upgrade(content: dict[str, Any]) -> None:
-    """Rename, in place, what release 0.1.0 called otherwise.
+    """Rename, in place, entries that earlier formats named differently, and set the format.
 
     Args:
-        content: Of a checkpoint of any release; nothing is known of its types yet.
+        content: Lightning's checkpoint, written by any release and not checked yet.
     """
+    if content.get("format", 1) != 1:
+        return
     for part, renamed in [
         ("partial_epoch", {"pictures": "images", "right": "correct"}),
         ("ImageDataModule", {"pictures_a_step": "images_per_step"}),
@@ -216,53 +365,27 @@ def _check_size(path: Path, name: str, value: object) -> None:
             )
 
 
-@contextmanager
-def restoring(path: str | Path, began: Callable[[], bool]) -> Iterator[None]:
-    """Say in one sentence what Lightning and PyTorch trip on where the state of a training does not fit it.
+class AtomicCheckpointIO(TorchCheckpointIO):
+    """Writes a checkpoint so that its path holds the previous file or the new one at any moment, each complete.
 
-    Args:
-        path: The checkpoint's file.
-        began: Whether everything was restored and the training began.
-
-    Raises:
-        UsageError: Instead of other errors before it began.
+    Lightning first writes it to the system's folder for temporary files and does not flush it: if that folder is on
+    another disk, a process that is killed while it moves the file leaves a truncated one.
     """
-    try:
-        yield
-    except (AttributeError, IndexError, KeyError, RuntimeError, TypeError, ValueError) as error:
-        if isinstance(error, UsageError) or began():
-            raise
-        raise UsageError(
-            f"{path} can't be resumed, since the state of its training is not that of this network and these options: "
-            f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
-        ) from error
 
+    def save_checkpoint(self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any = None) -> None:
+        """Write a file beside the checkpoint, flush it to the disk, and rename it.
 
-def check_architecture(path: Path, checkpoint: dict[str, Any], trusted: str | None) -> None:
-    """Refuses a network that is code of somebody's choice, unless the user chose it.
-
-    Args:
-        path: The checkpoint's file.
-        checkpoint: What ``read_checkpoint`` returned.
-        trusted: The network that the user named, if any.
-
-    Raises:
-        UsageError: If building the network would import a module that the user did not name.
-    """
-    arch = str(checkpoint["hyper_parameters"].get("arch"))
-    if is_custom(arch) and arch != trusted:
-        shown = printable(arch)
-        raise UsageError(
-            f"the network of {path} is {shown}: loading it would import the module {shown.partition(':')[0]} and run "
-            f"its code. If you trust that code, name the network, --model.arch {shown}, or allow whatever the "
-            f"checkpoint names, --allow_custom_arch (in Python: arch={arch!r} or allow_custom_arch=True)."
-        )
-
-
-def is_finite(checkpoint: dict[str, Any]) -> bool:
-    """Tells whether all weights of a checkpoint are numbers: not after its training has diverged."""
-    return all(bool(value.isfinite().all()) for value in checkpoint["state_dict"].values())
-
-
-def _size(path: Path) -> str:
-    return f"{path.stat().st_size:,} bytes" if path.is_file() else "there is no such file"
+        Raises:
+            UsageError: If it can't be written, as on a full disk; the previous file is complete then.
+        """
+        path = Path(path)
+        content = io.BytesIO()  # If torch wrote to the file itself, its error would not say why it could not.
+        torch.save(checkpoint, content)
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            write_atomically(path, content.getbuffer())
+        except OSError as error:
+            before = "the previous one is intact" if path.exists() else "there is no previous one"
+            raise UsageError(
+                f"{path} could not be written ({content.tell():,} bytes): {error.strerror}; {before}."
+            ) from error

@@ -1,4 +1,7 @@
-"""The checkpoints of a run, and how a training is stopped such that it can be resumed exactly."""
+"""Callbacks that write the checkpoints of a run, also when a signal or a limit ends it inside an epoch.
+
+What a checkpoint holds is in ``checkpoint``; how a run resumes from one, in ``resume``.
+"""
 
 import multiprocessing
 import os
@@ -15,23 +18,23 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 
 SIGNALS = tuple(getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP", "SIGUSR1") if hasattr(signal, name))
-"""What asks a training to end; Windows has fewer. SLURM can be told to send SIGUSR1 when a job's time is nearly up."""
+"""Signals that end a training; Windows has fewer. SLURM can send SIGUSR1 shortly before a job's time is up."""
 
 HANGUP = getattr(signal, "SIGHUP", None)
-"""What a terminal sends when it is closed."""
+"""The signal that a terminal sends when it is closed."""
 
 
 def end_processes() -> None:
-    """Asks the processes that ``ddp_spawn`` and its like began to end, and waits: they write the checkpoint."""
+    """Ask the processes that ``ddp_spawn`` and its like started to end, and wait: they write the checkpoint."""
     for process in multiprocessing.active_children():
-        if process.pid and hasattr(signal, "SIGUSR1"):  # which they ignore if the terminal has told them, too
+        if process.pid and hasattr(signal, "SIGUSR1"):  # They ignore it if the terminal has sent them a signal, too.
             with suppress(ProcessLookupError):
                 os.kill(process.pid, signal.SIGUSR1)
         process.join()
 
 
 def ends_epoch_early(trainer: Trainer) -> bool:
-    """Whether the epoch ends after this step with batches left: ``max_steps``, ``max_time`` or a callback ends it."""
+    """Tell whether the epoch ends after this step with batches left, by ``max_steps``, ``max_time`` or a callback."""
     if trainer.is_last_batch:
         return False
     if 0 <= trainer.max_steps <= trainer.global_step:
@@ -41,21 +44,21 @@ def ends_epoch_early(trainer: Trainer) -> bool:
 
 
 def is_validation_due(trainer: Trainer) -> bool:
-    """Whether a validation follows this step by schedule. Lightning adds one when ``should_stop`` ends an epoch."""
+    """Tell whether a scheduled validation follows this step; one that ``should_stop`` causes does not count."""
     steps = trainer.fit_loop.batch_idx + 1
-    if trainer.check_val_every_n_epoch is None:  # then validations are counted over all epochs
+    if trainer.check_val_every_n_epoch is None:  # Then the interval runs on over all epochs.
         steps = trainer.fit_loop.total_batch_idx + 1
     return trainer.is_last_batch or steps % (trainer.val_check_batch or steps + 1) == 0
 
 
 class RunCheckpoint(ModelCheckpoint):
-    """Writes ``<name>.ckpt`` to a run's folder, also when the folder was moved since the checkpoint that is resumed.
+    """Writes ``<name>.ckpt`` to a run's folder, even if the folder was moved before the run resumed.
 
     Args:
         folder: The run's folder.
         name: "best" or "last".
-        monitor: The metric whose highest value is the best; None keeps the newest checkpoint.
-        save_on_train_epoch_end: Whether it is written after each epoch instead of each validation; None asks Lightning.
+        monitor: The metric to maximise; None keeps the newest checkpoint.
+        save_on_train_epoch_end: Whether to write after each epoch, not after each validation; None: Lightning decides.
     """
 
     def __init__(
@@ -78,40 +81,42 @@ class RunCheckpoint(ModelCheckpoint):
             super().on_train_epoch_end(trainer, pl_module)
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        if not ends_epoch_early(trainer):  # else it would be taken for a whole epoch, and resuming would skip the rest
+        if not ends_epoch_early(
+            trainer
+        ):  # Otherwise it would count as a whole epoch, and resuming would skip the rest.
             super().on_train_epoch_end(trainer, pl_module)
 
     def state_dict(self) -> dict[str, Any]:
-        # without the folder, so that the same training writes the same file anywhere
+        # Without the folder, so that the same training writes the same file anywhere.
         return {**_in_folder(super().state_dict(), Path()), "dirpath": ""}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        # with another folder's paths Lightning would forget the best score, and delete that folder's best.ckpt
+        # With the paths of another folder, Lightning would forget the best score and delete that folder's best.ckpt.
         super().load_state_dict({**_in_folder(state_dict, Path(str(self.dirpath))), "dirpath": self.dirpath})
-        self.current_score = state_dict["current_score"]  # Lightning forgets it
+        self.current_score = state_dict["current_score"]  # Lightning does not restore it.
 
 
 def _in_folder(state: dict[str, Any], folder: Path) -> dict[str, Any]:
-    """Returns a ModelCheckpoint's state with its files in another folder."""
+    """Return the state of a ModelCheckpoint with its files in another folder."""
     moved = {k: str(folder / Path(v).name) if v else v for k, v in state.items() if k.endswith("_model_path")}
     best = {str(folder / Path(path).name): score for path, score in state["best_k_models"].items()}
     return {**state, **moved, "best_k_models": best}
 
 
 class LastCheckpoint(RunCheckpoint):
-    """Keeps ``last.ckpt``, from which a training goes on exactly as if it had never been stopped.
+    """Writes ``last.ckpt``, from which a run resumes exactly as if it had never been stopped.
 
-    It is written after each epoch, every few minutes within one, where the training ends inside one (``max_steps``,
-    ``max_time``, early stopping), and when a signal asks it to end: Ctrl+C, SIGTERM, SIGUSR1, or SIGHUP unless it is
-    ignored, as with nohup. The first signal waits for the end of the step, or of the validation; a second Ctrl+C or
+    It is written after each epoch, every few minutes within one, where training ends inside an epoch (``max_steps``,
+    ``max_time``, early stopping), and when a signal asks training to end: Ctrl+C, SIGTERM, SIGUSR1, or SIGHUP unless it
+    is ignored, as with nohup. After the first signal, the step or the validation is completed; a second Ctrl+C or
     SIGTERM ends the process at once.
 
     Args:
         folder: The run's folder.
-        minutes: How often it is written, >= 0; 0 writes it after each step.
+        minutes: How often to write it within an epoch, >= 0; 0 writes it after each step.
 
     Attributes:
-        signal: The number of the signal that ended the training, or 0.
+        signal: The number of the signal that asked training to end, or 0.
     """
 
     def __init__(self, folder: Path, minutes: float) -> None:
@@ -145,10 +150,10 @@ class LastCheckpoint(RunCheckpoint):
             os.close(nowhere)
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self._ending = self._agree(trainer, self.signal) > 0  # last.ckpt was written at the end of the epoch before
+        self._ending = self._agree(trainer, self.signal) > 0  # last.ckpt was written at the end of the previous epoch.
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
-        if self._ending:  # the step before is logged by now
+        if self._ending:  # The previous step is logged by now.
             raise SIGTERMException
 
     def on_train_batch_end(
@@ -158,7 +163,7 @@ class LastCheckpoint(RunCheckpoint):
         due = now - self._saved >= self.minutes * 60
         asked = self._agree(trainer, self.signal or -due)
         accumulated = self._wait_for_step(trainer)
-        # The epoch, or the validation that comes now, is completed first.
+        # The epoch, or the validation that follows, is completed first.
         if not accumulated or is_validation_due(trainer):
             return
         self._inside = ends_epoch_early(trainer)
@@ -171,14 +176,14 @@ class LastCheckpoint(RunCheckpoint):
         if trainer.sanity_checking or self._inside:
             return
         self._wait_for_step(trainer)
-        self._inside = ends_epoch_early(trainer)  # as EarlyStopping may have decided just now
+        self._inside = ends_epoch_early(trainer)  # EarlyStopping may have decided so just now.
         if self._inside:
             self._save(trainer)
 
     def _wait_for_step(self, trainer: Trainer) -> bool:
-        """Tells whether the optimiser has just stepped, and lets a stop wait until it has.
+        """Tell whether the optimizer has just stepped, and delay a stop until it has.
 
-        Gradients that are being accumulated are in no checkpoint.
+        No checkpoint holds gradients that are being accumulated.
         """
         steps = trainer.fit_loop.batch_idx + 1
         accumulated = trainer.is_last_batch or steps % trainer.accumulate_grad_batches == 0
@@ -190,13 +195,13 @@ class LastCheckpoint(RunCheckpoint):
         if not trainer.fast_dev_run:  # type: ignore[attr-defined]
             trainer.save_checkpoint(Path(str(self.dirpath)) / "last.ckpt")
 
-    def _agree(self, trainer: Trainer, wish: int) -> int:
-        """Returns a signal or, negative, the wish to save, that any of the processes has; or 0."""
+    def _agree(self, trainer: Trainer, request: int) -> int:
+        """Return what any of the processes requests: the number of a signal, a negative number to save, or 0."""
         if trainer.world_size == 1:
-            return wish
-        # Lightning's own loop waits for a message between the processes at this place, too
-        wishes = torch.tensor([wish, -wish], device=trainer.strategy.root_device)
-        signals, saves = map(int, trainer.strategy.reduce(wishes, reduce_op="max"))
+            return request
+        # Lightning's own loop exchanges a message between the processes at this point, too.
+        requests = torch.tensor([request, -request], device=trainer.strategy.root_device)
+        signals, saves = map(int, trainer.strategy.reduce(requests, reduce_op="max"))
         self.signal = self.signal or max(signals, 0)
         return max(signals, 0) or -max(saves, 0)
 

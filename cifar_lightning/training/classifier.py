@@ -1,4 +1,7 @@
-"""The LightningModule: a network, its loss, its metrics and how it is optimised."""
+"""The LightningModule: a network with its loss, its metrics and its optimizer.
+
+Networks are in ``models``, optimizers and schedules in ``optim``, and metrics in ``metrics``.
+"""
 
 import math
 from typing import Any, Literal, cast
@@ -17,7 +20,6 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from cifar_lightning.errors import UsageError
-from cifar_lightning.io.text import say
 from cifar_lightning.models import Plain, create_model
 from cifar_lightning.models.pretrained import (
     backbone_parameters,
@@ -28,18 +30,15 @@ from cifar_lightning.models.pretrained import (
     use_small_stem,
 )
 from cifar_lightning.training.averaging import Averaging
-from cifar_lightning.training.checkpoint import upgrade
+from cifar_lightning.training.checkpoint import FORMAT, upgrade
+from cifar_lightning.training.divergence import handle_divergence, has_finite_weights, stop_or_warn
 from cifar_lightning.training.metrics import EpochMetrics
 from cifar_lightning.training.optim import build_optimizer, build_schedule
 from cifar_lightning.transforms.augment import hash_integers, tta_views
 
 
-class DivergedError(UsageError):
-    """The loss is not finite: training has diverged, or the network's output is not a number."""
-
-
 def main_output(output: Any) -> Any:
-    """Returns the logits of a network that in training mode returns those of auxiliary heads after its own."""
+    """Return the logits of a network's main head; in training mode its output may include auxiliary heads."""
     return output[0] if isinstance(output, tuple) else output
 
 
@@ -48,43 +47,42 @@ class ImageClassifier(LightningModule):
 
     In training mode a network may return a tuple: its first element is trained, and auxiliary heads are not.
 
-    It logs ``{train,val,test}/{loss,acc}``: the mean over an epoch of the cross-entropy and of the accuracy in
-    [0, 1], and ``train/loss_step`` and ``lr`` every ``log_every_n_steps``. Validate and test also log
-    ``{val,test}/{ece,top2,top3}``: the expected calibration error (15 bins, https://arxiv.org/abs/1706.04599) and how
-    often the true class is among the 2 and the 3 most probable.
+    It logs ``{train,val,test}/{loss,acc}``, the cross-entropy and the accuracy in [0, 1], both means over an epoch, and
+    ``train/loss_step`` and ``lr`` every ``log_every_n_steps``. Validation and test also log
+    ``{val,test}/{ece,top2,top3}``: the expected calibration error (15 bins, https://arxiv.org/abs/1706.04599) and the
+    top-2 and top-3 accuracy.
 
     Args:
         arch: The network: one of ``list_models()``, ``torchvision:<name>``, ``timm:<name>``, or your own
             "package.module:Class".
         num_classes: Number of classes K; the command line takes it from the data.
         arch_options: The network's own options, by name.
-        weights: Pretrained weights to begin with: a name of torchvision's, such as "IMAGENET1K_V1", a tag of
-            timm's, such as "a1_in1k", or a file. They are loaded when fit begins, into all but the last layer.
-        stem: "cifar" gives the first convolution a stride of 1 instead of 2, for small images; "keep" does not.
-        freeze: What is not trained: "all_but_head" (the last layer), "backbone" (all but the part of the network
-            that this layer is in), or "none". What is frozen stays in evaluation mode.
-        backbone_lr: What the learning rate of the backbone is multiplied by, > 0.
-        optimizer: "adam", "adamw", "sgd" (with Nesterov momentum) or "muon" (for convolutions, beside sgd for all
-            else).
+        weights: Pretrained weights to start from: a name of torchvision, such as "IMAGENET1K_V1", a tag of timm, such
+            as "a1_in1k", or a file. They are loaded when fit starts, into all layers but the last one.
+        stem: "cifar" gives the first convolution a stride of 1 instead of 2, for small images; "keep" changes nothing.
+        freeze: What is not trained: "all_but_head" (all but the last layer), "backbone" (all but the module that
+            contains the last layer), or "none". Frozen layers stay in evaluation mode.
+        backbone_lr: Factor of the backbone's learning rate, > 0.
+        optimizer: "adam", "adamw", "sgd" (with Nesterov momentum) or "muon" (for convolutions, with sgd for all other
+            weights).
         lr: Peak learning rate, > 0.
-        weight_decay: Decay of the weights, >= 0; biases and normalisation layers are spared; with muon, the
-            filters instead.
+        weight_decay: Weight decay, >= 0, of all weights but biases and normalisation layers; with muon, of all but the
+            convolutions.
         momentum: Momentum of sgd and muon, in [0, 1).
         sgd_lr: Peak learning rate of the sgd beside muon, > 0.
         sgd_momentum: Momentum of the sgd beside muon, in [0, 1).
         schedule: "constant", "linear" or "cosine" (to 0, after a linear warm-up), or "onecycle".
-        warmup: The part of the training during which the learning rate rises, in [0, 1).
-        ema: Decay of an exponential moving average of the weights, in [0, 1), such as 0.999; that average is what is
-            validated, saved and used. 0 takes none.
-        swa: The part of the training after which the mean of the weights begins, in [0, 1), such as 0.75; that mean is
-            what is validated, saved and used. 0 takes none.
-        label_smoothing: Part of the target that is spread over all classes in training, in [0, 1).
-        tta: Test-time augmentation, in validate, test and predict: "flip" averages the logits of an image and its
-            mirror image, "flip_translate" those of both moved by a pixel too; "none" is fastest.
-        stop_on_nan: Whether fit, validate and test end with an error after an epoch whose loss is not finite (NaN or
-            infinite), and fit before it writes a checkpoint of such a training; otherwise they warn, and what was
-            measured of such an output is NaN.
-        compile: Whether torch.compile makes the network faster in fit; it needs a C++ compiler, and some minutes.
+        warmup: Fraction of training during which the learning rate rises, in [0, 1).
+        ema: Decay of an exponential moving average of the weights, in [0, 1), such as 0.999; the averaged weights are
+            validated, saved and used. 0 turns it off.
+        swa: Fraction of training after which averaging of the weights starts, in [0, 1), such as 0.75; the averaged
+            weights are validated, saved and used. 0 turns it off.
+        label_smoothing: Label smoothing of the training loss, in [0, 1).
+        tta: Test-time augmentation in validate, test and predict: "flip" averages the logits of an image and its mirror
+            image; "flip_translate" also those of both shifted by a pixel; "none" is fastest.
+        stop_on_nan: Whether fit, validate and test end with an error after an epoch whose loss is not finite, and fit
+            also before it writes a checkpoint of such a training. Otherwise they warn, and the metrics are NaN.
+        compile: Whether fit compiles the network with torch.compile; it needs a C++ compiler, and some minutes.
 
     Raises:
         UsageError: If a value is out of its range, or the network is unknown.
@@ -142,11 +140,11 @@ class ImageClassifier(LightningModule):
             for parameter in backbone_parameters(self.net, num_classes, all_but_head=freeze == "all_but_head"):
                 parameter.requires_grad_(False)
             self.train()
-        self._fresh = True  # no checkpoint has been loaded
-        self._tuning = False  # LearningRateFinder or BatchSizeFinder is at work, before the training
+        self._fresh = True  # No checkpoint has been loaded.
+        self._tuning = False  # LearningRateFinder or BatchSizeFinder may be at work, before training starts.
         self._seed: int | None = None
         self._partial: dict[str, float] = {}
-        self._ending: list[dict[str, Any]] = []  # groups of parameters that are not trained to the end
+        self._ending: list[dict[str, Any]] = []  # Parameter groups whose training ends early.
         self.net.to(memory_format=torch.channels_last)
 
         self.train_metrics = EpochMetrics(num_classes, evaluation=False)
@@ -154,7 +152,7 @@ class ImageClassifier(LightningModule):
         self.test_metrics = EpochMetrics(num_classes, evaluation=True)
 
     def forward(self, images: Tensor) -> Tensor:
-        """Computes logits (B, K) of normalised images (B, C, H, W)."""
+        """Compute logits (B, K) of normalised images (B, C, H, W)."""
         output = self.net(images)
         return main_output(output) if self.training else output  # type: ignore[no-any-return]
 
@@ -166,7 +164,7 @@ class ImageClassifier(LightningModule):
 
     @property
     def backbone(self) -> nn.Module:
-        """What Lightning's BackboneFinetuning freezes and unfreezes: the network without the part the head is in."""
+        """The part of the network that Lightning's BackboneFinetuning freezes and unfreezes: all but the head."""
         return get_backbone(self.net, self.hparams["num_classes"])
 
     def configure_callbacks(self) -> list[Callback]:
@@ -176,7 +174,7 @@ class ImageClassifier(LightningModule):
             if isinstance(callback, StochasticWeightAveraging):
                 raise UsageError(
                     "StochasticWeightAveraging has a learning rate of its own for each epoch, and its weights do not "
-                    "reach the checkpoints. Take the mean of the weights by --model.swa 0.75 instead."
+                    "reach the checkpoints. Average the weights with --model.swa 0.75 instead."
                 )
             if average and isinstance(callback, WeightAveraging) and not isinstance(callback, Averaging):
                 raise UsageError(
@@ -194,18 +192,19 @@ class ImageClassifier(LightningModule):
                 )
         if not (fitting and average):
             return []
-        # not a line in trainer.callbacks: so it is kept for resuming, can be swept, and is where the weights are
+        # As an option of the model rather than of the Trainer, averaging is stored in checkpoints and can be swept.
         return [Averaging(self.trainer.strategy.root_device, options["ema"], options["swa"])]
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        checkpoint["format"] = FORMAT
         checkpoint["seed"] = self._seed
         checkpoint["partial_epoch"] = partial = self.train_metrics.partial()
         if self.hparams["stop_on_nan"] and self.trainer.state.fn == "fit" and not self._tuning:
-            # before it is written over the last checkpoint that is worth something
+            # Before it replaces the last checkpoint whose weights are of use.
             if not math.isfinite(loss := partial.get("loss", 0.0)):
-                self._handle_divergence("train", loss)
-            if not self._has_finite_weights():
-                self._stop_or_warn("a weight is not a finite number")
+                handle_divergence(self, "train", loss)
+            if not has_finite_weights(self):
+                stop_or_warn(self, "a weight is not a finite number")
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         self._fresh = False
@@ -217,51 +216,14 @@ class ImageClassifier(LightningModule):
         self._tuning = stage == "fit"
         if self.hparams["compile"] and stage == "fit":
             on_gpu = self.trainer.strategy.root_device.type == "cuda"
-            # tuning ends in CUDA graphs, which spare a GPU the launches of a small network's many kernels
+            # Autotuning uses CUDA graphs, which avoid launching the many kernels of a small network one by one.
             self.net.compile(mode="max-autotune" if on_gpu else "default", dynamic=False)
 
-    def _has_finite_weights(self) -> bool:
-        return all(bool(p.isfinite().all()) for p in self.parameters())
-
-    def _handle_divergence(self, stage: str, loss: float) -> None:
-        """Handle a loss that is not finite, unless steps that were left out explain it.
-
-        Raises:
-            DivergedError: To stop.
-        """
-        scaler = getattr(self.trainer.precision_plugin, "scaler", None)
-        if stage == "train" and scaler is not None and self._has_finite_weights():
-            return  # float16 overflowed, and the scaler left these steps out
-        self._stop_or_warn(f"{stage}/loss is {loss}")
-
-    def _stop_or_warn(self, sign: str) -> None:
-        """Stop with an error, or warn, as ``stop_on_nan`` says.
-
-        Args:
-            sign: What tells that training has diverged, or that the network's output is not a number.
-
-        Raises:
-            DivergedError: To stop.
-        """
-        options = self.hparams
-        if self.trainer.state.fn == "fit" and not self.trainer.sanity_checking:
-            names = ("lr", "sgd_lr") if options["optimizer"] == "muon" else ("lr",)
-            rates = " and ".join(f"--model.{name} {options[name]:g}" for name in names)
-            what = f"training has diverged: {sign} in epoch {self.trainer.current_epoch + 1}"
-            way_out = f"Train again with a lower learning rate than {rates}, or with --trainer.gradient_clip_val 1"
-        else:
-            what = f"the network's output is not a number: {sign}"
-            way_out = "If its training has diverged, take an earlier checkpoint, or train with a lower --model.lr"
-        if options["stop_on_nan"]:
-            raise DivergedError(f"{what}. {way_out}; --model.stop_on_nan false goes on all the same.")
-        if self.trainer.is_global_zero:
-            say(f"note: {what}. {way_out}.")
-
     def _load_pretrained(self) -> None:
-        """Loads the weights that training begins with, unless a checkpoint has been loaded."""
+        """Load pretrained weights, unless a checkpoint has been loaded."""
         options = self.hparams
         if options["weights"] is not None and self._fresh:
-            if self.trainer.local_rank == 0:  # the others find what it has downloaded
+            if self.trainer.local_rank == 0:  # The other processes find the file that this one has downloaded.
                 find_weights(options["arch"], options["weights"])
             self.trainer.strategy.barrier()
             path = find_weights(options["arch"], options["weights"])
@@ -269,7 +231,7 @@ class ImageClassifier(LightningModule):
         self._fresh = False
 
     def _check_classes(self) -> None:
-        """Refuse data of another number of classes; the command line takes the number from the data itself."""
+        """Refuse data with another number of classes; the command line takes the number from the data."""
         outputs, classes = self.hparams["num_classes"], getattr(self.trainer.datamodule, "num_classes", None)  # type: ignore[attr-defined]
         if isinstance(classes, int) and classes != outputs:
             raise UsageError(
@@ -288,7 +250,7 @@ class ImageClassifier(LightningModule):
         self._tuning = False
         callbacks: list[Callback] = self.trainer.callbacks  # type: ignore[attr-defined]
         if any(isinstance(callback, LearningRateFinder | BatchSizeFinder) for callback in callbacks):
-            # they have trained a few steps by now, and Lightning changes neither the schedule's rates nor its length
+            # They have trained a few steps by now, and Lightning updates neither the schedule's rates nor its length.
             self.train_metrics.discard()
             self.val_metrics.discard()
             self.trainer.strategy.setup_optimizers(self.trainer)
@@ -296,41 +258,46 @@ class ImageClassifier(LightningModule):
     def on_train_start(self) -> None:
         if self._seed is None:
             self._seed = torch.initial_seed()
-        # one process takes the sums, and all of them know that the epoch has begun
+        # One process gets the sums, the others zeros, so that all know that the epoch has begun.
         self.train_metrics.resume({k: v * self.trainer.is_global_zero for k, v in self._partial.items()})
         self._partial = {}
         groups = self.optimizers(use_pl_optimizer=False).param_groups  # type: ignore[union-attr]
         for group in groups:
             for parameter in group["params"]:  # https://github.com/Lightning-AI/pytorch-lightning/issues/21901
                 parameter.requires_grad_(True)
-        alone = self.trainer.world_size == 1  # DDP waits for the gradient of each parameter
+        alone = self.trainer.world_size == 1  # DDP waits for the gradient of every parameter.
         self._ending = [group for group in groups if alone and group.get("lr_ends", 1.0) < 1]
 
     def on_train_batch_start(self, batch: tuple[Tensor, Tensor, Tensor], batch_idx: int) -> None:
-        # what dropout and its like draw is a function of the position, so that a resumed training draws the same
+        # Random numbers of dropout and the like are a function of the position, so a resumed run draws the same.
         place = (self.trainer.current_epoch, batch_idx, self.trainer.global_rank)
         seed = hash_integers(cast(int, self._seed), *place)
-        torch.default_generator.manual_seed(seed)  # torch.manual_seed would keep the stack for each kind of device
+        torch.default_generator.manual_seed(
+            seed
+        )  # torch.manual_seed would store a stack trace for each device type.
         if not batch[0].is_cpu:
             torch.get_device_module(self.device).manual_seed(seed)
         fresh = batch_idx == 0 and self.global_step == 0 and self.hparams["weights"] is None
         if fresh and hasattr(self.net, "init_from_data"):
             images = cast(Tensor, self.all_gather(batch[0]))  # (processes, B, C, H, W), or (B, C, H, W) in one process
             self.net.init_from_data(images.reshape(-1, *images.shape[-3:]))  # type: ignore[operator]
-            if self.trainer.world_size > 1:  # other processors may have computed it with other signs
+            if self.trainer.world_size > 1:  # Other processors may have computed eigenvectors of the opposite sign.
                 self.net.load_state_dict(self.trainer.strategy.broadcast(self.net.state_dict()))
         for group in self._ending:
             for parameter in group["params"]:
                 parameter.requires_grad_(group["lr"] > 0)
 
     def probabilities(self, images: Tensor, *, tta: bool = True) -> Tensor:
-        """Computes the classes' probabilities (B, K) float32 of normalised images (B, C, H, W).
+        """Compute the probabilities of the classes.
 
-        Whatever predicts goes through here: ``Trainer.predict``, ``Predictor``, exported files and figures.
+        ``Trainer.predict``, ``Predictor``, exported files and figures all use this method.
 
         Args:
             images: (B, C, H, W) float, normalised.
             tta: Whether to use the test-time augmentation that ``model.tta`` names.
+
+        Returns:
+            (B, K) float32.
         """
         return self._logits(images, tta=tta).softmax(1)
 
@@ -342,12 +309,12 @@ class ImageClassifier(LightningModule):
         images, labels, indices = batch
         logits = self(images)
         loss = F.cross_entropy(logits, labels, label_smoothing=self.hparams["label_smoothing"])
-        # of a mixed image, the class of the larger part counts
+        # A mixed image counts as one of the class that has the larger share.
         self.train_metrics.update(logits, labels if labels.ndim == 1 else labels.argmax(1), loss, indices)
         every = self.trainer.log_every_n_steps  # type: ignore[attr-defined]
         if every and (self.global_step + 1) % every == 0:
             groups = self.optimizers(use_pl_optimizer=False).param_groups  # type: ignore[union-attr]
-            # the first that is trained to the end, and at the whole rate
+            # The first group that is trained to the end, at the full rate.
             whole = max(groups, key=lambda group: (group.get("lr_ends", 1.0), group.get("lr_factor", 1.0)))
             self.log_dict({"train/loss_step": loss, "lr": whole["lr"]})
         return loss
@@ -359,17 +326,17 @@ class ImageClassifier(LightningModule):
         self._evaluate(batch, self.test_metrics)
 
     def predict_step(self, batch: tuple[Tensor, Tensor, Tensor], batch_idx: int) -> Tensor:
-        """Returns the classes' probabilities, (B, K) float32."""
+        """Return the probabilities of the classes, (B, K) float32."""
         return self.probabilities(batch[0])
 
     def _evaluate(self, batch: tuple[Tensor, Tensor, Tensor], metrics: EpochMetrics) -> None:
         images, labels, indices = batch
-        # between the epochs of a training, test-time augmentation would cost more than it tells
+        # Between the epochs of a training, test-time augmentation would cost more than it is worth.
         logits = self._logits(images, tta=self.trainer.state.fn != "fit")
         metrics.update(logits, labels, F.cross_entropy(logits, labels), indices)
 
     def on_train_epoch_end(self) -> None:
-        if self.train_metrics.started:  # not if the checkpoint that is resumed was saved after the last step
+        if self.train_metrics.started:  # It is not if the run resumes from a checkpoint written after the last step.
             self._log_epoch("train", self.train_metrics)
 
     def on_validation_epoch_end(self) -> None:
@@ -380,16 +347,16 @@ class ImageClassifier(LightningModule):
 
     def _log_epoch(self, stage: str, metrics: EpochMetrics) -> None:
         means = metrics.finish(probabilities=self.trainer.state.fn != "fit")
-        if not self._tuning and not means["loss"].isfinite():  # waits for the device, once an epoch
-            self._handle_divergence(stage, float(means["loss"]))
-            if stage != "train":  # the classes of an output that is not a number mean nothing
+        if not self._tuning and not means["loss"].isfinite():  # This waits for the device, once an epoch.
+            handle_divergence(self, stage, float(means["loss"]))
+            if stage != "train":  # The predicted classes mean nothing if the output is NaN.
                 means = {name: mean if name == "loss" else mean.new_tensor(math.nan) for name, mean in means.items()}
         self.log_dict({f"{stage}/{name}": value for name, value in means.items()}, prog_bar=True)
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
-        # here, since a checkpoint has been loaded by now, and LearningRateFinder trains before on_fit_start
+        # Checkpoints are loaded by now, and LearningRateFinder trains before on_fit_start.
         self._load_pretrained()
-        for module in self.net.modules():  # a training before this one may have ended it
+        for module in self.net.modules():  # A previous training of this object may have ended its training.
             if hasattr(module, "bias_lr_ends") and self.hparams["freeze"] == "none":
                 cast(Tensor, module.bias).requires_grad_(True)
         options = self.hparams
@@ -410,7 +377,7 @@ class ImageClassifier(LightningModule):
             sgd_lr=options["sgd_lr"],
             sgd_momentum=options["sgd_momentum"],
             lr_factors=dict.fromkeys(backbone_parameters(self.net, classes), factor) if factor != 1 else None,
-            # Lightning clips no gradients that a fused optimiser may have to unscale
+            # Lightning does not clip gradients that a fused optimizer may have to unscale.
             fused=self.trainer.gradient_clip_val is None,
         )
         schedule = build_schedule(

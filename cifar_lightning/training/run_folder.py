@@ -94,6 +94,12 @@ class RunFolder:
         run._new = True
         return run
 
+    def __enter__(self) -> "RunFolder":
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.release()
+
     def release(self) -> None:
         """Release the lock, and remove the folder if it was made for this training and contains no result."""
         with suppress(OSError):

@@ -177,7 +177,7 @@ def test_base_and_space_as_flags(search: Path) -> None:
         ("trials: 3", "storage: nothing://x", "the storage can't be used"),
         ("model.momentum: 0.5", "data.val_size: 0", "data.val_size is 0"),
         ("model.momentum: 0.5", "trainer.devices: 2, trainer.accelerator: cpu", "one device"),
-        ("model.momentum: 0.5", "runs: 2", "--runs 2 is for fit"),
+        ("model.momentum: 0.5", "runs: 2", "--runs 2 is an option of fit only"),
     ],
 )
 def test_errors_are_found_before_the_first_trial(

@@ -11,8 +11,8 @@ from lightning.pytorch.trainer.states import TrainerFn
 
 from cifar_lightning import ImageDataModule
 from cifar_lightning.cli import main
-from cifar_lightning.commands.parser import checkpoint_settings
 from cifar_lightning.errors import UsageError
+from cifar_lightning.training.checkpoint import Checkpoint
 from tests.conftest import Archive
 
 
@@ -369,7 +369,8 @@ def test_no_url_goes_into_a_checkpoint_or_comes_from_one(trained: Path, tmp_path
     checkpoint = torch.load(trained / "best.ckpt", weights_only=True)
     checkpoint["datamodule_hyper_parameters"] |= {"dataset": "cifar10", "url": "http://127.0.0.1:9/archive"}
     torch.save(checkpoint, tmp_path / "hostile.ckpt")
-    assert "url" not in checkpoint_settings(checkpoint, resume=True, allow_custom_arch=False)["data"]
+    settings = Checkpoint.read(tmp_path / "hostile.ckpt").settings(resume=True, allow_custom_arch=False)
+    assert "url" not in settings["data"]
     for given in (None, "mirror.tar.gz"):
         module = ImageDataModule.load_from_checkpoint(tmp_path / "hostile.ckpt", url=given)
         assert module.source.url == given  # type: ignore[attr-defined]

@@ -15,7 +15,7 @@ from cifar_lightning.data.sources import open_source
 from cifar_lightning.errors import UsageError
 from cifar_lightning.inference.pipeline import load_pipeline
 from cifar_lightning.io.schema import TEXT, check, mapping, nullable, number, optional, several, whole
-from cifar_lightning.training.checkpoint import read_checkpoint
+from cifar_lightning.training.checkpoint import Checkpoint
 from tests.serving.client import CARD, write_colours
 
 GONE = object()
@@ -115,7 +115,7 @@ def test_a_checkpoint_of_an_odd_model(path: str, value: Any, change: Any) -> Non
 @each(TRAINING)
 def test_a_checkpoint_of_an_odd_training(path: str, value: Any, change: Any) -> None:
     with pytest.raises(UsageError, match=path.partition("/")[0]):
-        read_checkpoint(change(path, value), resume=True)
+        Checkpoint.read(change(path, value), resume=True)
 
 
 @each(STATE)
@@ -139,7 +139,7 @@ def test_weights_alone_are_enough_to_predict(whole_checkpoint: dict[str, Any], h
     torch.save({k: v for k, v in whole_checkpoint.items() if k not in left_out}, "weights.ckpt")
     assert Predictor("weights.ckpt", device="cpu").card.arch == "cnn"
     with pytest.raises(UsageError, match="holds the network, but not the state of its training"):
-        read_checkpoint(Path("weights.ckpt"), resume=True)
+        Checkpoint.read(Path("weights.ckpt"), resume=True)
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,7 @@ import yaml
 from cifar_lightning.cli import main
 from cifar_lightning.errors import UsageError
 from cifar_lightning.io.strict_yaml import StrictError, check_value, load_yaml, read_text
-from cifar_lightning.training.checkpoint import read_checkpoint
+from cifar_lightning.training.checkpoint import Checkpoint
 
 LAUGHS = "a0: &a0 [lol]\n" + "".join(f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 10)}]\n" for n in range(1, 9))
 
@@ -77,4 +77,4 @@ def test_a_checkpoint_whose_settings_would_expand(kind: str, trained: Path, tmp_
     checkpoint["hyper_parameters"]["arch_options"] = {"shared": grown, "ring": ring, "text": "[" * 100_000}[kind]
     torch.save(checkpoint, tmp_path / "a.ckpt")
     with pytest.raises(UsageError, match="its hyper_parameters is too large"):
-        read_checkpoint(tmp_path / "a.ckpt")
+        Checkpoint.read(tmp_path / "a.ckpt")

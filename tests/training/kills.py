@@ -14,7 +14,7 @@ import torch
 
 from cifar_lightning.cli import main
 from cifar_lightning.errors import UsageError
-from cifar_lightning.training.checkpoint import read_checkpoint
+from cifar_lightning.training.checkpoint import Checkpoint
 from tests.training.test_resume import assert_same
 
 FIT = [
@@ -61,13 +61,13 @@ def kill_and_resume(kills: int, root: Path, seed: int) -> None:
         killed += os.WIFSIGNALED(status)
         for path in RUN.glob("*.ckpt"):
             try:
-                read_checkpoint(path)
+                Checkpoint.read(path)
             except UsageError as error:
                 raise AssertionError(f"after {killed} kills: {error}") from error
         writing += any(RUN.glob(".*.unfinished"))
         if done:
             for name in ("last.ckpt", "best.ckpt"):
-                assert_same(read_checkpoint(RUN / name), read_checkpoint(Path("whole") / name))
+                assert_same(Checkpoint.read(RUN / name).content, Checkpoint.read(Path("whole") / name).content)
             finished += 1
         if done or not last.exists():
             shutil.rmtree("runs", ignore_errors=True)

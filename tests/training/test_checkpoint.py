@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from cifar_lightning.cli import main
-from cifar_lightning.training.checkpoint import read_checkpoint
+from cifar_lightning.training.checkpoint import Checkpoint
 from tests.conftest import ROOT
 
 
@@ -43,5 +43,5 @@ def test_a_full_disk(trained: Path, here: Path, capsys: pytest.CaptureFixture[st
     assert last.read_bytes() == before
     assert {path.name for path in last.parent.glob("*ckpt*")} == {"last.ckpt", "best.ckpt"}
     assert not list(last.parent.glob("*.unfinished"))
-    assert read_checkpoint(last)["epoch"] == 1
+    assert Checkpoint.read(last).epoch == 1
     assert main(["fit", f"--ckpt_path={last}", "--trainer.max_epochs=3"]) == 0

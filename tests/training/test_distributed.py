@@ -12,7 +12,7 @@ import torch
 from PIL import Image
 
 from cifar_lightning.cli import main
-from cifar_lightning.training.checkpoint import read_checkpoint
+from cifar_lightning.training.checkpoint import Checkpoint
 from tests.conftest import ROOT, Start
 from tests.training.test_resume import curves
 
@@ -42,7 +42,7 @@ SETTINGS = {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
 
 def check_same(alone: Path) -> None:
     assert [p.name for p in RUN.parent.iterdir()] == ["version_0"]
-    one, two = (read_checkpoint(run / "last.ckpt") for run in (alone, RUN))
+    one, two = (Checkpoint.read(run / "last.ckpt").content for run in (alone, RUN))
     assert one["global_step"] == two["global_step"] == 16
     for name, value in one["state_dict"].items():
         torch.testing.assert_close(value, two["state_dict"][name])
@@ -58,7 +58,7 @@ def test_a_signal_to_one_ends_both_and_one_can_go_on(alone: Path, data_root: Pat
     said = process.communicate(timeout=400)[0]
     assert process.returncode == 128 + signal.SIGTERM, said
     assert "ended by SIGTERM" in said
-    assert read_checkpoint(RUN / "last.ckpt")["global_step"] == 12
+    assert Checkpoint.read(RUN / "last.ckpt").steps == 12
     resume = ["fit", f"--ckpt_path={RUN}/last.ckpt", f"--config={RUN}/config.yaml", "--trainer.devices=1"]
     assert main([*resume, "--trainer.strategy=auto", "--data.batch_size=64"]) == 0
     check_same(alone)
@@ -75,7 +75,7 @@ def test_the_death_of_one_ends_both(rank: int, status: int, data_root: Path, her
     assert f"process {1 - rank} ends, since another one has ended" in said
     assert "Traceback" not in said
     assert "written after 11 steps:\n  cifar-lightning fit --ckpt_path runs/vit/version_0/last.ckpt" in said
-    assert read_checkpoint(RUN / "last.ckpt")["global_step"] == 11
+    assert Checkpoint.read(RUN / "last.ckpt").steps == 11
 
 
 @pytest.mark.slow

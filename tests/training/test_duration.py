@@ -16,7 +16,9 @@ from lightning.pytorch.callbacks import Timer
 
 from cifar_lightning.cli import main
 from cifar_lightning.errors import UsageError
-from cifar_lightning.training.duration import check_time_left, set_default_epochs
+from cifar_lightning.training.checkpoint import Checkpoint
+from cifar_lightning.training.resume import check_time_left
+from cifar_lightning.training.trainer import set_default_epochs
 from tests.conftest import FAST
 
 TINY = [*FAST[1:], "--data.dataset=synthetic", "--trainer.enable_progress_bar=false"]  # 4 steps an epoch
@@ -171,9 +173,9 @@ def test_a_progress_bar_of_ones_own(bar: str, fit: list[str], here: Path, capsys
 
 
 def test_a_run_whose_time_is_up_is_not_resumed() -> None:
-    checkpoint = {"callbacks": {"Timer": {"time_elapsed": {"train": 7.0}}}}
+    checkpoint = Checkpoint(Path("last.ckpt"), {"callbacks": {"Timer": {"time_elapsed": {"train": 7.0}}}})
     with pytest.raises(UsageError, match="max_time 00:00:00:14"):
         check_time_left(checkpoint, "00:00:00:06")
     check_time_left(checkpoint, "00:00:00:08")
     check_time_left(checkpoint, None)
-    check_time_left({}, {"seconds": 6})
+    check_time_left(Checkpoint(Path("last.ckpt"), {}), {"seconds": 6})

@@ -20,7 +20,7 @@ from torch import nn
 from cifar_lightning.cli import main
 from cifar_lightning.reporting.run_report import CAPTIONS
 from cifar_lightning.reporting.run_reporter import RunReporter
-from cifar_lightning.training.checkpoint import read_checkpoint
+from cifar_lightning.training.checkpoint import Checkpoint
 from tests.conftest import ROOT
 
 
@@ -150,7 +150,7 @@ def test_a_stopped_training_goes_on_as_if_it_had_not_been(
     said = capsys.readouterr().out
     if status:
         assert status == 128 + number
-        if read_checkpoint(the_run() / "last.ckpt")["partial_epoch"] and name == "plain":  # it is inside an epoch
+        if name == "plain" and Checkpoint.read(the_run() / "last.ckpt").is_within_epoch:
             for option in ("--data.batch_size=16", "--seed_everything=1", "--data.train_size=100"):
                 assert (
                     main(["fit", f"--ckpt_path={the_run() / 'last.ckpt'}", f"--config={the_run()}/config.yaml", option])
@@ -161,9 +161,9 @@ def test_a_stopped_training_goes_on_as_if_it_had_not_been(
         assert f"ended by {number.name}" in said
         assert main(resume) == 0
     else:
-        assert read_checkpoint(unstopped / "last.ckpt")["global_step"] - step in (0, 1)  # it was the end anyway
+        assert Checkpoint.read(unstopped / "last.ckpt").steps - step in (0, 1)  # it was the end anyway
     for file in ("last.ckpt", "best.ckpt"):
-        resumed, expected = read_checkpoint(the_run() / file), read_checkpoint(unstopped / file)
+        resumed, expected = Checkpoint.read(the_run() / file).content, Checkpoint.read(unstopped / file).content
         if name == "validated every other epoch":  # Lightning forgets how far the last validation was, which is over
             for checkpoint in (resumed, expected):
                 del checkpoint["loops"]["fit_loop"]["epoch_loop.val_loop.batch_progress"]
@@ -194,11 +194,11 @@ def test_a_training_that_ends_inside_an_epoch_is_resumed_there(
         patch.setenv("SIGNAL", f"stop 0 {step} {stage}")
         assert main([*FIT, f"--data.root={data_root}", *OPTIONS[name]]) == 0
     said = capsys.readouterr().out
-    last, best = (read_checkpoint(the_run() / file) for file in ("last.ckpt", "best.ckpt"))
+    last, best = (Checkpoint.read(the_run() / file).content for file in ("last.ckpt", "best.ckpt"))
     assert best["global_step"] < last["global_step"] or step == 2 or stage == "val"  # that validation chooses none
     assert main(shlex.split(said[said.rindex("cifar-lightning fit") :])[1:]) == 0
     for file in ("last.ckpt", "best.ckpt"):
-        resumed, expected = read_checkpoint(the_run() / file), read_checkpoint(unstopped / file)
+        resumed, expected = Checkpoint.read(the_run() / file).content, Checkpoint.read(unstopped / file).content
         if stage == "val":  # Lightning counts the batches of the validation that was just over twice
             for checkpoint in (resumed, expected):
                 del checkpoint["loops"]["fit_loop"]["epoch_loop.val_loop.batch_progress"]
@@ -227,7 +227,7 @@ def test_max_steps_may_end_inside_an_epoch(
     )
     assert main([*resume, "--trainer.max_steps=-1"]) == 0
     for file in ("last.ckpt", "best.ckpt"):
-        resumed, expected = read_checkpoint(the_run() / file), read_checkpoint(unstopped / file)
+        resumed, expected = Checkpoint.read(the_run() / file).content, Checkpoint.read(unstopped / file).content
         assert resumed.pop("changes") == ["trainer.max_steps 8 → -1"]
         assert not expected.pop("changes")
         assert_same(resumed, expected)
@@ -263,7 +263,7 @@ def test_a_closed_terminal_ends_a_training_and_loses_nothing(data_root: Path, he
         os.close(terminal)
         status = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
     assert status == 128 + signal.SIGHUP, said.decode()
-    assert read_checkpoint(the_run() / "last.ckpt")["global_step"] >= 6  # the whole of the first epoch
+    assert Checkpoint.read(the_run() / "last.ckpt").steps >= 6  # the whole of the first epoch
 
 
 class Killed(BaseException):

@@ -15,7 +15,8 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 
 from cifar_lightning.cli import main
 from cifar_lightning.errors import UsageError
-from cifar_lightning.training.checkpoint import read_checkpoint
+from cifar_lightning.io.files import write_atomically
+from cifar_lightning.training.checkpoint import Checkpoint
 from cifar_lightning.training.run_folder import RunFolder, next_number
 from tests.conftest import FAST
 
@@ -136,7 +137,7 @@ def test_strategies_that_fork_or_spawn_their_processes(strategy: str, data_root:
     assert (record["epochs"], record["steps"], record["devices"]) == (2, 8, 2)
     assert "trained cnn on synthetic: 2 epochs in" in done.stdout
     assert ", 0 images/s" not in done.stdout
-    best = f"best: epoch {read_checkpoint(run / 'best.ckpt')['epoch'] + 1}, val/acc {record['val_accuracy']:.2%} of 100"
+    best = f"best: epoch {Checkpoint.read(run / 'best.ckpt').epoch + 1}, val/acc {record['val_accuracy']:.2%} of 100"
     assert best in done.stdout
     assert f"cifar-lightning test --ckpt_path {run}/best.ckpt" in done.stdout
 
@@ -158,4 +159,4 @@ def test_a_signal_to_the_first_process_ends_all(data_root: Path, here: Path) -> 
                 os.killpg(process.pid, signal.SIGKILL)
     assert process.returncode == 128 + signal.SIGTERM
     last = Path("runs/cnn/version_0/last.ckpt")
-    assert f"ended by SIGTERM. To go on from {last}, written after {read_checkpoint(last)['global_step']:,} " in said
+    assert f"ended by SIGTERM. To go on from {last}, written after {Checkpoint.read(last).steps:,} " in said

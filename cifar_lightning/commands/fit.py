@@ -1,0 +1,345 @@
+"""fit: trains a network, in one run or several; ``train`` is what other commands that train call."""
+
+import gc
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch.callbacks import BatchSizeFinder, Callback, LearningRateFinder
+from lightning.pytorch.callbacks import ProgressBar as AnyProgressBar
+from lightning.pytorch.loggers import Logger, TensorBoardLogger
+
+from cifar_lightning.commands import leaderboard
+from cifar_lightning.commands.lightning_cli import TrainingCLI
+from cifar_lightning.commands.parser import Parser
+from cifar_lightning.commands.session import is_rank_zero, say_once, session
+from cifar_lightning.commands.summary import print_interrupted, print_model, print_trained
+from cifar_lightning.errors import UsageError
+from cifar_lightning.io.files import write_atomically
+from cifar_lightning.io.text import say
+from cifar_lightning.models.pretrained import find_weights
+from cifar_lightning.reporting.metrics_log import MetricsLog
+from cifar_lightning.reporting.record import FitRecorder
+from cifar_lightning.reporting.run_reporter import RunReporter
+from cifar_lightning.training.callbacks import AnnounceDuration, EpochLines, ProgressBar, Throughput, TrainerSettings
+from cifar_lightning.training.checkpoint import TRAINER_SETTINGS, is_plain
+from cifar_lightning.training.checkpoint_callbacks import LastCheckpoint, RunCheckpoint
+from cifar_lightning.training.divergence import DivergedError
+from cifar_lightning.training.fit import MINUTES, FitResult, LostProcessError, Training, fit
+from cifar_lightning.training.network_check import check_network
+from cifar_lightning.training.resume import check_callbacks, check_position
+from cifar_lightning.training.run_folder import RunFolder, next_number
+from cifar_lightning.training.trainer import build_plugins, build_trainer, check_precision, choose_precision
+
+TUNERS = (BatchSizeFinder, LearningRateFinder)
+"""Callbacks that change settings when a training begins."""
+
+
+def main(argv: Sequence[str]) -> int:
+    """Train one run, or several with consecutive seeds, and print how it went.
+
+    Args:
+        argv: "fit" and its arguments, with ``--ckpt_path`` resolved.
+
+    Returns:
+        The exit status.
+
+    Raises:
+        UsageError: If the user made a mistake.
+    """
+    words = list(argv[1:])
+    status, folders = 0, []
+    with session(training=True):
+        cli = parse(words)
+        seed, runs = int(cli.config.seed_everything), cli.config.runs
+        for number in range(runs):
+            if number:
+                del cli
+                gc.collect()  # The next network and its images need the memory.
+                torch.compiler.reset()  # It compiles no more than eight networks that look the same.
+                say_once(f"\nrun {number + 1} of {runs}, --seed_everything {seed + number}:")
+                cli = parse([*words, "--runs=1", f"--seed_everything={seed + number}"])
+            ended, signal, folder = _train_one(cli, one_of_several=runs > 1)
+            status = max(status, ended)
+            folders.append(folder)
+            if signal and number + 1 < runs:
+                status = status or 128 + signal
+                break
+    if runs > 1:
+        finished = [str(folder) for folder in folders if (folder / "fit.json").exists()]
+        say_once(f"\n{len(finished)} of {runs} runs are trained")
+        if finished:
+            leaderboard.main(["leaderboard", *finished])
+    return status
+
+
+def _train_one(cli: TrainingCLI, *, one_of_several: bool) -> tuple[int, int, Path]:
+    """Train a run and print how it went.
+
+    Returns:
+        The exit status, the signal that asked the run to end, or 0, and the run's folder.
+    """
+    with claim_folder(cli) as folder:
+        training = build(cli, folder)
+        try:
+            result = fit(training)
+        except DivergedError as error:
+            if not one_of_several:
+                raise
+            say(f"cifar-lightning: {error}", sys.stderr)
+            return 2, training.signal, folder
+        except LostProcessError as error:
+            print(f"cifar-lightning: {error}", file=sys.stderr)
+            return 1, training.signal, folder
+        if result.interrupted:
+            print_interrupted(result)
+            # With another status, Lightning would kill the process of rank 0 while that one prints its message.
+            return 128 + result.interrupted if is_rank_zero() else 0, result.interrupted, folder
+        print_trained(result)
+        if unwritten := training.report_error():
+            raise UsageError(f"the training is done, but its report could not be written to {folder}: {unwritten}")
+        return 0, training.signal, folder
+
+
+def parse(
+    words: Sequence[str],
+    *,
+    command: str = "fit",
+    add_options: Callable[[Parser], None] | None = None,
+    adjust: Callable[[Any], None] | None = None,
+) -> TrainingCLI:
+    """Parse the options of ``fit``, and print what the user should know about them.
+
+    Args:
+        words: The arguments.
+        command: The command whose options they are; others that train have those of ``fit``, too.
+        add_options: Adds the command's own options.
+        adjust: Changes the settings before anything is built.
+
+    Raises:
+        UsageError: If an option is unknown or its value impossible.
+    """
+
+    def check(settings: Any) -> None:
+        if settings.checkpoint_every_n_minutes < 0:
+            raise UsageError(
+                f"checkpoint_every_n_minutes is {settings.checkpoint_every_n_minutes}; it must be at least 0."
+            )
+        if settings.runs < 1:
+            raise UsageError(f"runs is {settings.runs}; it must be at least 1.")
+        if settings.runs > 1 and command != "fit":
+            raise UsageError(f"--runs {settings.runs} is an option of fit only; leave it out.")
+        if settings.runs > 1 and settings.ckpt_path:
+            raise UsageError("--runs begins new runs, and --ckpt_path resumes one; leave out one of them.")
+        if adjust:
+            adjust(settings)
+
+    def add(parser: Parser) -> None:
+        parser.add_argument(
+            "--checkpoint_every_n_minutes",
+            type=float,
+            default=MINUTES,
+            help="How often last.ckpt is written within an epoch, besides at its end. 0: after every step.",
+        )
+        parser.add_argument(
+            "--runs",
+            type=int,
+            default=1,
+            help="Runs to train one after another, with seed_everything, the next seed, …",
+        )
+        if add_options:
+            add_options(parser)
+
+    cli = TrainingCLI(command, words, training=True, add_options=add, adjust=check)
+    for note in cli.notes:
+        say_once(f"note: {note}")
+    return cli
+
+
+def train(words: Sequence[str], folder: Path, callbacks: Sequence[Callback] = (), *, reports: bool = True) -> FitResult:
+    """Train as ``fit`` does, in a given folder: for commands and scripts that train as a part of what they do.
+
+    Args:
+        words: The arguments of ``fit``.
+        folder: The run's folder.
+        callbacks: More callbacks for the Trainer.
+        reports: Whether to print a line for each epoch and to draw figures.
+
+    Raises:
+        DivergedError: If the loss is not finite.
+        UsageError: If the user made a mistake.
+    """
+    with session(training=True):
+        return fit(build(parse(words), folder, callbacks, reports=reports))
+
+
+@contextmanager
+def claim_folder(cli: TrainingCLI) -> Iterator[Path]:
+    """Make a folder for a new run, or lock that of the run that is resumed; afterwards an empty one is removed.
+
+    Of the processes of a distributed training, that of rank 0 makes it, and tells the others where it is.
+
+    Raises:
+        UsageError: If it can't be written to, or another process trains in it.
+    """
+    name = Path(cli.config_files[-1]).stem if cli.config_files else cli.model.hparams["arch"].replace(":", "-")
+    parent = runs_folder(cli) / name
+    if not is_rank_zero():
+        yield cli.checkpoint.path.parent if cli.checkpoint else parent / f"version_{next_number(parent)}"
+    elif cli.checkpoint:
+        with RunFolder(cli.checkpoint.path.parent) as run:
+            yield run.path
+    else:
+        with RunFolder.claim(parent, next_number(parent)) as run:
+            yield run.path
+
+
+def runs_folder(cli: TrainingCLI) -> Path:
+    """Return the folder of all runs."""
+    return Path(cli.config.trainer.default_root_dir or "runs")
+
+
+def build(cli: TrainingCLI, folder: Path, callbacks: Sequence[Callback] = (), *, reports: bool = True) -> Training:
+    """Build a training and check that it can begin; nothing is loaded or written.
+
+    Args:
+        cli: The parsed options.
+        folder: The run's folder; it need not exist yet.
+        callbacks: More callbacks for the Trainer.
+        reports: Whether to print a line for each epoch and to draw figures.
+
+    Raises:
+        UsageError: If options do not fit each other, the network, the images or this machine.
+    """
+    settings, checkpoint = cli.config_init.trainer, cli.checkpoint
+    given = _user_callbacks(cli)
+    named = _names_needed_to_resume(given, settings.logger)
+    if checkpoint:
+        check_callbacks(checkpoint, named)
+    check_precision(settings.precision)
+    settled: dict[str, Any] = {}
+    reason = "as asked"
+    if settings.precision is None:
+        settled["precision"], reason = choose_precision(settings.accelerator)
+    elif checkpoint and settings.precision == checkpoint.trainer_settings.get("precision"):
+        reason = "as before"
+    steps = checkpoint.steps if checkpoint else 0
+    throughput, recorder, last = Throughput(), FitRecorder(folder, cli.changes), None
+    reporter = RunReporter(folder, recorder=recorder) if reports else None
+    built: list[Callback] = [*callbacks, throughput, recorder]
+    if reporter:
+        built += [reporter, EpochLines()]
+    if not settings.fast_dev_run:
+        built += [SaveConfig(cli, folder), *([AnnounceDuration()] if reports else [])]
+    if settings.enable_progress_bar is not False and not any(isinstance(c, AnyProgressBar) for c in given):
+        built.append(ProgressBar())
+    if settings.enable_checkpointing is not False:
+        plain = {name: settings[name] for name in TRAINER_SETTINGS} | settled
+        stored = {name: value for name, value in plain.items() if is_plain(value)}
+        built.append(TrainerSettings(stored | {"callbacks": named}, cli.changes))
+        if cli.datamodule.hparams["val_size"]:
+            built.append(RunCheckpoint(folder, "best", monitor="val/acc"))
+        last = LastCheckpoint(folder, cli.config.checkpoint_every_n_minutes)
+        built.append(last)
+    trainer = build_trainer(
+        settings,
+        **settled,
+        callbacks=[*given, *built],
+        logger=_build_loggers(settings.logger, folder, steps),
+        plugins=build_plugins(settings.plugins),
+    )
+    print_model(trainer, cli.model, cli.datamodule, reason)
+    training = Training(
+        cli.config, trainer, cli.model, cli.datamodule, folder, throughput, last, checkpoint, named,
+        report_error=lambda: reporter.error if reporter else None,
+    )  # fmt: skip
+    _check(cli, training)
+    return training
+
+
+def _check(cli: TrainingCLI, training: Training) -> None:
+    """Check what can be checked before images are loaded, and find the pretrained weights."""
+    processes, model = training.trainer.world_size, training.model
+    if cli.config.runs > 1 and processes > 1:
+        raise UsageError(
+            f"--runs trains in one process, but there are to be {processes}. Leave out trainer.devices and "
+            "trainer.num_nodes, or --runs, and train the seeds one by one: --seed_everything 1"
+        )
+    if training.checkpoint:
+        check_position(training.checkpoint, training.data.hparams, processes)
+    check_network(model, training.data, training=True)
+    if model.hparams["weights"] is not None and training.checkpoint is None and is_rank_zero():
+        say(f"weights: {find_weights(model.hparams['arch'], model.hparams['weights'])}")
+
+
+def _user_callbacks(cli: TrainingCLI) -> list[Callback]:
+    """Return the callbacks that the user named, without tuners if a run is resumed with what they found."""
+    given = cli.config_init.trainer.callbacks or []
+    given = list(given) if isinstance(given, Sequence) else [given]
+    if cli.checkpoint and (tuners := [type(c).__name__ for c in given if isinstance(c, TUNERS)]):
+        say_once(f"note: {', '.join(tuners)} is not run again: the run resumes with what it found")
+        given = [callback for callback in given if not isinstance(callback, TUNERS)]
+    return given
+
+
+def _names_needed_to_resume(callbacks: Sequence[Callback], logger: Any) -> list[str]:
+    """Return the class names of the user's callbacks and loggers that take part in the training."""
+    loggers = logger if isinstance(logger, list) else [logger]
+    named = [*callbacks, *(each for each in loggers if isinstance(each, Logger))]
+    return [type(each).__name__ for each in named if not isinstance(each, (*TUNERS, AnyProgressBar))]
+
+
+def _build_loggers(given: Logger | Sequence[Logger] | bool | None, folder: Path, steps: int) -> list[Logger]:
+    """Return the user's loggers, or TensorBoard's, and that of metrics.csv.
+
+    Args:
+        given: The Trainer's setting.
+        folder: The run's folder.
+        steps: The step that the run is resumed from.
+    """
+    place = folder.absolute()
+    if given is None or isinstance(given, bool):
+        usual = TensorBoardLogger(place.parent, name="", version=place.name, default_hp_metric=False)
+        given = [] if given is False else [usual]
+    given = [given] if isinstance(given, Logger) else given
+    return [*given, MetricsLog(folder, steps)]
+
+
+class SaveConfig(Callback):
+    """Writes ``config.yaml`` to the run's folder, which ``fit --config`` takes as it is.
+
+    Args:
+        cli: The parsed options.
+        folder: The run's folder.
+    """
+
+    def __init__(self, cli: TrainingCLI, folder: Path) -> None:
+        self.parser, self.folder = cli.parser, folder
+        self.config = cli.config.clone()
+        # Which checkpoint is resumed, and what else is trained, are no settings of this run.
+        self.config.ckpt_path, self.config.runs = None, 1
+        self.config.pop("allow_custom_arch", None)
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Write the file, over that of the run that is resumed."""
+        if trainer.is_global_zero:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            write_atomically(self.folder / "config.yaml", self.parser.dump(self.config, skip_unset=False))
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Record the values that LearningRateFinder and BatchSizeFinder have found."""
+        found = []
+        data: Any = trainer.datamodule  # type: ignore[attr-defined]
+        for section, hparams in (("model", pl_module.hparams), ("data", data.hparams)):
+            settings = self.config[section]
+            for name, value in hparams.items():
+                if name in settings and isinstance(value, int | float) and value != settings[name]:
+                    found.append(f"{section}.{name} {settings[name]} → {value}")
+                    settings[name] = value
+        if found:
+            say_once(f"found: {', '.join(found)}")
+            self.setup(trainer, pl_module, "fit")

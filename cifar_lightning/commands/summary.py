@@ -1,0 +1,91 @@
+"""What ``fit`` prints before and after a training: the network, how it went, and what can be done next."""
+
+import shlex
+import signal
+
+from lightning.pytorch import Trainer
+from lightning.pytorch.loggers import TensorBoardLogger
+
+from cifar_lightning.commands.session import say_once
+from cifar_lightning.data.datamodule import ImageDataModule
+from cifar_lightning.reporting.metrics_log import read_throughput
+from cifar_lightning.reporting.record_schema import FIT, read_record
+from cifar_lightning.training.checkpoint import Checkpoint
+from cifar_lightning.training.classifier import ImageClassifier
+from cifar_lightning.training.fit import FitResult, describe_resumption, next_command
+
+
+def print_model(trainer: Trainer, model: ImageClassifier, data: ImageDataModule, reason: str) -> None:
+    """Print the network, its data and the device.
+
+    Args:
+        trainer: The Trainer.
+        model: The network.
+        data: The images.
+        reason: Why the Trainer has its precision.
+    """
+    parameters = sum(parameter.numel() for parameter in model.parameters())
+    say_once(
+        f"{model.hparams['arch']} ({parameters:,} parameters) on {data.description}; {trainer.accelerator.name()}, "
+        f"{trainer.precision} ({reason})"
+    )
+
+
+def print_interrupted(result: FitResult) -> None:
+    """Print which signal ended a training, and how it is resumed."""
+    name = signal.Signals(result.interrupted).name
+    say_once(f"\nended by {name}.{describe_resumption(result.training) or ' Nothing was saved yet.'}")
+
+
+def print_trained(result: FitResult) -> None:
+    """Print how a training went, its best epoch, and the commands that come next."""
+    training, folder = result.training, result.folder
+    record, _ = read_record(folder / "fit.json", FIT)
+    epochs = record.get("epochs", training.trainer.current_epoch)
+    resumed, rate = training.checkpoint, _images_per_second(result)
+    say_once(
+        f"\ntrained {training.model.hparams['arch']} on {training.data.description}: "
+        f"{epochs} epoch{'s' * (epochs != 1)} in {result.seconds:.0f} s{' since it was resumed' * bool(resumed)}"
+        + (f", {rate:,.0f} images/s" if rate else "")
+    )
+    best, last = folder / "best.ckpt", folder / "last.ckpt"
+    if best.exists():
+        _print_best(Checkpoint.read(best).epoch + 1, record)
+    elif last.exists():
+        reason = (
+            "the training ended before its first validation"
+            if record.get("validation_images")
+            else "validation is off (data.val_size 0)"
+        )
+        say_once(f"no best.ckpt: {reason}, so the best epoch is not known")
+    if last.exists():
+        path = best if best.exists() else last
+        say_once(
+            f"run:  {folder} (report.html shows it)\nnext:\n"
+            f"  {next_command(training, 'test', path)}\n"
+            f"  {next_command(training, 'predict', path)} YOUR_IMAGES"
+        )
+        if any(isinstance(logger, TensorBoardLogger) for logger in training.trainer.loggers):
+            say_once(f"  tensorboard --logdir {shlex.quote(str(folder.parent.parent))}")
+        planned = -1 < training.trainer.max_steps <= record.get("steps", 0)
+        if not planned and Checkpoint.read(last).is_within_epoch:
+            say_once(f"It was stopped inside epoch {epochs + 1}.{describe_resumption(training)}")
+
+
+def _images_per_second(result: FitResult) -> float:
+    training = result.training
+    if training.throughput.images:
+        return training.throughput.images / training.throughput.seconds
+    # With ddp_spawn and its like this process has not trained itself; or nothing was left to train.
+    return read_throughput(result.folder, training.checkpoint.steps if training.checkpoint else 0)
+
+
+def _print_best(epoch: int, record: dict[str, object]) -> None:
+    accuracy = record.get("val_accuracy")
+    if not isinstance(accuracy, float):
+        say_once("best: none; training has diverged, and val/loss was finite in no epoch")
+        return
+    measured, held_out = record.get("val_accuracy_of"), record["validation_images"]
+    assert isinstance(held_out, int)
+    limited = isinstance(measured, int) and 0 < measured < held_out  # limit_val_batches
+    say_once(f"best: epoch {epoch}, val/acc {accuracy:.2%} of {f'{measured:,} of the ' * limited}{held_out:,} images")

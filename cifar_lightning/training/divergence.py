@@ -1,0 +1,62 @@
+"""What happens when a loss or a weight is not finite: an error that says what to do, or a warning."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from cifar_lightning.errors import UsageError
+from cifar_lightning.io.text import say
+
+if TYPE_CHECKING:
+    from cifar_lightning.training.classifier import ImageClassifier
+
+
+class DivergedError(UsageError):
+    """The loss is not finite: training has diverged, or the network's output is not a number."""
+
+
+def has_finite_weights(model: ImageClassifier) -> bool:
+    """Tell whether all weights are finite numbers."""
+    return all(bool(parameter.isfinite().all()) for parameter in model.parameters())
+
+
+def handle_divergence(model: ImageClassifier, stage: str, loss: float) -> None:
+    """Handle a loss that is not finite, unless skipped steps explain it.
+
+    Args:
+        model: The model, attached to a Trainer.
+        stage: "train", "val" or "test".
+        loss: The mean loss of the epoch so far.
+
+    Raises:
+        DivergedError: If ``model.stop_on_nan`` is set.
+    """
+    scaler = getattr(model.trainer.precision_plugin, "scaler", None)
+    if stage == "train" and scaler is not None and has_finite_weights(model):
+        return  # float16 overflowed, and the scaler skipped these steps.
+    stop_or_warn(model, f"{stage}/loss is {loss}")
+
+
+def stop_or_warn(model: ImageClassifier, sign: str) -> None:
+    """Stop with an error, or warn, as ``model.stop_on_nan`` says.
+
+    Args:
+        model: The model, attached to a Trainer.
+        sign: How it is known that training has diverged, or that the network's output is not a number.
+
+    Raises:
+        DivergedError: If ``model.stop_on_nan`` is set.
+    """
+    options, trainer = model.hparams, model.trainer
+    if trainer.state.fn == "fit" and not trainer.sanity_checking:
+        names = ("lr", "sgd_lr") if options["optimizer"] == "muon" else ("lr",)
+        rates = " and ".join(f"--model.{name} {options[name]:g}" for name in names)
+        what = f"training has diverged: {sign} in epoch {trainer.current_epoch + 1}"
+        way_out = f"Train again with a lower learning rate than {rates}, or with --trainer.gradient_clip_val 1"
+    else:
+        what = f"the network's output is not a number: {sign}"
+        way_out = "If its training has diverged, use an earlier checkpoint, or train with a lower --model.lr"
+    if options["stop_on_nan"]:
+        raise DivergedError(f"{what}. {way_out}; --model.stop_on_nan false continues all the same.")
+    if trainer.is_global_zero:
+        say(f"note: {what}. {way_out}.")
