@@ -272,9 +272,7 @@ class ImageClassifier(LightningModule):
         # Random numbers of dropout and the like are a function of the position, so a resumed run draws the same.
         place = (self.trainer.current_epoch, batch_idx, self.trainer.global_rank)
         seed = hash_integers(cast(int, self._seed), *place)
-        torch.default_generator.manual_seed(
-            seed
-        )  # torch.manual_seed would store a stack trace for each device type.
+        torch.default_generator.manual_seed(seed)  # torch.manual_seed would store a stack trace for each device type.
         if not batch[0].is_cpu:
             torch.get_device_module(self.device).manual_seed(seed)
         fresh = batch_idx == 0 and self.global_step == 0 and self.hparams["weights"] is None
