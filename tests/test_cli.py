@@ -83,7 +83,7 @@ def test_help_lists_every_command(capsys: pytest.CaptureFixture[str]) -> None:
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["fitt"], "there is no command 'fitt'. Did you mean fit?"),
+        (["fitt"], "unknown command 'fitt'. Did you mean fit?"),
         (["fit", "--config"], "--config needs a value"),
         (["fit", "--config", "configs/cn.yaml"], "Did you mean configs/cnn.yaml?"),
         (["fit", "--config", "configs"], "is a folder"),

@@ -97,7 +97,7 @@ def test_a_signal_ends_bench(
         (["--output=nowhere/bench.json"], "there is no such folder"),
         (["--output=."], "a folder; name a file in it"),
         (["--trainer.devices=2", "--trainer.accelerator=cpu"], "bench measures one process"),
-        (["--runs=2"], "--runs 2 is for fit"),
+        (["--runs=2"], "--runs 2 is an option of fit only"),
         (["--data.batchsize=2"], "Did you mean data.batch_size"),
     ],
 )

@@ -38,7 +38,7 @@ def test_a_full_disk(trained: Path, here: Path, capsys: pytest.CaptureFixture[st
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
     said = capsys.readouterr().err
     assert "best.ckpt could not be written" in said or "last.ckpt could not be written" in said
-    assert "the one of before is whole" in said
+    assert "the previous one is intact" in said
     assert "written after 8 steps:\n  cifar-lightning fit --ckpt_path" in said
     assert last.read_bytes() == before
     assert {path.name for path in last.parent.glob("*ckpt*")} == {"last.ckpt", "best.ckpt"}

@@ -70,7 +70,7 @@ def test_the_first_limit_ends_it(
     assert f"trains {said}" in capsys.readouterr().out
     assert json.loads((RUN / "fit.json").read_text())["steps"] == steps
     assert main(["fit", "--ckpt_path=last.ckpt"]) == 2
-    assert "To go on, name a larger number: --trainer.max_" in capsys.readouterr().err
+    assert "To train it further, name a larger number: --trainer.max_" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

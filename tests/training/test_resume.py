@@ -290,7 +290,7 @@ def test_what_is_missing_after_the_last_epoch_is_completed(
     before = (run / "last.ckpt").read_bytes()
     capsys.readouterr()
     assert main(resume) == 0
-    assert "note: the training is complete; its missing figures and records are written" in capsys.readouterr().out
+    assert "note: the training is complete; only its missing figures and records are written" in capsys.readouterr().out
     assert (run / "last.ckpt").read_bytes() == before
     record, expected = (json.loads((folder / "fit.json").read_text()) for folder in (run, whole))
     assert record.pop("seconds") > 0
