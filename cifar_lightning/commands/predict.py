@@ -9,7 +9,6 @@ from cifar_lightning.errors import UsageError
 from cifar_lightning.inference.predictor import EXPORTED, Predictor
 from cifar_lightning.io.text import printable, say
 
-
 HINT = """\
 With an exported file, predict takes images, --output, --top_k, --device and --allow_custom_arch: \
 cifar-lightning predict --ckpt_path model.onnx cat.jpg"""

@@ -15,14 +15,14 @@ from cifar_lightning.commands.fit import parse as parse_fit
 from cifar_lightning.commands.parser import Parser
 from cifar_lightning.commands.session import session
 from cifar_lightning.errors import UsageError
+from cifar_lightning.io.config import read_config
 from cifar_lightning.sweeping.results import describe_next_steps, describe_trials, make_best_table
 from cifar_lightning.sweeping.search import search
 from cifar_lightning.sweeping.space import EXAMPLE, CheckedTraining, Sweep
 from cifar_lightning.sweeping.worker import TrialRun
-from cifar_lightning.io.config import read_config
 from cifar_lightning.training.fit import fit
-from cifar_lightning.training.run_folder import RunFolder
 from cifar_lightning.training.launcher import refuse_processes
+from cifar_lightning.training.run_folder import RunFolder
 
 EXIT_INTERRUPTED = 130
 
@@ -124,7 +124,7 @@ def _require_base_and_space(configs: Sequence[str], given: set[str]) -> None:
 def check_training(words: Sequence[str]) -> CheckedTraining:
     """Build the training of a command line, without starting it; nothing is written."""
     with contextlib.redirect_stdout(None), session(training=True):
-        cli = parse_fit(words, command="sweep")
+        cli = parse_fit(words[1:], command="sweep")  # Without "fit".
         training = build(cli, Path("unused"), reports=False)
     return CheckedTraining(cli.config.as_dict(), training.trainer.world_size, cli.datamodule, runs_folder(cli))
 
@@ -133,7 +133,7 @@ def train_trial(words: Sequence[str], run: tuple[str, int], callbacks: Sequence[
     """Train a trial, as ``sweeping.worker.Train`` says."""
     name, number = run
     with contextlib.redirect_stdout(None), session(training=True):
-        cli = parse_fit(words, command="sweep")
+        cli = parse_fit(words[1:], command="sweep")  # Without "fit".
         with RunFolder.claim(runs_folder(cli) / name, number) as folder:
             result = fit(build(cli, folder.path, callbacks))
     return TrialRun(result.folder, result.training.signal, is_complete=not result.interrupted)

@@ -29,7 +29,6 @@ from cifar_lightning.errors import UsageError
 from cifar_lightning.reporting import figures
 from cifar_lightning.reporting.metrics_log import read_history
 from cifar_lightning.reporting.run_figures import draw_augmentation
-from cifar_lightning.training.metrics import EpochMetrics
 from cifar_lightning.training.trainer import keep_freed_memory
 from cifar_lightning.transforms.augment import tta_views
 from cifar_lightning.transforms.corruptions import CORRUPTIONS, corrupt

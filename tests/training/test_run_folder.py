@@ -15,7 +15,6 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 
 from cifar_lightning.cli import main
 from cifar_lightning.errors import UsageError
-from cifar_lightning.io.files import write_atomically
 from cifar_lightning.training.checkpoint import Checkpoint
 from cifar_lightning.training.run_folder import RunFolder, next_number
 from tests.conftest import FAST
