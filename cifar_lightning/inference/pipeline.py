@@ -80,7 +80,7 @@ def load_pipeline(
     digest = hash_file(path)
     card = Card(
         arch=settings["arch"],
-        classes=checkpoint.classes,
+        classes=tuple(checkpoint.data_state["classes"]),
         dataset=data["dataset"],
         image_size=data["image_size"],
         mean=tuple(mean),

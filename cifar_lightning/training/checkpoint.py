@@ -223,17 +223,7 @@ class Checkpoint:
         """The state of the ``ImageDataModule``: "classes", "mean", "std", and digests of the images of each split."""
         return self.content["ImageDataModule"]  # type: ignore[no-any-return]
 
-    @property
-    def classes(self) -> tuple[str, ...]:
-        """The names of the K classes."""
-        return tuple(self.data_state["classes"])
-
     # -- the training ------------------------------------------------------------------------------------------------
-
-    @property
-    def seed(self) -> int | None:
-        """The seed of the run, ``seed_everything``."""
-        return self.data_settings.get("seed")
 
     @property
     def steps(self) -> int:
@@ -248,16 +238,12 @@ class Checkpoint:
     @property
     def epochs_done(self) -> int:
         """How many epochs were complete; of a resumable checkpoint."""
-        return int(self._fit_loop["epoch_progress"]["current"]["processed"])
+        return int(self.content["loops"]["fit_loop"]["epoch_progress"]["current"]["processed"])
 
     @property
     def is_within_epoch(self) -> bool:
         """Whether it was written before the last batch of an epoch; of a resumable checkpoint."""
-        return not self._fit_loop["epoch_loop.batch_progress"].get("is_last_batch", True)
-
-    @property
-    def _fit_loop(self) -> dict[str, Any]:
-        return self.content["loops"]["fit_loop"]  # type: ignore[no-any-return]
+        return not self.content["loops"]["fit_loop"]["epoch_loop.batch_progress"].get("is_last_batch", True)
 
     @property
     def trainer_settings(self) -> dict[str, Any]:
@@ -269,11 +255,6 @@ class Checkpoint:
     def callbacks(self) -> list[str]:
         """Names of the user's callbacks and loggers, which resuming needs and a checkpoint can't bring along."""
         return [str(name) for name in self.content.get("trainer_settings", {}).get("callbacks", [])]
-
-    @property
-    def timer_state(self) -> dict[str, Any]:
-        """The state of Lightning's Timer (``max_time``); empty if there was none."""
-        return self.content.get("callbacks", {}).get("Timer", {})  # type: ignore[no-any-return]
 
     @property
     def changes(self) -> list[str]:

@@ -121,8 +121,8 @@ def _find_changes(checkpoint: Checkpoint, settings: Any) -> list[str]:
             if not name.startswith(PER_RUN_SETTINGS) and name in new and new[name] != value
         ),
     ]
-    if checkpoint.seed != settings.seed_everything:
-        changes.append(f"seed_everything {checkpoint.seed} → {settings.seed_everything}")
+    if (seed := checkpoint.data_settings.get("seed")) != settings.seed_everything:
+        changes.append(f"seed_everything {seed} → {settings.seed_everything}")
     return changes
 
 
@@ -137,7 +137,7 @@ def find_longer_time(checkpoint: Checkpoint, max_time: Any) -> str | None:
         A value for ``max_time``, or None if there is time left.
     """
     timer = Timer(max_time)
-    timer.load_state_dict(checkpoint.timer_state)
+    timer.load_state_dict(checkpoint.content.get("callbacks", {}).get("Timer", {}))
     if (left := timer.time_remaining()) is None or left > 0:
         return None
     minutes, seconds = divmod(max(1, math.ceil(2 * timer.time_elapsed())), 60)
