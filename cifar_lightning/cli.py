@@ -174,7 +174,7 @@ def _check_files(args: list[str]) -> list[str]:
     checkpoints, words = split_options(words, (option,))
     for config in configs:
         _check_config(config)
-    if words and words[0].endswith((".yaml", ".yml")):
+    if words and words[0].endswith((".yaml", ".yml")) and not words[0].startswith("-"):
         raise UsageError(f"a config is named by an option: cifar-lightning {command} --config {words[0]}")
     if command == "serve" and split_options(words, ("--ckpt_path",))[0]:
         raise UsageError("serve has another option for the checkpoint or the exported file: --model best.ckpt")

@@ -22,7 +22,8 @@ LAYERS = [  # A module imports from its own folder and from the layers below it.
     {"training"},
     {"data", "models"},
     {"transforms"},
-    {"io", "errors"},
+    {"io"},
+    {"errors"},
 ]
 WITHOUT_LIGHTNING = {"models", "transforms", "io", "errors"}
 WITHOUT_TORCH = {

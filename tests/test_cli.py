@@ -99,7 +99,7 @@ def test_help_lists_every_command(capsys: pytest.CaptureFixture[str]) -> None:
         (["fit", "--config", "ckpt.yaml"], "name it on the command line"),
         (
             ["fit", "--model.arch=timm:test_resnet", "--model.arch_options={features_only: true}"],
-            "timm:test_resnet turned one image into a list; it must be (1, 10)",
+            "timm:test_resnet turned one image into a list; the output must be (1, 10)",
         ),
         (["fit", "--seed_everything=-3"], "seed_everything is -3"),
         (["fit", "--seed_everything=true"], "seed_everything is True"),

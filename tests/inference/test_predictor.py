@@ -319,7 +319,7 @@ def test_the_verb_says_what_predictor_says(
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["x.png", "--trainer.accelerator=gpu"], "unrecognized arguments: --trainer.accelerator=gpu. With an exported"),
+        (["x.png", "--trainer.accelerator=gpu"], "unknown option --trainer.accelerator. With an exported"),
         ([], "images"),
         (["x.png", "--top_k=11"], "from 1 to 10"),
         (["x.png", "--device=nonsense"], "the device nonsense"),
