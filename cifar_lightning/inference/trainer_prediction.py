@@ -93,14 +93,14 @@ class PartWriter(Callback):
         self._token = secrets.token_hex(8)
         self._file: TextIO | None = None
 
-    def _part(self, rank: int | str) -> Path:
+    def part(self, rank: int | str) -> Path:
         """Return the name of a process's part, a hidden one that ``remove_unfinished`` knows."""
         return self._job.table.with_name(f".{self._job.table.name}.{self._token}.{rank}.unfinished")
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Begin the part, also in a process that has no image."""
         self._token = trainer.strategy.broadcast(self._token)  # Each process has drawn one.
-        self._file = self._part(trainer.global_rank).open("x", encoding="utf-8")
+        self._file = self.part(trainer.global_rank).open("x", encoding="utf-8")
 
     def on_predict_batch_end(
         self,
@@ -140,7 +140,7 @@ class PartWriter(Callback):
         """
         with ExitStack() as on_exit:
             try:
-                parts = [on_exit.enter_context(self._part(rank).open(encoding="utf-8")) for rank in range(processes)]
+                parts = [on_exit.enter_context(self.part(rank).open(encoding="utf-8")) for rank in range(processes)]
             except FileNotFoundError as error:
                 raise UsageError(
                     f"the predictions of another machine are not in {self._job.table.parent.absolute()}. Name an "
@@ -158,7 +158,7 @@ class PartWriter(Callback):
     def remove_parts(self) -> None:
         """Remove the parts of all processes."""
         for part in self._job.table.parent.iterdir():
-            if part.name.startswith(self._part("").name.removesuffix(".unfinished")):
+            if part.name.startswith(self.part("").name.removesuffix(".unfinished")):
                 with suppress(OSError):
                     part.unlink()
 

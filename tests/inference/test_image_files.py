@@ -1,7 +1,6 @@
 """Tables of predictions for the user's own images, made with a Predictor, and the contact sheet."""
 
 import csv
-import json
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -15,10 +14,8 @@ from PIL import Image
 
 from cifar_lightning import Predictor
 from cifar_lightning.errors import UsageError
-from cifar_lightning.inference.contact_sheet import make_captions
 from cifar_lightning.inference.image_files import predict_files, prepare
 from cifar_lightning.inference.prediction_table import ROWS_SHOWN, SHEET_IMAGES, print_summary
-from cifar_lightning.reporting import figures
 
 OUTPUT = Path("predictions.csv")
 
@@ -91,18 +88,6 @@ def test_only_the_beginning_stays_in_memory(here: Path, capsys: pytest.CaptureFi
     assert f"… and {count - 50} more in predictions.csv" in capsys.readouterr().out
 
 
-def test_json_is_formatted_as_a_whole_would_be(here: Path) -> None:
-    names = paint(["a\nb.png", "café.png", os.fsdecode(b"\xe9.png")])
-    output = Path("p.json")
-    predict_files(PREDICTOR, [*names, "missing.png"], output, top_k=1)
-    text = output.read_text(encoding="utf-8", errors="surrogateescape")
-    entries = json.loads(text)
-    assert text == json.dumps(entries, indent=2, ensure_ascii=False) + "\n"
-    assert [entry["image"] for entry in entries] == [*names, "missing.png"]
-    assert [entry["error"] for entry in entries] == [None] * 3 + ["there is no such file"]
-    assert entries[0]["top"] == [{"class": "red", "probability": pytest.approx(200 / 254)}]
-
-
 def test_an_older_table_stays_until_the_new_one_is_complete(here: Path) -> None:
     names = paint([f"{n}.png" for n in range(9)])
     OUTPUT.write_text("older")
@@ -141,27 +126,6 @@ def test_no_image_is_overwritten(here: Path) -> None:
     for output in ("images/cat.csv", "link/cat.json"):
         with pytest.raises(UsageError, match="is one of the images and would be overwritten"):
             prepare(["images"], ["a", "b"], Path(output), None)
-
-
-@pytest.mark.parametrize(
-    ("names", "expected"),
-    [
-        (["a/x/1.png", "b/x/1.png", "b/y/1.png", "b/y/2.png"], ["a/x\n1.png", "b/x\n1.png", "b/y\n1.png", "2.png"]),
-        (["a/x/1.png", "a/y/1.png"], ["x\n1.png", "y\n1.png"]),
-        (["1.png", "a/1.png", "a\nb/1.png"], [".\n1.png", "a\n1.png", "a\\nb\n1.png"]),
-        (["3.png", "3.png"], ["3.png", "3.png"]),
-        (["summer_of_2023_in_the_mountains/1.png", "summer_of_2024_in_the_mountains/1.png"],
-         ["…3_in_the_mountains\n1.png", "…4_in_the_mountains\n1.png"]),
-    ],
-)  # fmt: skip
-def test_files_of_the_same_name_are_told_apart(names: list[str], expected: list[str]) -> None:
-    assert make_captions([Path(name) for name in names]) == expected
-
-
-def test_captions_differ_also_when_they_are_shortened() -> None:
-    names = [f"{letter}{'-' * 15}{number}{'-' * 15}/1.png" for letter in "ab" for number in range(3)]
-    lines = [caption.split("\n")[0] for caption in make_captions([Path(name) for name in names])]
-    assert len({figures.shorten(line) for line in lines}) == len(names)
 
 
 def test_the_sheet_shows_the_folders_of_files_of_the_same_name(here: Path) -> None:

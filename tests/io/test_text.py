@@ -1,14 +1,11 @@
 """Names that would control a terminal, look like other names, or be formulas in a spreadsheet."""
 
-import csv
 from pathlib import Path
 
 import pytest
 import torch
 
 from cifar_lightning.cli import main
-from cifar_lightning.inference.prediction_table import Row, write_rows
-from cifar_lightning.inference.predictor import ClassProbability
 from cifar_lightning.io.text import csv_text, first_ten, printable, say
 from cifar_lightning.reporting.tables import class_table
 
@@ -53,14 +50,6 @@ def test_cells_contain_no_control_characters() -> None:
 def test_each_name_in_a_message_is_one_line() -> None:
     assert first_ten(["a\nb", Path("c\x1b")]) == "a\\nb, c\\x1b"
     assert first_ten([str(n) for n in range(11)], "\n  ").endswith("8\n  9\n  … (11 in all)")
-
-
-def test_predictions_contain_no_formulas(tmp_path: Path) -> None:
-    rows = [Row(Path("=1.png"), (ClassProbability("+cmd", 0.75),)), Row(Path("-2.png"), error="@broken")]
-    write_rows(rows, 1, tmp_path / "p.csv")
-    with (tmp_path / "p.csv").open(newline="", encoding="utf-8") as file:
-        _, *read = csv.reader(file)
-    assert read == [["'=1.png", "'+cmd", "0.750000", ""], ["'-2.png", "", "", "'@broken"]]
 
 
 def test_class_names_in_tables_and_messages(
