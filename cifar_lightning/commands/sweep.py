@@ -10,7 +10,7 @@ from lightning.pytorch import Callback
 from rich.console import Console
 
 from cifar_lightning.commands.arguments import split_options
-from cifar_lightning.commands.fit import build, runs_folder
+from cifar_lightning.commands.fit import build, train
 from cifar_lightning.commands.fit import parse as parse_fit
 from cifar_lightning.commands.parser import Parser
 from cifar_lightning.commands.session import session
@@ -18,11 +18,9 @@ from cifar_lightning.errors import UsageError
 from cifar_lightning.io.config import read_config
 from cifar_lightning.sweeping.results import describe_next_steps, describe_trials, make_best_table
 from cifar_lightning.sweeping.search import search
-from cifar_lightning.sweeping.space import EXAMPLE, CheckedTraining, Sweep
-from cifar_lightning.sweeping.worker import TrialRun
-from cifar_lightning.training.fit import fit
+from cifar_lightning.sweeping.space import EXAMPLE, Sweep
+from cifar_lightning.training.fit import FitResult, Training
 from cifar_lightning.training.launcher import refuse_processes
-from cifar_lightning.training.run_folder import RunFolder
 
 EXIT_INTERRUPTED = 130
 
@@ -41,7 +39,7 @@ def main(argv: Sequence[str]) -> int:
     """
     refuse_processes("sweep")
     sweep = parse(argv[1:])
-    result = search(sweep, read_config(Path(sweep.base))[0], check_training, train_trial, verbose=True)
+    result = search(sweep, check_training, train_trial, verbose=True)
     if result.interrupted:
         print(f"\ninterrupted; {result.how_to_resume}", flush=True)
         return EXIT_INTERRUPTED
@@ -121,19 +119,13 @@ def _require_base_and_space(configs: Sequence[str], given: set[str]) -> None:
     raise UsageError(f"{configs[-1]} lacks {'; and '.join(say_what[name] for name in missing)}.")
 
 
-def check_training(words: Sequence[str]) -> CheckedTraining:
-    """Build the training of a command line, without starting it; nothing is written."""
+def check_training(words: Sequence[str]) -> Training:
+    """Build the training of some arguments of ``fit``, without starting it, for ``sweeping.space.Check``."""
     with contextlib.redirect_stdout(None), session(training=True):
-        cli = parse_fit(words[1:], command="sweep")  # Without "fit".
-        training = build(cli, Path("unused"), reports=False)
-    return CheckedTraining(cli.config.as_dict(), training.trainer.world_size, cli.datamodule, runs_folder(cli))
+        return build(parse_fit(words, command="sweep"), Path("unused"))
 
 
-def train_trial(words: Sequence[str], run: tuple[str, int], callbacks: Sequence[Callback]) -> TrialRun:
-    """Train a trial, as ``sweeping.worker.Train`` says."""
-    name, number = run
-    with contextlib.redirect_stdout(None), session(training=True):
-        cli = parse_fit(words[1:], command="sweep")  # Without "fit".
-        with RunFolder.claim(runs_folder(cli) / name, number) as folder:
-            result = fit(build(cli, folder.path, callbacks))
-    return TrialRun(result.folder, result.training.signal, is_complete=not result.interrupted)
+def train_trial(words: Sequence[str], folder: Path, callbacks: Sequence[Callback]) -> FitResult:
+    """Train a trial without printing, for ``sweeping.worker.Train``."""
+    with contextlib.redirect_stdout(None):
+        return train(words, folder, callbacks)

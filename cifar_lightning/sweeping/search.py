@@ -1,9 +1,9 @@
 """A search from its checks to its results."""
 
-from collections.abc import Mapping
-from typing import Any
+from pathlib import Path
 
 from cifar_lightning.errors import UsageError
+from cifar_lightning.io.config import read_config
 from cifar_lightning.sweeping.results import SearchResult, write_results
 from cifar_lightning.sweeping.space import Check, Sweep, check_space
 from cifar_lightning.sweeping.study import (
@@ -17,18 +17,16 @@ from cifar_lightning.sweeping.study import (
 from cifar_lightning.sweeping.worker import Search, Train, run_workers
 
 
-def search(
-    sweep: Sweep, recipe: Mapping[str, Any], check: Check, train: Train, *, verbose: bool = False
-) -> SearchResult:
+def search(sweep: Sweep, check: Check, train: Train, *, verbose: bool = False) -> SearchResult:
     """Search for better hyperparameters: start a study, or resume or join it, and train its trials.
 
     Everything is checked, and the data are downloaded, before the first trial starts.
 
     Args:
         sweep: The search.
-        recipe: The content of its base recipe.
-        check: Builds a training, to check its options.
-        train: Trains a trial; a function of a module if there are several workers.
+        check: Builds a training, to check its options, such as ``commands.sweep.check_training``.
+        train: Trains a trial, such as ``commands.sweep.train_trial``. With several workers it must be a function of a
+            module, which their processes import by name.
         verbose: Whether to print a line for each trial.
 
     Returns:
@@ -43,7 +41,9 @@ def search(
         create_sampler(sweep, sweep.seed)
         create_pruner(sweep)
         training.data.prepare_data()
-        plan = Search(sweep, recipe, space, training.root / sweep.study_name, train, verbose)
+        recipe, _ = read_config(Path(sweep.base))
+        root = Path(training.settings.trainer.default_root_dir or "runs")
+        plan = Search(sweep, recipe, space, root / sweep.study_name, train, verbose)
         study, is_new = open_study(sweep, recipe, plan.folder)
         plan.log(
             f"study {study.study_name}: {count_finished(counted_trials(study))} of {sweep.trials} trials done, "

@@ -9,8 +9,8 @@ from typing import Any, Literal, Protocol
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
 from optuna.trial import Trial
 
-from cifar_lightning.data.datamodule import ImageDataModule
 from cifar_lightning.errors import UsageError
+from cifar_lightning.training.fit import Training
 
 EXAMPLE = "model.lr: {low: 1.0e-4, high: 0.1, log: true}"
 """An entry of ``space``, for messages."""
@@ -74,8 +74,8 @@ class Sweep:
 
     @property
     def fit_arguments(self) -> list[str]:
-        """The command line of every trial, without the values that are searched."""
-        return ["fit", "--config", self.base, *to_flags(self.overrides), "--trainer.enable_progress_bar=false"]
+        """The arguments of ``fit`` that all trials share."""
+        return ["--config", self.base, *to_flags(self.overrides), "--trainer.enable_progress_bar=false"]
 
     @property
     def maximize(self) -> bool:
@@ -93,35 +93,18 @@ class Sweep:
         return f"{value:.2%}" if self.maximize else f"{value:.4f}"
 
 
-@dataclass(frozen=True)
-class CheckedTraining:
-    """A training that was built, which checks all of its options, and not started.
-
-    Attributes:
-        settings: The values of its options by section, such as {"model": {"lr": 0.1}}.
-        devices: Number of devices that it would use.
-        data: Its data module.
-        root: The folder of all runs.
-    """
-
-    settings: Mapping[str, Any]
-    devices: int
-    data: ImageDataModule
-    root: Path
-
-
 class Check(Protocol):
-    """A function that builds a training from the words of a command line, without starting it."""
+    """A function that builds a training from the arguments of ``fit``, which checks them, without starting it."""
 
-    def __call__(self, words: Sequence[str]) -> CheckedTraining:
-        """Build the training of ``words``, such as ["fit", "--config", "configs/cnn.yaml"].
+    def __call__(self, words: Sequence[str]) -> Training:
+        """Build the training of ``words``, such as ["--config", "configs/cnn.yaml"]. Nothing is written.
 
         Raises:
             UsageError: If an option is wrong.
         """
 
 
-def check_space(sweep: Sweep, check: Check) -> tuple[dict[str, BaseDistribution], CheckedTraining]:
+def check_space(sweep: Sweep, check: Check) -> tuple[dict[str, BaseDistribution], Training]:
     """Check a sweep before its first trial: build a training at each end of each range and for each choice.
 
     Args:
@@ -135,10 +118,10 @@ def check_space(sweep: Sweep, check: Check) -> tuple[dict[str, BaseDistribution]
         UsageError: If a value is not one that ``fit`` takes, or trials could not be compared.
     """
     training = check(sweep.fit_arguments)
-    if training.devices > 1:
+    if training.trainer.world_size > 1:
         raise UsageError(
-            f"trainer.devices is {training.devices}, but each trial trains on one device. To run several trials at the "
-            "same time, use --workers."
+            f"trainer.devices is {training.trainer.world_size}, but each trial trains on one device. To run several "
+            "trials at the same time, use --workers."
         )
     if not training.data.hparams["val_size"]:
         raise UsageError("data.val_size is 0, but a sweep compares its trials on the validation images.")
@@ -178,21 +161,15 @@ def make_distribution(sweep: Sweep, key: str, check: Check) -> BaseDistribution:
         if isinstance(entry[end], bool) or not isinstance(entry[end], int | float):
             raise UsageError(f"space.{key}.{end} is {entry[end]!r}; it must be a number, such as 2 or 1.0e-4.")
     low, high, step, log = entry["low"], entry["high"], entry.get("step"), bool(entry.get("log"))
-    ends = [_setting(check([*sweep.fit_arguments, *to_flags({key: end})]), key, end) for end in (low, high)]
+    trainings = [check([*sweep.fit_arguments, *to_flags({key: end})]) for end in (low, high)]
+    # 1 is parsed as 1.0 if the option takes floats.
+    ends = [training.settings.get(key, end) for training, end in zip(trainings, (low, high), strict=True)]
     try:
         if all(isinstance(value, int) for value in [*ends, step or 1]):
             return IntDistribution(low, high, log=log, step=step or 1)
         return FloatDistribution(low, high, log=log, step=step)
     except ValueError as error:
         raise UsageError(f"space.{key}: {error}") from error
-
-
-def _setting(training: CheckedTraining, key: str, default: Any) -> Any:
-    """Return the parsed value of an option: 1 becomes 1.0 where the option takes floats."""
-    value: Any = training.settings
-    for part in key.split("."):
-        value = value.get(part) if isinstance(value, Mapping) else None
-    return default if value is None else value
 
 
 def suggest(trial: Trial, key: str, distribution: BaseDistribution) -> Any:

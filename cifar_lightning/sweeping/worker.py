@@ -36,32 +36,19 @@ from cifar_lightning.sweeping.study import (
     find_best,
     open_study,
 )
-
-
-@dataclass(frozen=True)
-class TrialRun:
-    """What a trial's training has come to.
-
-    Attributes:
-        folder: Its run folder.
-        signal: The signal that asked it to stop, or 0.
-        is_complete: Whether all of it was done; a signal may come when only the figures are left to draw.
-    """
-
-    folder: Path
-    signal: int
-    is_complete: bool
+from cifar_lightning.training.fit import FitResult
+from cifar_lightning.training.run_folder import RunFolder
 
 
 class Train(Protocol):
     """A function that trains a trial; a module's function, since worker processes import it by name."""
 
-    def __call__(self, words: Sequence[str], run: tuple[str, int], callbacks: Sequence[Callback]) -> TrialRun:
-        """Train as the command line ``words`` says, without printing.
+    def __call__(self, words: Sequence[str], folder: Path, callbacks: Sequence[Callback]) -> FitResult:
+        """Train without printing.
 
         Args:
-            words: The command line, such as ["fit", "--config", "configs/cnn.yaml", "--model.lr=0.1"].
-            run: The name of the run's folder and its number: ("sweep", 3) is runs/sweep/version_3.
+            words: The arguments of ``fit``, such as ["--config", "configs/cnn.yaml", "--model.lr=0.1"].
+            folder: The run's folder.
             callbacks: Callbacks for the Trainer, besides its usual ones.
         """
 
@@ -220,11 +207,12 @@ class Worker:
         self.status.update(f"trial {trial.number} starts")
         pruning = PruningCallback(trial, self.sweep.monitor, show_epoch)
         words = [*self.sweep.fit_arguments, *to_flags(values), *self.device_flags]
-        run = self.search.train(words, (self.sweep.study_name, trial.number), [pruning])
-        self.interrupted = bool(run.signal)
-        if not run.is_complete:
+        with RunFolder.claim(self.search.folder, trial.number) as run:
+            result = self.search.train(words, run.path, [pruning])
+        self.interrupted = bool(result.training.signal)
+        if result.interrupted:
             raise KeyboardInterrupt
-        trial.set_user_attr("run", str(run.folder))
+        trial.set_user_attr("run", str(result.folder))
         if pruning.pruned:
             raise optuna.TrialPruned
         return self.sweep.best_of(pruning.values)

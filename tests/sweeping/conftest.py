@@ -8,12 +8,13 @@ from typing import Any, cast
 
 import optuna
 import pytest
+from jsonargparse import Namespace
 from lightning.pytorch import Callback
 from optuna.trial import TrialState
 
 from cifar_lightning.errors import UsageError
-from cifar_lightning.sweeping.space import CheckedTraining, Sweep
-from cifar_lightning.sweeping.worker import TrialRun
+from cifar_lightning.sweeping.space import Sweep
+from cifar_lightning.training.fit import FitResult, Training
 
 RECIPE: dict[str, Any] = {"model": {"arch": "cnn"}, "trainer": {"max_epochs": 3}}
 
@@ -25,20 +26,27 @@ def options(words: Sequence[str]) -> dict[str, str]:
     return dict(word.removeprefix("--").split("=", 1) for word in words if "=" in word)
 
 
-def check(words: Sequence[str]) -> CheckedTraining:
+def check(words: Sequence[str]) -> Training:
     """Stand in for ``fit``'s checks: rates are floats above 0, everything else is an integer."""
     given = options(words)
     if float(given.get("model.lr", 1)) <= 0:
         raise UsageError("model.lr must be above 0")
-    settings = {
-        "model": {"lr": float(given.get("model.lr", 0.1))},
-        "data": {"translate": int(given.get("data.translate", 0))},
-    }
+    settings = Namespace()  # type: ignore[no-untyped-call]
+    settings["model.lr"] = float(given.get("model.lr", 0.1))
+    settings["data.translate"] = int(given.get("data.translate", 0))
+    settings["trainer.default_root_dir"] = None
     data = SimpleNamespace(hparams={"val_size": int(given.get("data.val_size", 10))}, prepare_data=lambda: None)
-    return CheckedTraining(settings, int(given.get("trainer.devices", 1)), cast(Any, data), Path("runs"))
+    trainer = SimpleNamespace(world_size=int(given.get("trainer.devices", 1)))
+    return cast(Training, SimpleNamespace(settings=settings, trainer=trainer, data=data))
 
 
-def train(words: Sequence[str], run: tuple[str, int], callbacks: Sequence[Callback]) -> TrialRun:
+def end(folder: Path, signal: int = 0, *, interrupted: bool = False) -> FitResult:
+    """Return the result of a training that a signal has, or has not, asked to end."""
+    training = cast(Training, SimpleNamespace(folder=folder, signal=signal))
+    return FitResult(training, seconds=0.0, interrupted=signal if interrupted else 0)
+
+
+def train(words: Sequence[str], folder: Path, callbacks: Sequence[Callback]) -> FitResult:
     """Stand in for a training of three epochs, whose accuracy is the best at a learning rate of 0.01."""
     given = options(words)
     if given.get("model.arch") == "broken":
@@ -56,7 +64,8 @@ def train(words: Sequence[str], run: tuple[str, int], callbacks: Sequence[Callba
             callback.on_validation_end(cast(Any, trainer), cast(Any, None))
         if trainer.should_stop:
             break
-    return TrialRun(Path("runs") / run[0] / f"version_{run[1]}", signal=0, is_complete=True)
+    (folder / "best.ckpt").touch()
+    return end(folder)
 
 
 @pytest.fixture

@@ -1,6 +1,7 @@
 """A search from Python: what it returns, and what it writes."""
 
 import csv
+import signal
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -11,16 +12,16 @@ from lightning.pytorch import Callback
 from cifar_lightning.errors import UsageError
 from cifar_lightning.sweeping.search import search
 from cifar_lightning.sweeping.space import Sweep
-from cifar_lightning.sweeping.worker import TrialRun
-from tests.sweeping.conftest import RECIPE, check, train
+from cifar_lightning.training.fit import FitResult
+from tests.sweeping.conftest import check, end, train
 
 
-def interrupted(words: Sequence[str], run: tuple[str, int], callbacks: Sequence[Callback]) -> TrialRun:
-    return TrialRun(Path("runs"), signal=2, is_complete=False)
+def interrupted(words: Sequence[str], folder: Path, callbacks: Sequence[Callback]) -> FitResult:
+    return end(folder, signal.SIGINT, interrupted=True)
 
 
 def test_a_search(sweep: Sweep, capsys: pytest.CaptureFixture[str]) -> None:
-    result = search(sweep, RECIPE, check, train)
+    result = search(sweep, check, train)
     assert capsys.readouterr() == ("", "")
     assert not result.interrupted
     assert result.folder == Path("runs/own")
@@ -33,9 +34,9 @@ def test_a_search(sweep: Sweep, capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_a_finished_search_is_resumed_with_more_trials(sweep: Sweep, capsys: pytest.CaptureFixture[str]) -> None:
-    before = search(sweep, RECIPE, check, train).trials
-    assert search(sweep, RECIPE, check, train).trials == before
-    after = search(replace(sweep, trials=4), RECIPE, check, train, verbose=True).trials
+    before = search(sweep, check, train).trials
+    assert search(sweep, check, train).trials == before
+    after = search(replace(sweep, trials=4), check, train, verbose=True).trials
     assert "study own: 3 of 4 trials done, 2 options searched, TPESampler" in capsys.readouterr().out
     assert after[:3] == before
     assert len(after) == 4
@@ -43,23 +44,23 @@ def test_a_finished_search_is_resumed_with_more_trials(sweep: Sweep, capsys: pyt
 
 
 def test_an_interrupted_search(sweep: Sweep) -> None:
-    result = search(sweep, RECIPE, check, interrupted)
+    result = search(sweep, check, interrupted)
     assert result.interrupted
     assert result.how_to_resume == "0 of 3 trials are done. To resume, give the same command again."
     assert result.files == []
-    assert search(sweep, RECIPE, check, train).finished == 3
+    assert search(sweep, check, train).finished == 3
 
 
 def test_errors_come_before_the_first_trial(sweep: Sweep) -> None:
     for wrong in (replace(sweep, pruner="None"), replace(sweep, space={"model.lr": 1})):
         with pytest.raises(UsageError):
-            search(wrong, RECIPE, check, train)
+            search(wrong, check, train)
     assert not Path("runs").exists()
 
 
 @pytest.mark.slow
 def test_two_processes(sweep: Sweep, capfd: pytest.CaptureFixture[str]) -> None:
-    result = search(replace(sweep, workers=2, trials=4), RECIPE, check, train, verbose=True)
+    result = search(replace(sweep, workers=2, trials=4), check, train, verbose=True)
     assert result.finished == 4
     assert "[4/4] trial" in capfd.readouterr().out
     with open("runs/own/trials.csv", encoding="utf-8") as file:

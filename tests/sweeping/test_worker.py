@@ -1,5 +1,6 @@
 """Workers, with trainings that report a few values: pruning, failures, retries and the limit of trials."""
 
+import signal
 import sqlite3
 from collections.abc import Sequence
 from contextlib import closing
@@ -15,8 +16,9 @@ from optuna.trial import TrialState
 
 from cifar_lightning.sweeping.space import Sweep, check_space
 from cifar_lightning.sweeping.study import SURPLUS, counted_trials, open_study
-from cifar_lightning.sweeping.worker import PruningCallback, Search, Train, TrialRun, Worker, run_workers
-from tests.sweeping.conftest import RECIPE, check, train
+from cifar_lightning.sweeping.worker import PruningCallback, Search, Train, Worker, run_workers
+from cifar_lightning.training.fit import FitResult
+from tests.sweeping.conftest import RECIPE, check, end, train
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore::optuna.exceptions.ExperimentalWarning"),
@@ -83,8 +85,8 @@ def test_a_failing_trial_does_not_end_the_search(sweep: Sweep, capsys: pytest.Ca
 
 
 def test_ctrl_c_queues_the_trial_again(sweep: Sweep) -> None:
-    def interrupted(words: Sequence[str], run: tuple[str, int], callbacks: Sequence[Callback]) -> TrialRun:
-        return TrialRun(Path("runs"), signal=2, is_complete=False)
+    def interrupted(words: Sequence[str], folder: Path, callbacks: Sequence[Callback]) -> FitResult:
+        return end(folder, signal.SIGINT, interrupted=True)
 
     search, study = begin(sweep, interrupted)
     with pytest.raises(KeyboardInterrupt):
@@ -96,8 +98,9 @@ def test_ctrl_c_queues_the_trial_again(sweep: Sweep) -> None:
 
 
 def test_a_signal_while_the_figures_are_drawn_keeps_the_trial(sweep: Sweep) -> None:
-    def interrupted(words: Sequence[str], run: tuple[str, int], callbacks: Sequence[Callback]) -> TrialRun:
-        return replace(train(words, run, callbacks), signal=2)
+    def interrupted(words: Sequence[str], folder: Path, callbacks: Sequence[Callback]) -> FitResult:
+        train(words, folder, callbacks)
+        return end(folder, signal.SIGINT)
 
     search, study = begin(sweep, interrupted)
     with pytest.raises(KeyboardInterrupt):
