@@ -24,6 +24,7 @@ import torchvision
 from hypothesis import HealthCheck, settings
 from matplotlib.figure import Figure
 from PIL import Image
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from cifar_lightning.cli import main
 from cifar_lightning.io.files import hash_file
@@ -143,6 +144,11 @@ def run(trained: Path, here: Path) -> Path:
     folder = Path("runs") / "demo" / "version_0"
     shutil.copytree(trained, folder)
     return folder
+
+
+def events(folder: Path) -> EventAccumulator:
+    """Read everything that a run has logged to TensorBoard."""
+    return EventAccumulator(str(folder), size_guidance={"images": 0, "scalars": 0}).Reload()
 
 
 Start = Callable[..., "subprocess.Popen[str]"]

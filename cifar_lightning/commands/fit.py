@@ -13,7 +13,6 @@ from lightning.pytorch.callbacks import BatchSizeFinder, Callback, LearningRateF
 from lightning.pytorch.callbacks import ProgressBar as AnyProgressBar
 from lightning.pytorch.loggers import Logger, TensorBoardLogger
 
-from cifar_lightning.commands import leaderboard
 from cifar_lightning.commands.lightning_cli import TrainingCLI
 from cifar_lightning.commands.parser import Parser
 from cifar_lightning.commands.session import is_rank_zero, say_once, session
@@ -22,6 +21,8 @@ from cifar_lightning.errors import UsageError
 from cifar_lightning.io.files import write_atomically
 from cifar_lightning.io.text import say
 from cifar_lightning.models.pretrained import find_weights
+from cifar_lightning.reporting.leaderboard import rank_runs, read_runs
+from cifar_lightning.reporting.leaderboard_table import format_table, print_notes
 from cifar_lightning.reporting.metrics_log import MetricsLog
 from cifar_lightning.reporting.record import FitRecorder
 from cifar_lightning.reporting.run_reporter import RunReporter
@@ -70,10 +71,12 @@ def main(argv: Sequence[str]) -> int:
                 status = status or 128 + signal
                 break
     if runs > 1:
-        finished = [str(folder) for folder in folders if (folder / "fit.json").exists()]
+        finished = [folder for folder in folders if (folder / "fit.json").exists()]
         say_once(f"\n{len(finished)} of {runs} runs are trained")
         if finished:
-            leaderboard.main(["leaderboard", *finished])
+            boards = rank_runs(read_runs(finished)[0])
+            say(format_table(boards).removesuffix("\n"))
+            print_notes(boards)
     return status
 
 

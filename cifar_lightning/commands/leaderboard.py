@@ -10,7 +10,7 @@ from cifar_lightning.errors import UsageError
 from cifar_lightning.io.files import write_output
 from cifar_lightning.io.text import printable, say
 from cifar_lightning.reporting.leaderboard import rank_runs, read_runs, select_dataset
-from cifar_lightning.reporting.leaderboard_table import format_csv, format_markdown, format_table, list_notes
+from cifar_lightning.reporting.leaderboard_table import format_csv, format_markdown, format_table, print_notes
 
 FORMATS = {"table": format_table, "markdown": format_markdown, "csv": format_csv}
 SUFFIXES = {".md": "markdown", ".csv": "csv", ".txt": "table"}
@@ -34,7 +34,8 @@ def main(argv: Sequence[str]) -> int:
         raise UsageError(f"--output is {options.output}; name it .md, .csv or .txt, or add --format.")
     runs, problems = read_runs([Path(path) for path in options.runs])
     for folder, reason in problems.items():
-        _note(f"note: {printable(folder)} is left out: it is not a run of fit, or its records are broken ({reason})")
+        problem = f"it is not a run of fit, or its records are broken ({reason})"
+        say(f"note: {printable(folder)} is left out: {problem}", sys.stderr)
     boards = rank_runs(select_dataset(runs, options.dataset) if options.dataset else runs)
     text = FORMATS[options.format or SUFFIXES[suffix]](boards)
     if options.output:
@@ -43,8 +44,7 @@ def main(argv: Sequence[str]) -> int:
         say(f"written: {options.output}")
     else:
         say(text.removesuffix("\n"))
-    for note in list_notes(boards):
-        _note(note)
+    print_notes(boards)
     return 0
 
 
@@ -59,9 +59,3 @@ def _parse(argv: Sequence[str]) -> Namespace:
     parser.add_argument("--format", choices=tuple(FORMATS), help="default: by the name of --output, else table")
     parser.add_argument("--output", type=Path, help="a file to write: .md, .csv or .txt")
     return parser.parse_args(argv[1:])
-
-
-def _note(text: str) -> None:
-    """Print on standard error, so that a redirected table contains nothing else."""
-    sys.stdout.flush()
-    say(text, sys.stderr)

@@ -4,6 +4,7 @@ import csv
 import io
 import shlex
 import shutil
+import sys
 import textwrap
 from collections import Counter
 from collections.abc import Sequence
@@ -12,7 +13,7 @@ from typing import Any
 
 from rich.cells import cell_len
 
-from cifar_lightning.io.text import csv_text, printable
+from cifar_lightning.io.text import csv_text, printable, say
 from cifar_lightning.reporting.leaderboard import MARKS, Leaderboard, LeaderboardRow, RunRecords
 
 COLUMNS = ("recipe", "test accuracy", "n", "val/acc", "parameters", "MFLOPs", "time", "on")
@@ -192,6 +193,13 @@ def _explain(boards: Sequence[Leaderboard]) -> list[str]:
 
 
 # -- notes -----------------------------------------------------------------------------------------------------------
+
+
+def print_notes(boards: Sequence[Leaderboard]) -> None:
+    """Print the notes on standard error, so that a redirected table contains nothing else."""
+    sys.stdout.flush()
+    for note in list_notes(boards):
+        say(note, sys.stderr)
 
 
 def list_notes(boards: Sequence[Leaderboard]) -> list[str]:

@@ -4,7 +4,6 @@ import ctypes
 import json
 import os
 import platform
-import random
 import re
 import shutil
 import signal
@@ -19,24 +18,16 @@ import pytest
 import torch
 import yaml
 from lightning.pytorch import Trainer
-from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch.utils.data import DataLoader
 
 from cifar_lightning import ImageClassifier, ImageDataModule, Predictor
 from cifar_lightning.cli import main
 from cifar_lightning.data.sources.drawings import draw_images
 from cifar_lightning.errors import UsageError
-from cifar_lightning.reporting import figures
-from cifar_lightning.reporting.metrics_log import read_history
-from cifar_lightning.reporting.run_figures import draw_augmentation
 from cifar_lightning.training.trainer import keep_freed_memory
 from cifar_lightning.transforms.augment import tta_views
 from cifar_lightning.transforms.corruptions import CORRUPTIONS, corrupt
-from tests.conftest import FAST, Start
-
-
-def events(folder: Path) -> EventAccumulator:
-    return EventAccumulator(str(folder), size_guidance={"images": 0, "scalars": 0}).Reload()
+from tests.conftest import FAST, Start, events
 
 
 def test_a_run_is_one_folder(trained: Path) -> None:
@@ -50,20 +41,6 @@ def test_a_run_is_one_folder(trained: Path) -> None:
     config = yaml.safe_load((trained / "config.yaml").read_text())
     assert config["model"]["arch"] == "cnn"
     assert config["data"]["dataset"] == "synthetic"
-
-
-def test_tensorboard_holds_curves_images_and_hyperparameters(trained: Path) -> None:
-    log = events(trained)
-    scalars = set(log.Tags()["scalars"])
-    stages = {f"{stage}/{name}" for stage in ("train", "val") for name in ("loss", "acc")}
-    assert stages | {"train/loss_step", "lr", "throughput/images_per_second"} <= scalars
-    drawn = {f"val/{name}" for name in ("predictions", "misclassified", "confusion", "classes", "reliability")}
-    assert drawn | {"curves", "train/augmentation"} <= set(log.Tags()["images"])
-    assert {"_hparams_/experiment", "_hparams_/session_start_info"} <= set(log.summary_metadata)
-    steps = [entry.step for entry in log.Scalars("val/acc")]
-    assert steps == sorted(steps)
-    assert len(log.Scalars("train/loss_step")) == 8
-    assert "hp_metric" not in scalars
 
 
 @pytest.mark.rendered
@@ -395,34 +372,6 @@ def test_two_classes_and_odd_names(image_folder: Path, here: Path, capsys: pytes
     assert main(["test", "--ckpt_path=best.ckpt"]) == 0
 
 
-def test_a_result_that_cannot_be_written_is_printed(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    (run / "test.json").mkdir()
-    assert main(["test", "--ckpt_path=best.ckpt"]) == 2
-    captured = capsys.readouterr()
-    assert "of 2,000 images" in captured.out
-    assert "could not be written" in captured.err
-
-
-def test_a_training_whose_report_cannot_be_written_is_kept(
-    here: Path, data_root: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    folder = Path("runs/cnn/version_0")
-    words = ["fit", "--data.dataset=synthetic", f"--data.root={data_root}", *FAST]
-    assert main([*words, "--trainer.max_epochs=1"]) == 0
-    shutil.rmtree(folder / "figures")
-    (folder / "figures").write_text("in the way")
-    capsys.readouterr()
-    assert main(["fit", "--ckpt_path=last.ckpt", "--trainer.max_epochs=2", *FAST[1:]]) == 2
-    captured = capsys.readouterr()
-    assert re.search(r"2 epochs in \d+ s since it was resumed, ", captured.out)
-    assert "(as before)" in captured.out
-    assert "report could not be written" in captured.err
-    assert torch.load(folder / "last.ckpt", weights_only=True)["epoch"] == 1
-    assert json.loads((folder / "fit.json").read_text())["epochs"] == 2
-    assert main(["test", "--ckpt_path=best.ckpt"]) == 2
-    assert json.loads((folder / "test.json").read_text())["images"] == 2000
-
-
 def test_corrupted_images(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["test", "--ckpt_path=best.ckpt", "--corruptions", "--trainer.limit_test_batches=2"]) == 0
     result = json.loads((run / "test.json").read_text())
@@ -441,38 +390,6 @@ def test_corrupted_images(run: Path, capsys: pytest.CaptureFixture[str]) -> None
     assert "test/corruptions" in log.Tags()["images"]
     assert len(log.Scalars("test/acc")) == 1
     assert "jpeg compression" in (run / "report.html").read_text()
-
-
-@pytest.mark.rendered
-def test_looking_at_the_augmentation_draws_no_random_numbers(data_root: Path) -> None:
-    data = ImageDataModule("synthetic", str(data_root), val_size=100, mixup=0.5, cutmix=1, cutout=8,
-                           auto_augment="trivialaugment")  # fmt: skip
-    data.prepare_data()
-    data.setup("fit")
-    torch.manual_seed(0)
-    np.random.seed(0)  # noqa: NPY002  # the old generator is the one that others may depend on
-    random.seed(0)
-    before = torch.get_rng_state(), random.getstate(), str(np.random.get_state())  # noqa: NPY002
-    first, second = (figures.to_pixels(draw_augmentation(data)) for _ in range(2))
-    assert np.array_equal(first, second)
-    assert torch.equal(before[0], torch.get_rng_state())
-    assert before[1] == random.getstate()
-    assert before[2] == str(np.random.get_state())  # noqa: NPY002
-
-
-def test_the_history_survives_resuming(run: Path) -> None:
-    before = read_history(run)
-    assert main(["fit", "--ckpt_path=last.ckpt", "--trainer.max_epochs=4", "--trainer.check_val_every_n_epoch=2"]) == 0
-    after = read_history(run)
-    assert after[:2] == before
-    assert [epoch["epoch"] for epoch in after] == [1, 2, 3, 4]
-    assert "val/acc" not in after[2]
-    logged = [entry.value for entry in events(run).Scalars("train/loss")]
-    assert logged == pytest.approx([epoch["train/loss"] for epoch in after])
-    assert main(["fit", "--ckpt_path=last.ckpt", "--trainer.max_epochs=5", "--trainer.check_val_every_n_epoch=2"]) == 0
-    history = read_history(run)
-    assert history[:4] == after
-    assert set(history[4]) == {"epoch", "train/loss", "train/acc"}
 
 
 @pytest.mark.parametrize("optimizer", ["adamw", "sgd", "muon"])

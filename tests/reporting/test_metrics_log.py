@@ -6,7 +6,9 @@ from pathlib import Path
 import pytest
 import torch
 
+from cifar_lightning.cli import main
 from cifar_lightning.reporting.metrics_log import MetricsLog, read_history, read_throughput
+from tests.conftest import events
 
 
 def rows(folder: Path) -> list[dict[str, str]]:
@@ -63,3 +65,18 @@ def test_what_is_no_number_is_left_out(tmp_path: Path) -> None:
     assert read_throughput(tmp_path, 4) == pytest.approx(300)
     assert read_history(tmp_path / "nowhere") == []
     assert read_throughput(tmp_path / "nowhere") == 0
+
+
+def test_the_history_survives_resuming(run: Path) -> None:
+    before = read_history(run)
+    assert main(["fit", "--ckpt_path=last.ckpt", "--trainer.max_epochs=4", "--trainer.check_val_every_n_epoch=2"]) == 0
+    after = read_history(run)
+    assert after[:2] == before
+    assert [epoch["epoch"] for epoch in after] == [1, 2, 3, 4]
+    assert "val/acc" not in after[2]
+    logged = [entry.value for entry in events(run).Scalars("train/loss")]
+    assert logged == pytest.approx([epoch["train/loss"] for epoch in after])
+    assert main(["fit", "--ckpt_path=last.ckpt", "--trainer.max_epochs=5", "--trainer.check_val_every_n_epoch=2"]) == 0
+    history = read_history(run)
+    assert history[:4] == after
+    assert set(history[4]) == {"epoch", "train/loss", "train/acc"}
