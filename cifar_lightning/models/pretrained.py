@@ -86,14 +86,14 @@ def find_weights(arch: str, weights: str) -> Path:
 
 
 def find_official(arch: str, weights: str) -> OfficialWeights | None:
-    """Return the facts about official weights.
+    """Return where official weights are, and the preprocessing they were trained with.
 
     Args:
         arch: The network.
         weights: The weights' name, or a file, which is recognised by its name.
 
     Returns:
-        None for a file that is not official.
+        None if the weights are a file that is not official.
     """
     named = _official_weights(arch)
     return named.get(weights) or {o.file: o for o in named.values()}.get(Path(weights).name)
