@@ -24,8 +24,9 @@ class ProgressBar(RichProgressBar):
     def get_metrics(self, trainer: Trainer, pl_module: LightningModule) -> dict[str, Any]:
         return {}  # Each epoch's line already shows the metrics.
 
-    def _get_train_description(self, current_epoch: int) -> str:
-        return f"Epoch {current_epoch + 1}{_of_all_epochs(self.trainer)}"
+    def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        super().on_train_epoch_start(trainer, pl_module)
+        self._count_from_one(trainer)
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
@@ -34,6 +35,13 @@ class ProgressBar(RichProgressBar):
         if trainer.is_last_batch or time.monotonic() - self._shown >= 1 / self.refresh_rate:
             super().on_train_batch_end(trainer, pl_module, outputs, batch, batch_idx)
             self._shown = time.monotonic()
+            self._count_from_one(trainer)  # A run that resumes inside an epoch has no on_train_epoch_start.
+
+    def _count_from_one(self, trainer: Trainer) -> None:
+        """Number the epochs as the printed lines do; Lightning numbers them from 0."""
+        if self.progress is not None and self.train_progress_bar_id is not None:
+            description = f"Epoch {trainer.current_epoch + 1}{_of_all_epochs(trainer)}"
+            self.progress.update(self.train_progress_bar_id, description=description)
 
 
 class EpochLines(Callback):
