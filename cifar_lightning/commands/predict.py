@@ -1,10 +1,11 @@
-"""predict with an exported file, which may need no PyTorch; ``predict_checkpoint`` does it with a checkpoint."""
+"""predict: classify people's own images with a checkpoint, or with an exported file, which may need no PyTorch."""
 
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
-from cifar_lightning.commands.arguments import ArgumentParser
+from cifar_lightning.commands.arguments import ArgumentParser, split_options
 from cifar_lightning.errors import UsageError
 from cifar_lightning.inference.predictor import EXPORTED, Predictor
 from cifar_lightning.io.text import printable, say
@@ -15,42 +16,83 @@ cifar-lightning predict --ckpt_path model.onnx cat.jpg"""
 
 
 def main(argv: Sequence[str]) -> int:
-    """Run the command.
+    """Classify images, print the first predictions, and write all of them to a table.
 
     Args:
-        argv: The command and its arguments, with ``--ckpt_path`` resolved.
+        argv: "predict" and its arguments, with ``--ckpt_path`` resolved.
 
     Returns:
         The exit status: 0 if all images have a prediction, 3 if some have none.
 
     Raises:
-        UsageError: For an error that the user can mend.
+        UsageError: If the user made a mistake.
     """
-    parser = ArgumentParser("predict", HINT, add_help=False)
-    parser.add_argument("--ckpt_path", default="")
-    if Path(parser.parse_known_args(argv)[0].ckpt_path).suffix not in EXPORTED:
-        from cifar_lightning.commands import predict_checkpoint
-
-        return predict_checkpoint.main(argv)
-    parser.add_argument("images", nargs="+")
-    parser.add_argument("--output", default="predictions.csv")
-    parser.add_argument("--top_k", type=int)
-    parser.add_argument("--device", default="auto")
-    parser.add_argument("--explain", action="store_true")
-    parser.add_argument("--allow_custom_arch", action="store_true")
+    model = next(reversed(split_options(argv, ("--ckpt_path",))[0]), "")
+    if Path(model).suffix not in EXPORTED:
+        return _predict_with_trainer(argv[1:])
     try:
-        return _predict_exported(parser, argv)
+        return _predict_exported(argv[1:])
     except ModuleNotFoundError as error:
         raise UsageError(f"predict needs {error.name}, which is not installed: pip install rich matplotlib.") from error
 
 
-def _predict_exported(parser: ArgumentParser, argv: Sequence[str]) -> int:
+def _add_options(parser: Any) -> None:
+    """Add the options of both ways, to a parser of argparse or of jsonargparse."""
+    parser.add_argument("images", nargs="+", type=str, help="Image files, and folders of them.")
+    parser.add_argument("--output", type=str, default="predictions.csv", help="The table's file: .csv or .json.")
+    parser.add_argument("--top_k", type=int, help="How many classes to name for each image; 3 by default.")
+    parser.add_argument(
+        "--explain", action="store_true", help="Show beside each image what speaks for its class (Grad-CAM)."
+    )
+
+
+def _predict_with_trainer(words: Sequence[str]) -> int:
+    from lightning.pytorch.callbacks import ProgressBar
+
+    from cifar_lightning.commands.lightning_cli import TrainingCLI, build_evaluator
+    from cifar_lightning.commands.session import session
+    from cifar_lightning.inference.prediction_table import print_summary
+    from cifar_lightning.inference.trainer_prediction import predict_with_trainer
+    from cifar_lightning.training.network_check import check_network
+
+    with session(training=False):
+        cli = TrainingCLI("predict", words, training=False, add_options=_add_options)
+        checkpoint, model, data = cli.checkpoint, cli.model, cli.datamodule
+        assert checkpoint is not None
+        given = cli.config_init.trainer.callbacks or []
+        given = list(given) if isinstance(given, Sequence) else [given]
+        settled: dict[str, Any] = {}
+        if not (sys.stdout.isatty() or any(isinstance(callback, ProgressBar) for callback in given)):
+            settled["enable_progress_bar"] = False
+        trainer = build_evaluator(cli, precision=("32-true", "as Predictor and exported files compute"), **settled)
+        data.load_state_dict(checkpoint.data_state)
+        check_network(model, data)
+        model.load_state_dict(checkpoint.weights)
+        summary = predict_with_trainer(
+            trainer,
+            model,
+            data,
+            cli.config.images,
+            Path(cli.config.output),
+            top_k=cli.config.top_k,
+            title=str(checkpoint.path),
+            explain=cli.config.explain,
+        )
+        return print_summary(summary) if summary else 0
+
+
+def _predict_exported(words: Sequence[str]) -> int:
     from rich.progress import MofNCompleteColumn, Progress, TimeRemainingColumn
 
     from cifar_lightning.inference.image_files import predict_files
     from cifar_lightning.inference.prediction_table import print_summary
 
-    options = parser.parse_intermixed_args(argv[1:])
+    parser = ArgumentParser("predict", HINT, add_help=False)
+    parser.add_argument("--ckpt_path", required=True)
+    _add_options(parser)
+    parser.add_argument("--device", default="auto")
+    parser.add_argument("--allow_custom_arch", action="store_true")
+    options = parser.parse_intermixed_args(words)
     if options.explain:
         raise UsageError(
             f"--explain needs gradients, and {options.ckpt_path} has none. Name the checkpoint it was exported from: "
