@@ -50,8 +50,8 @@ def main(argv: Sequence[str]) -> int:
     if missing := [name for name in REQUIRED if not find_spec(name)]:
         raise UsageError(f"serve needs {', '.join(missing)}: pip install 'cifar-lightning[serve]'")
     from cifar_lightning.inference.predictor import Predictor
-    from cifar_lightning.serving.api import ServerLimits
     from cifar_lightning.serving.app import create_app
+    from cifar_lightning.serving.limits import ServerLimits
     from cifar_lightning.serving.server import listen, make_server, run_server
 
     predictor = Predictor(

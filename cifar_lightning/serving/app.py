@@ -22,7 +22,9 @@ from starlette.types import ASGIApp
 
 from cifar_lightning import __version__
 from cifar_lightning.inference.predictor import Predictor
-from cifar_lightning.serving.api import (
+from cifar_lightning.serving.limits import ServerLimits
+from cifar_lightning.serving.middleware import AccessPolicy, ServerMiddleware
+from cifar_lightning.serving.schemas import (
     ERRORS,
     ONE_IMAGE,
     SEVERAL_IMAGES,
@@ -30,10 +32,8 @@ from cifar_lightning.serving.api import (
     Classification,
     ModelInfo,
     PredictOptions,
-    ServerLimits,
     make_error_response,
 )
-from cifar_lightning.serving.middleware import AccessPolicy, ServerMiddleware
 from cifar_lightning.serving.service import ClassificationService, make_busy_error
 from cifar_lightning.serving.uploads import receive_files
 

@@ -12,7 +12,7 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from cifar_lightning.serving.api import make_error_response
+from cifar_lightning.serving.schemas import make_error_response
 
 PUBLIC = frozenset({"/livez", "/readyz"})
 """The routes that need no token: health checks."""

@@ -10,8 +10,8 @@ import uvicorn
 from starlette.types import ASGIApp
 
 from cifar_lightning.errors import UsageError
-from cifar_lightning.serving.api import ServerLimits
 from cifar_lightning.serving.connections import LimitedConnection
+from cifar_lightning.serving.limits import ServerLimits
 
 MAX_OPEN_FILES = 8192
 """The soft limit on open files that the process asks for, if the hard limit allows it."""

@@ -16,8 +16,9 @@ from starlette.requests import ClientDisconnect, Request
 
 from cifar_lightning.errors import UsageError
 from cifar_lightning.inference.predictor import Predictor, top_classes
-from cifar_lightning.serving.api import BatchItem, Classification, PredictOptions, ProblemDetails, ServerLimits
 from cifar_lightning.serving.batching import AsyncThreadPool, Batcher
+from cifar_lightning.serving.limits import ServerLimits
+from cifar_lightning.serving.schemas import BatchItem, Classification, PredictOptions, ProblemDetails
 from cifar_lightning.serving.uploads import UploadedFile
 from cifar_lightning.transforms.decode import ImageError, TooManyPixelsError, UnknownFormatError, decode_image
 

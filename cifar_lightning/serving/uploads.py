@@ -9,7 +9,7 @@ from starlette.exceptions import HTTPException
 from starlette.formparsers import MultiPartException, MultiPartParser
 from starlette.requests import Request
 
-from cifar_lightning.serving.api import ServerLimits
+from cifar_lightning.serving.limits import ServerLimits
 
 
 class UploadedFile(NamedTuple):

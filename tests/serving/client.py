@@ -21,8 +21,8 @@ from starlette.types import ASGIApp, Message
 
 from cifar_lightning.inference.card import Card
 from cifar_lightning.inference.predictor import Predictor
-from cifar_lightning.serving.api import ServerLimits
 from cifar_lightning.serving.app import create_app
+from cifar_lightning.serving.limits import ServerLimits
 from cifar_lightning.serving.server import make_server
 
 CARD = Card(

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from cifar_lightning.inference.predictor import Predictor
-from cifar_lightning.serving.api import ServerLimits
+from cifar_lightning.serving.limits import ServerLimits
 from tests.serving.client import Server, serving, write_colours
 
 

@@ -4,7 +4,7 @@ import socket
 from contextlib import suppress
 
 from cifar_lightning.inference.predictor import Predictor
-from cifar_lightning.serving.api import ServerLimits
+from cifar_lightning.serving.limits import ServerLimits
 from tests.serving.client import HALF, image, serving
 
 

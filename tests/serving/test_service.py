@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 
 from cifar_lightning.inference.predictor import Predictor
 from cifar_lightning.serving import service
-from cifar_lightning.serving.api import ServerLimits
 from cifar_lightning.serving.app import create_app
+from cifar_lightning.serving.limits import ServerLimits
 from cifar_lightning.serving.service import DECODERS
 from cifar_lightning.transforms.decode import decode_image
 from tests.serving.client import FORM, PNG, Client, Response, Server, ask, bomb, form, image, serving
