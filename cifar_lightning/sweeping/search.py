@@ -37,17 +37,11 @@ def search(sweep: Sweep, check: Check, train: Train, *, verbose: bool = False) -
         UsageError: If an option is wrong, the storage can't be used, or all workers died.
     """
     with explained_storage_errors():
-        space, training = check_space(sweep, check)
-        create_sampler(sweep, sweep.seed)
-        create_pruner(sweep)
-        training.data.prepare_data()
-        recipe, _ = read_config(Path(sweep.base))
-        root = Path(training.settings.trainer.default_root_dir or "runs")
-        plan = Search(sweep, recipe, space, root / sweep.study_name, train, verbose)
-        study, is_new = open_study(sweep, recipe, plan.folder)
+        plan = _prepare(sweep, check, train, verbose)
+        study, is_new = open_study(sweep, plan.recipe, plan.folder)
         plan.log(
             f"study {study.study_name}: {count_finished(counted_trials(study))} of {sweep.trials} trials done, "
-            f"{len(space)} options searched, {sweep.sampler}, {sweep.pruner}; {plan.folder}"
+            f"{len(plan.space)} options searched, {sweep.sampler}, {sweep.pruner}; {plan.folder}"
         )
         result = SearchResult(sweep, study, plan.folder)
         try:
@@ -57,5 +51,16 @@ def search(sweep: Sweep, check: Check, train: Train, *, verbose: bool = False) -
             return result
         if result.finished < max(sweep.trials, len(result.trials)):
             raise UsageError(f"no worker is left; {result.how_to_resume}")
-        write_results(result, recipe)
+        write_results(result, plan.recipe)
         return result
+
+
+def _prepare(sweep: Sweep, check: Check, train: Train, verbose: bool) -> Search:
+    """Check a sweep and download its data. The training that was built for this is not kept in memory."""
+    space, training = check_space(sweep, check)
+    create_sampler(sweep, sweep.seed)
+    create_pruner(sweep)
+    training.data.prepare_data()
+    recipe, _ = read_config(Path(sweep.base))
+    root = Path(training.settings.trainer.default_root_dir or "runs")
+    return Search(sweep, recipe, space, root / sweep.study_name, train, verbose)

@@ -180,6 +180,7 @@ class Worker:
             if trial and trial.state == TrialState.FAIL:
                 RetryHeartbeatStaleTrialCallback()(self.study, trial)
             raise
+        torch.compiler.reset()  # It compiles no more than eight networks that look the same.
         trials = counted_trials(self.study)
         if trial := next((trial for trial in trials if trial.number == self.trial_number), None):
             self.search.log(f"[{count_finished(trials)}/{self.sweep.trials}] {self._describe(trial)}")

@@ -11,6 +11,7 @@ from typing import Any, cast
 
 import optuna
 import pytest
+import torch
 from lightning.pytorch import Callback
 from optuna.trial import TrialState
 
@@ -18,7 +19,7 @@ from cifar_lightning.sweeping.space import Sweep, check_space
 from cifar_lightning.sweeping.study import SURPLUS, counted_trials, open_study
 from cifar_lightning.sweeping.worker import PruningCallback, Search, Train, Worker, run_workers
 from cifar_lightning.training.fit import FitResult
-from tests.sweeping.conftest import RECIPE, check, end, train
+from tests.sweeping.conftest import RECIPE, check, end, options, train
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore::optuna.exceptions.ExperimentalWarning"),
@@ -82,6 +83,26 @@ def test_a_failing_trial_does_not_end_the_search(sweep: Sweep, capsys: pytest.Ca
     out, err = capsys.readouterr()
     assert "failed: broken" in out
     assert "ArithmeticError" in err, "a bug keeps its traceback"
+
+
+def test_each_trial_s_network_is_compiled(sweep: Sweep) -> None:
+    """By default, PyTorch compiles eight networks of one class, and leaves the next ones as they are."""
+    compiled = []
+
+    def backend(graph: torch.fx.GraphModule, example: list[torch.Tensor]) -> torch.fx.GraphModule:
+        compiled.append(graph)
+        return graph
+
+    def train_compiled(words: Sequence[str], folder: Path, callbacks: Sequence[Callback]) -> FitResult:
+        network = torch.nn.Sequential(torch.nn.Linear(4, int(options(words)["data.translate"])))
+        network.compile(backend=backend, dynamic=False)
+        network(torch.zeros(2, 4))
+        return train(words, folder, callbacks)
+
+    space = {**sweep.space, "data.translate": {"low": 1, "high": 1000}}
+    search, study = begin(replace(sweep, space=space, trials=10), train_compiled)
+    run_workers(search, study, is_new=True)
+    assert len(compiled) == 10
 
 
 def test_ctrl_c_queues_the_trial_again(sweep: Sweep) -> None:
