@@ -39,10 +39,14 @@ def main(argv: Sequence[str]) -> int:
 def _add_options(parser: Any) -> None:
     """Add the options of both ways, to a parser of argparse or of jsonargparse."""
     parser.add_argument("images", nargs="+", type=str, help="Image files, and folders of them.")
-    parser.add_argument("--output", type=str, default="predictions.csv", help="The table's file: .csv or .json.")
-    parser.add_argument("--top_k", type=int, help="How many classes to name for each image; 3 by default.")
     parser.add_argument(
-        "--explain", action="store_true", help="Show beside each image what speaks for its class (Grad-CAM)."
+        "--output", type=str, default="predictions.csv", help="The table, .csv or .json; beside it, a contact sheet."
+    )
+    parser.add_argument(
+        "--top_k", type=int, help="Number of classes to name for each image; 3 by default, or all if there are fewer."
+    )
+    parser.add_argument(
+        "--explain", action="store_true", help="Draw where in each image the evidence for its class lies (Grad-CAM)."
     )
 
 

@@ -272,27 +272,34 @@ def search_folder(folder: Path, above: Iterable[Path] = ()) -> Found:
     while waiting:
         place = waiting.pop()
         real = os.path.realpath(place)
-        try:
-            entries = [] if real in seen else sorted(os.scandir(place), key=lambda entry: entry.name)
-            complete = real not in seen
-        except OSError:
-            entries, complete = [], False
-        seen.add(real)
-        if not complete:
+        if real in seen:
             found.unread.append(place)
+            continue
+        seen.add(real)
         inside: list[Path] = []
-        for entry in entries:
-            suffix = os.path.splitext(entry.name)[1].lower()
-            if entry.name.startswith("."):
-                continue
-            if _is(entry.is_dir):
-                inside.append(Path(entry.path))
-            elif suffix in UNREAD_SUFFIXES or not _is(entry.is_file):
-                found.unread.append(Path(entry.path))
-            else:
-                (found.images if suffix in SUFFIXES else found.others).append(Path(entry.path))
-        waiting += reversed(inside)
-    return Found(*(sorted(paths) for paths in (found.images, found.unread, found.others)))
+        try:
+            with os.scandir(place) as entries:  # Not as a list, whose entries take more memory than the paths.
+                for entry in entries:
+                    _sort_in(entry, found, inside)
+        except OSError:
+            found.unread.append(place)
+        waiting += sorted(inside, reverse=True)
+    for paths in (found.images, found.unread, found.others):
+        paths.sort()
+    return found
+
+
+def _sort_in(entry: os.DirEntry[str], found: Found, folders: list[Path]) -> None:
+    """Add an entry of a folder to the paths of its kind, or to the folders."""
+    suffix = os.path.splitext(entry.name)[1].lower()
+    if entry.name.startswith("."):
+        return
+    if _is(entry.is_dir):
+        folders.append(Path(entry.path))
+    elif suffix in UNREAD_SUFFIXES or not _is(entry.is_file):
+        found.unread.append(Path(entry.path))
+    else:
+        (found.images if suffix in SUFFIXES else found.others).append(Path(entry.path))
 
 
 def _is(kind: Callable[[], bool]) -> bool:

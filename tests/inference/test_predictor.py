@@ -1,4 +1,4 @@
-"""Predictor: a checkpoint or an exported file, and images in any form, make class probabilities."""
+"""Predictor: class probabilities for images in any form, by a checkpoint or an exported file."""
 
 import io
 import json
@@ -33,7 +33,7 @@ import json
 from cifar_lightning import Predictor
 predictor = Predictor(sys.argv[1])
 made = predictor(sys.argv[2:], top_k=10)
-print(json.dumps([predictor.card.arch, [{guess.label: guess.probability for guess in p.top} for p in made]]))
+print(json.dumps([predictor.card.arch, [{each.label: each.probability for each in p.top} for p in made]]))
 """
 )
 
@@ -48,12 +48,12 @@ def pixels(count: int = 5, size: int = 48) -> NDArray[np.uint8]:
 
 
 def shares(predictions: list[Prediction]) -> NDArray[np.float32]:
-    """The probabilities of all classes, (n, K): what may be compared, with a tolerance, where the last digits differ.
+    """Return the probabilities of all classes, (n, K), which can be compared with a tolerance.
 
-    They do so between batch sizes, threads and programs, since sums are then in another order; and with them the order
-    of two classes that are as probable as each other.
+    Batch sizes, threads and programs sum in different orders, so the last digits differ, and with them the order of
+    classes of nearly the same probability.
     """
-    tables = [{guess.label: guess.probability for guess in prediction.top} for prediction in predictions]
+    tables = [{each.label: each.probability for each in prediction.top} for prediction in predictions]
     return np.array([[table[name] for name in CLASSES] for table in tables])
 
 
@@ -93,7 +93,7 @@ def test_probabilities_against_a_plain_loop(predictor: Predictor, trained: Path)
     np.testing.assert_allclose(made, expected, atol=1e-5)
     (prediction,) = predictor(pixels()[0], top_k=10)
     np.testing.assert_allclose(shares([prediction]), expected[:1], atol=1e-5)
-    probabilities = [guess.probability for guess in prediction.top]
+    probabilities = [each.probability for each in prediction.top]
     assert probabilities == sorted(probabilities, reverse=True)
     assert (prediction.label, prediction.probability) == (prediction.top[0].label, probabilities[0])
     with pytest.raises(FrozenInstanceError):
@@ -111,8 +111,8 @@ def test_top_k(predictor: Predictor) -> None:
     image = pixels(1)
     assert [len(predictor(image, top_k=k)[0].top) for k in (1, 10, 99)] == [1, 10, 10]
     assert len(predictor(image)[0].top) == 3
-    assert sum(guess.probability for guess in predictor(image, top_k=10)[0].top) == pytest.approx(1)
-    assert [guess.label for guess in top_classes(np.array([0.25, 0.5, 0.25], np.float32), "abc", 3)] == ["b", "a", "c"]
+    assert sum(each.probability for each in predictor(image, top_k=10)[0].top) == pytest.approx(1)
+    assert [each.label for each in top_classes(np.array([0.25, 0.5, 0.25], np.float32), "abc", 3)] == ["b", "a", "c"]
     with pytest.raises(UsageError, match="top_k is 0"):
         predictor(image, top_k=0)
 
@@ -189,7 +189,7 @@ def test_card(trained: Path, here: Path) -> None:
     assert card.test_accuracy == result["accuracy"]
     assert card.checkpoint_sha256 == result["checkpoint_sha256"]
     assert type(card).from_metadata(card.to_metadata()) == card
-    # it says nothing of other uses, and nothing of another checkpoint
+    # The accuracy is neither that of other settings nor that of another checkpoint.
     assert Predictor(run / "best.ckpt", tta="flip").card.test_accuracy is None
     (run / "best.ckpt").write_bytes((run / "last.ckpt").read_bytes() + b"\0")
     assert Predictor(run / "best.ckpt").card.test_accuracy is None
@@ -294,7 +294,7 @@ def test_what_is_not_installed_is_named(exported: Path, trained: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["model.onnx", "model.pt2"])
-def test_the_verb_says_what_predictor_says(
+def test_the_command_predicts_what_predictor_does(
     name: str, exported: Path, trained: Path, here: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (here / "own").mkdir()
@@ -311,7 +311,7 @@ def test_the_verb_says_what_predictor_says(
     predictions = predictor([f"own/{n}.png" for n in range(5)], top_k=10)
     for row, other, prediction in zip(rows[:5], expected[:5], predictions, strict=True):
         said, of_checkpoint = ({entry["class"]: entry["probability"] for entry in each["top"]} for each in (row, other))
-        assert said == pytest.approx({guess.label: guess.probability for guess in prediction.top}, abs=1e-4)
+        assert said == pytest.approx({each.label: each.probability for each in prediction.top}, abs=1e-4)
         assert said == pytest.approx(of_checkpoint, abs=1e-4)
     assert "not a PNG" in rows[5]["error"]
 
