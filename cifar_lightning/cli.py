@@ -14,6 +14,7 @@ from typing import NoReturn
 from cifar_lightning import __version__
 from cifar_lightning.commands.arguments import split_options
 from cifar_lightning.errors import UsageError, did_you_mean
+from cifar_lightning.io.files import EXPORTED
 from cifar_lightning.io.streams import protect_streams, report_lost_output
 from cifar_lightning.io.text import first_ten, say
 
@@ -183,6 +184,12 @@ def _check_files(args: list[str]) -> list[str]:
             f"{command} needs a checkpoint: cifar-lightning {command} {option} best.ckpt (of the newest run), or the "
             "path of one. Train one with: cifar-lightning fit --config configs/demo.yaml"
         )
+    for checkpoint in checkpoints:
+        if command in ("fit", "validate", "test") and Path(checkpoint).suffix in EXPORTED:
+            raise UsageError(
+                f"{checkpoint} is an exported file; {command} needs the checkpoint that it was exported from: "
+                f"cifar-lightning {command} {option} best.ckpt (predict and serve take exported files)."
+            )
     found = [str(find_checkpoint(checkpoint)) for checkpoint in checkpoints]
     named = [(CONFIG[-1], config) for config in configs] + [(option, checkpoint) for checkpoint in found]
     return [command, *words, *(word for pair in named for word in pair)]
@@ -235,7 +242,7 @@ def find_checkpoint(value: str) -> Path:
             f"there is no {value} in {Path.cwd()}, and no run under {Path('runs').absolute()} has one. "
             "Train one with: cifar-lightning fit --config configs/demo.yaml"
         )
-    kind = "file" if path.suffix in (".onnx", ".pt2") else "checkpoint"
+    kind = "file" if path.suffix in EXPORTED else "checkpoint"
     suffix = path.suffix if kind == "file" else ".ckpt"
     near = sorted(str(p) for p in path.parent.glob(f"*{suffix}")) if path.parent.is_dir() else []
     raise UsageError(

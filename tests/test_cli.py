@@ -88,6 +88,10 @@ def test_help_lists_every_command(capsys: pytest.CaptureFixture[str]) -> None:
         (["fit", "--config", "configs/cn.yaml"], "Did you mean configs/cnn.yaml?"),
         (["fit", "--config", "configs"], "is a folder"),
         (["predict"], "predict needs a checkpoint"),
+        (
+            ["test", "--ckpt_path", "model.onnx"],
+            "an exported file; test needs the checkpoint that it was exported from",
+        ),
         (["test", "--ckpt_path", "best.ckpt"], "no run under"),
         (["test", "--ckpt_path", "runs"], "is a folder"),
         (["test", "--ckpt_path", "https://x.org/best.ckpt"], "is a URL"),

@@ -7,7 +7,8 @@ from typing import Any
 
 from cifar_lightning.commands.arguments import ArgumentParser, split_options
 from cifar_lightning.errors import UsageError
-from cifar_lightning.inference.predictor import EXPORTED, Predictor
+from cifar_lightning.inference.predictor import Predictor
+from cifar_lightning.io.files import EXPORTED
 from cifar_lightning.io.text import printable, say
 
 HINT = """\

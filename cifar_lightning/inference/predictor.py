@@ -19,13 +19,11 @@ from PIL import Image
 
 from cifar_lightning.errors import UsageError
 from cifar_lightning.inference.card import Card
+from cifar_lightning.io.files import EXPORTED
 from cifar_lightning.transforms.decode import ImageError, decode_image
 
 if TYPE_CHECKING:
     from torch import Tensor, device, nn
-
-EXPORTED = frozenset({".onnx", ".pt2"})
-"""File name extensions of exported files; any other file is a checkpoint."""
 
 ImageInput: TypeAlias = "str | Path | bytes | Image.Image | NDArray[np.uint8] | Tensor"
 """An image of any size: a file's path or bytes, a PIL image, an array (H, W, 3) or a tensor (3, H, W), uint8 RGB."""

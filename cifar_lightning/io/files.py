@@ -11,6 +11,9 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any, BinaryIO
 
+EXPORTED = frozenset({".onnx", ".pt2"})
+"""Suffixes of exported networks; any other file is taken for a checkpoint."""
+
 UNFINISHED = ".*.unfinished"
 """A pattern for the names of files that are being written, or were when their process was killed."""
 
