@@ -58,6 +58,12 @@ FAST = [
 ]
 """Makes any recipe a matter of a second."""
 
+TINY = [*FAST[1:], "--data.dataset=synthetic", "--trainer.enable_progress_bar=false"]
+"""The same on synthetic images, without a length: each epoch has 4 steps."""
+
+RUN = Path("runs/cnn/version_0")
+"""The folder of the first run of ``fit`` without a config."""
+
 
 WITHOUT_TORCH = """
 import sys, importlib.abc
@@ -136,6 +142,12 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """An empty current folder."""
     monkeypatch.chdir(tmp_path)
     return tmp_path
+
+
+@pytest.fixture
+def fit(data_root: Path) -> list[str]:
+    """The words of a tiny training that lack its length."""
+    return ["fit", f"--data.root={data_root}", *TINY]
 
 
 @pytest.fixture

@@ -9,19 +9,22 @@ import sys
 from collections.abc import Callable
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.callbacks import Timer
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch import nn
 
 from cifar_lightning.cli import main
+from cifar_lightning.errors import UsageError
 from cifar_lightning.reporting.run_report import CAPTIONS
 from cifar_lightning.reporting.run_reporter import RunReporter
 from cifar_lightning.training.checkpoint import Checkpoint
-from tests.conftest import ROOT
+from cifar_lightning.training.resume import check_time_left
+from tests.conftest import FAST, ROOT, RUN
 
 
 class Net(nn.Sequential):
@@ -302,3 +305,80 @@ def test_what_is_missing_after_the_last_epoch_is_completed(
     capsys.readouterr()
     assert main(resume) == 2
     assert "has already been trained for its 1 epochs" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        [],
+        ["--model.optimizer=muon", "--data.flip=alternating", "--data.cutout=8", "--data.mixup=1", "--data.cutmix=1"],
+        ["--model.ema=0.9", "--data.auto_augment=trivialaugment"],
+    ],
+    ids=["plain", "muon and mixing", "average and auto-augment"],
+)
+def test_resuming_goes_on_as_if_nothing_had_happened(options: list[str], data_root: Path, here: Path) -> None:
+    # constant rates, since a schedule depends on the length of the training
+    words = [
+        f"--data.root={data_root}",
+        "--data.dataset=synthetic",
+        "--model.schedule=constant",
+        "--model.warmup=0",
+        *FAST,
+        *options,
+    ]
+    assert main(["fit", *words, "--trainer.max_epochs=3"]) == 0
+    assert main(["fit", *words, "--trainer.max_epochs=2"]) == 0
+    halted = Path("runs/cnn/version_1/last.ckpt")
+    assert main(["fit", "--ckpt_path", str(halted), "--trainer.max_epochs=3"]) == 0
+    assert [p.name for p in Path("runs/cnn").iterdir() if p.is_dir()].count("version_2") == 0
+    whole, resumed = (torch.load(p, weights_only=True) for p in (Path("runs/cnn/version_0/last.ckpt"), halted))
+    assert resumed["epoch"] == whole["epoch"] == 2
+    assert resumed["global_step"] == whole["global_step"] == 12
+    for held in {"state_dict", "current_model_state"} & whole.keys():
+        for name, value in whole[held].items():
+            assert torch.equal(value, resumed[held][name]), name
+
+
+def test_a_resumed_run_says_that_its_decay_stays(
+    here: Path, data_root: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = [f"--data.root={data_root}", "--data.dataset=synthetic", *FAST, "--trainer.max_epochs=1"]
+    assert main(["fit", *words]) == 0
+    assert main(["fit", "--ckpt_path=last.ckpt", "--trainer.max_epochs=2", "--model.weight_decay=0.1", *FAST[1:]]) == 0
+    assert "model.weight_decay 0.1 has no effect" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("option", ["--data.split_seed=7", "--data.val_size=50", "--data.dataset=cifar10"])
+def test_resuming_keeps_the_split(run: Path, option: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["fit", "--ckpt_path=last.ckpt", "--trainer.max_epochs=4", option]) == 2
+    assert "when a run is resumed" in capsys.readouterr().err
+
+
+class TimeFlies(Callback):
+    """Lets an hour pass at the start of a training."""
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        for timer in cast(Any, trainer).callbacks:
+            if isinstance(timer, Timer) and trainer.global_step == 0:
+                timer.load_state_dict({"time_elapsed": {"train": 3600}})
+
+
+def test_the_command_that_goes_on_names_more_time(
+    fit: list[str], here: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["--trainer.max_time=00:00:30:00", "--trainer.callbacks=tests.training.test_resume.TimeFlies"]
+    assert main([*fit, *words, "--trainer.max_epochs=1"]) == 0
+    (command,) = (line for line in capsys.readouterr().out.splitlines() if line.startswith("  cifar-lightning fit"))
+    assert " --trainer.max_time 00:02:00:" in command
+    assert json.loads((RUN / "fit.json").read_text())["epochs"] == 0
+    assert main(shlex.split(command)[1:]) == 0
+    assert json.loads((RUN / "fit.json").read_text())["epochs"] == 1
+
+
+def test_a_run_whose_time_is_up_is_not_resumed() -> None:
+    checkpoint = Checkpoint(Path("last.ckpt"), {"callbacks": {"Timer": {"time_elapsed": {"train": 7.0}}}})
+    with pytest.raises(UsageError, match="max_time 00:00:00:14"):
+        check_time_left(checkpoint, "00:00:00:06")
+    check_time_left(checkpoint, "00:00:00:08")
+    check_time_left(checkpoint, None)
+    check_time_left(Checkpoint(Path("last.ckpt"), {}), {"seconds": 6})

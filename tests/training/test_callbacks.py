@@ -1,0 +1,85 @@
+"""What a training prints: how long it will be, a line an epoch, a progress bar, a profiler's report."""
+
+import io
+import json
+import logging
+from pathlib import Path
+
+import pytest
+import yaml
+
+from cifar_lightning.cli import main
+from tests.conftest import FAST, RUN, TINY
+
+
+@pytest.mark.filterwarnings("ignore:.*could not find the monitored key")
+def test_steps_alone_end_a_training(fit: list[str], here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert (
+        main(
+            [
+                *fit,
+                "--trainer.max_steps=11",
+                "--trainer.limit_train_batches=1",
+                "--data.val_size=0",
+                "--trainer.enable_checkpointing=false",
+            ]
+        )
+        == 0
+    )
+    assert "trains for 11 steps (11 epochs)\n" in capsys.readouterr().out
+    assert json.loads((RUN / "fit.json").read_text())["steps"] == 11
+    config = yaml.safe_load((RUN / "config.yaml").read_text())["trainer"]
+    assert (config["max_epochs"], config["max_steps"]) == (-1, 11)
+
+
+@pytest.mark.parametrize(
+    ("limits", "said", "steps"),
+    [
+        (
+            ["max_epochs=2", "max_steps=3"],
+            "for 3 steps (0.75 epochs), fewer than the 2 epochs of trainer.max_epochs",
+            3,
+        ),
+        (["max_epochs=1", "max_steps=9"], "for 1 epoch (4 steps), fewer than the 9 of trainer.max_steps", 4),
+        (["max_epochs=1", "max_time=00:01:00:00"], "for 1 epoch (4 steps), at most 1:00:00 (trainer.max_time)", 4),
+    ],
+)
+@pytest.mark.filterwarnings("ignore:.*could not find the monitored key")
+def test_the_first_limit_ends_it(
+    limits: list[str], said: str, steps: int, fit: list[str], here: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main([*fit, *(f"--trainer.{limit}" for limit in limits)]) == 0
+    assert f"trains {said}" in capsys.readouterr().out
+    assert json.loads((RUN / "fit.json").read_text())["steps"] == steps
+    assert main(["fit", "--ckpt_path=last.ckpt"]) == 2
+    assert "To train it further, name a larger number: --trainer.max_" in capsys.readouterr().err
+
+
+def test_a_profiler_reports(fit: list[str], here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    said = logging.StreamHandler(io.StringIO())
+    logger = logging.getLogger("lightning.pytorch.profilers")
+    logger.addHandler(said)
+    try:
+        assert main([*fit, "--trainer.max_steps=1", "--trainer.profiler=simple", "--data.val_size=0"]) == 0
+    finally:
+        logger.removeHandler(said)
+    assert "Profiler Report" in said.stream.getvalue()
+
+
+@pytest.mark.parametrize("bar", ["TQDMProgressBar", "RichProgressBar"])
+def test_a_progress_bar_of_ones_own(bar: str, fit: list[str], here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    words = [word for word in fit if "enable_progress_bar" not in word]
+    assert main([*words, f"--trainer.callbacks={bar}", "--trainer.max_epochs=1", "--data.val_size=0"]) == 0
+    shown = capsys.readouterr()
+    assert "Epoch 0" in shown.out + shown.err
+    assert main(["fit", "--ckpt_path=last.ckpt", "--trainer.max_epochs=2", *TINY, "--data.val_size=0"]) == 0, (
+        "resuming needs none"
+    )
+
+
+def test_val_acc_says_how_many_images_were_measured(
+    here: Path, data_root: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["fit", "--data.dataset=synthetic", f"--data.root={data_root}", *FAST, "--data.eval_batch_size=40"]
+    assert main([*words, "--trainer.max_epochs=1", "--trainer.logger=false"]) == 0
+    assert "of 40 of the 100 images" in capsys.readouterr().out

@@ -1,0 +1,43 @@
+"""How a Trainer is built: its default length, its devices and precision, and its memory."""
+
+import ctypes
+import platform
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+
+from cifar_lightning.training.trainer import keep_freed_memory, set_default_epochs
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="the setting is glibc's")
+def test_freed_memory_is_used_again() -> None:
+    class Blocks(ctypes.Structure):  # struct mallinfo of malloc.h: the fourth counts blocks of their own, from mmap
+        _fields_ = [(name, ctypes.c_int) for name in ("arena", "_ordblks", "_smblks", "mapped", *"hufafk")]
+
+    count = ctypes.CDLL("libc.so.6").mallinfo
+    count.restype = Blocks
+    keep_freed_memory()
+    before = count()
+    block = torch.empty(2**26, dtype=torch.uint8)
+    during = count()
+    assert during.mapped == before.mapped
+    del block
+    assert count().arena == during.arena, "nothing is given back"
+
+
+@pytest.mark.parametrize(
+    ("limits", "epochs"),
+    [
+        ({}, 10),
+        ({"max_time": "00:01:00:00"}, 10),
+        ({"max_steps": 5}, -1),
+        ({"max_epochs": -1, "max_time": "00:01:00:00"}, -1),
+    ],
+)
+def test_the_default_holds_unless_there_is_a_length(limits: dict[str, Any], epochs: int) -> None:
+    """The time is a cap and no length: the default schedule needs one."""
+    trainer = SimpleNamespace(**{"max_epochs": None, "max_steps": -1, "max_time": None, **limits})
+    set_default_epochs(trainer)
+    assert trainer.max_epochs == epochs
