@@ -158,6 +158,23 @@ def run(trained: Path, here: Path) -> Path:
     return folder
 
 
+Refusal = Callable[..., str]
+
+
+@pytest.fixture
+def refusal(here: Path, capsys: pytest.CaptureFixture[str]) -> Refusal:
+    """Gives a command words that it must refuse in one message, and returns that; no run may be left behind."""
+
+    def refuse(*words: str) -> str:
+        assert main(words) == 2
+        message = capsys.readouterr().err
+        assert message.startswith("cifar-lightning: ")
+        assert not list(Path().glob("runs/*"))
+        return message
+
+    return refuse
+
+
 def events(folder: Path) -> EventAccumulator:
     """Read everything that a run has logged to TensorBoard."""
     return EventAccumulator(str(folder), size_guidance={"images": 0, "scalars": 0}).Reload()

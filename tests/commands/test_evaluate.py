@@ -91,3 +91,17 @@ def test_corrupted_images(run: Path, capsys: pytest.CaptureFixture[str]) -> None
 def test_weights_of_another_network(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["test", "--ckpt_path=best.ckpt", "--model.arch=torchvision:squeezenet1_1"]) == 2
     assert "weights do not fit the network" in capsys.readouterr().err
+
+
+def test_a_checkpoint_of_other_classes(
+    here: Path, trained: Path, image_folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = [
+        "test",
+        "--ckpt_path",
+        str(trained / "best.ckpt"),
+        "--data.dataset=folder",
+        f"--data.root={image_folder}",
+    ]
+    assert main(words) == 2
+    assert "3 classes, blue, green, red; the checkpoint was trained on 10, airplane" in capsys.readouterr().err

@@ -13,7 +13,7 @@ from cifar_lightning import ImageDataModule
 from cifar_lightning.cli import main
 from cifar_lightning.errors import UsageError
 from cifar_lightning.training.checkpoint import Checkpoint
-from tests.conftest import Archive
+from tests.conftest import Archive, Refusal
 
 
 @pytest.fixture
@@ -374,3 +374,16 @@ def test_no_url_goes_into_a_checkpoint_or_comes_from_one(trained: Path, tmp_path
     for given in (None, "mirror.tar.gz"):
         module = ImageDataModule.load_from_checkpoint(tmp_path / "hostile.ckpt", url=given)
         assert module.source.url == given  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["fit", "--data.dataset", "cifr10"], "Did you mean cifar10"),
+        (["fit", "--data.dataset=folder", "--data.root=nowhere"], "data.root nowhere does not exist"),
+        (["fit", f"--data.batch_size={10**25}"], "at least 1 and below"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else "",
+)
+def test_a_mistake_in_the_options_gets_one_message(words: list[str], message: str, refusal: Refusal) -> None:
+    assert message in refusal(*words)

@@ -25,6 +25,7 @@ from cifar_lightning.errors import UsageError
 from cifar_lightning.inference.predictor import Prediction, top_classes
 from cifar_lightning.transforms.decode import ImageError, decode_image
 from tests.conftest import WITHOUT_TORCH
+from tests.serving.client import write_colours
 
 ONLY = (
     WITHOUT_TORCH
@@ -330,3 +331,16 @@ def test_mistakes_with_an_exported_file(
 ) -> None:
     assert main(["predict", f"--ckpt_path={exported / 'model.onnx'}", *words]) == 2
     assert message in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "odd",
+    [{"keepdims": 1}, {"axes": [1, 3]}, {"batch": 1}, {"output": "scores"}, {"scale": float("nan")}],
+    ids=str,
+)
+def test_an_exported_file_that_computes_odd_things(
+    odd: dict[str, Any], here: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_colours(Path("odd.onnx"), **odd)
+    assert main(["serve", "--model=odd.onnx", "--device=cpu", "--port=0"]) == 2
+    assert "odd.onnx can't be used" in capsys.readouterr().err

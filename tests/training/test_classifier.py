@@ -14,7 +14,7 @@ from cifar_lightning import ImageClassifier, ImageDataModule
 from cifar_lightning.cli import main
 from cifar_lightning.errors import UsageError
 from cifar_lightning.transforms.augment import tta_views
-from tests.conftest import FAST
+from tests.conftest import FAST, Refusal
 
 
 def test_in_python(data_root: Path, here: Path) -> None:
@@ -137,3 +137,21 @@ def test_compiling_without_a_compiler(
     words = [f"--data.root={data_root}", "--data.dataset=synthetic", *FAST, "--model.compile=true"]
     assert main(["fit", *words, "--model.arch=torchvision:squeezenet1_1"]) == 2
     assert "needs a C++ compiler" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (
+            ["fit", "--model.arch=timm:test_resnet", "--model.arch_options={features_only: true}"],
+            "timm:test_resnet turned one image into a list; the output must be (1, 10)",
+        ),
+        (["fit", "--model.lr=-1"], "it must be above 0"),
+        (["fit", "--model.label_smoothing=1"], "below 1"),
+        (["fit", "--model.arch", "cnnn"], "Did you mean cnn?"),
+        (["fit", "--model.arch=vit", "--data.dataset=synthetic", "--data.image_size=64"], "--data.resize 32"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else "",
+)
+def test_a_network_or_a_value_that_can_not_be(words: list[str], message: str, refusal: Refusal) -> None:
+    assert message in refusal(*words)

@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from cifar_lightning.training.trainer import keep_freed_memory, set_default_epochs
+from tests.conftest import Refusal
 
 
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="the setting is glibc's")
@@ -41,3 +42,16 @@ def test_the_default_holds_unless_there_is_a_length(limits: dict[str, Any], epoc
     trainer = SimpleNamespace(**{"max_epochs": None, "max_steps": -1, "max_time": None, **limits})
     set_default_epochs(trainer)
     assert trainer.max_epochs == epochs
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["fit", "--data.dataset=synthetic", "--trainer.accelerator=tpu"], "trainer"),
+        (["fit", "--trainer.devices=2000", "--trainer.accelerator=cpu"], "that many processes"),
+        (["fit", "--data.dataset=synthetic", "--trainer.precision=16-true"], "Use 32-true, bf16-mixed or 16-mixed"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else "",
+)
+def test_devices_and_precisions_that_can_not_be(words: list[str], message: str, refusal: Refusal) -> None:
+    assert message in refusal(*words)

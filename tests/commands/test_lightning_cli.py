@@ -1,0 +1,70 @@
+"""The options of the training commands: which one wins, and what a config may hold."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from cifar_lightning.cli import main
+from tests.conftest import FAST, Refusal
+
+
+def test_flags_win_over_configs_over_checkpoints_wherever_they_stand(
+    here: Path, trained: Path, data_root: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (here / "one.yaml").write_text("model: {lr: 0.25, momentum: 0.5}\ndata: {dataset: synthetic}")
+    (here / "two.yaml").write_text("model: {momentum: 0.75}")
+    words = ["--model.lr=0.125", "--config", "one.yaml", "-c", "two.yaml", f"--data.root={data_root}"]
+    assert main(["fit", *words, *FAST, "--trainer.max_epochs=1"]) == 0
+    checkpoint = torch.load(here / "runs" / "two" / "version_0" / "last.ckpt", weights_only=True)
+    assert checkpoint["hyper_parameters"]["lr"] == 0.125
+    assert checkpoint["hyper_parameters"]["momentum"] == 0.75
+    assert json.dumps(checkpoint["hyper_parameters"])  # flat primitives
+    assert json.dumps(checkpoint["datamodule_hyper_parameters"])
+
+
+@pytest.mark.slow
+def test_configs_are_utf_8_whatever_the_locale(here: Path) -> None:
+    text = "# größe\ndata: {dataset: synthetic}\ntrainer: {default_root_dir: dätä}"
+    (here / "c.yaml").write_text(text, encoding="utf-8")
+    ascii_locale = os.environ | {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
+    command = [sys.executable, "-m", "cifar_lightning", "fit", "--config=c.yaml"]
+    done = subprocess.run(command, env=ascii_locale, capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    # the config is read: what it asks for is what can't be
+    assert "cifar-lightning: d\\xe4t\\xe4/c can't name a file in the encoding of this locale" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["fit", "--seed_everything=-3"], "seed_everything is -3"),
+        (["fit", "--seed_everything=true"], "seed_everything is True"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else "",
+)
+def test_a_seed_that_can_not_be(words: list[str], message: str, refusal: Refusal) -> None:
+    assert message in refusal(*words)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("ckpt_path: http://x.org/best.ckpt", "name it on the command line"),
+        ("model: [", "is not valid YAML"),
+        ("", "is empty"),
+        ("- 1", "is no mapping"),
+        ("model: {lrr: 1}", "unknown option model.lrr. Did you mean model.lr"),
+        ("model: 3", "model is 3; it must hold options by name"),
+        ("model: {lrr: {}}", "unknown option model.lrr. Did you mean model.lr"),
+        ("config: 3", "holds config; name it on the command line"),
+        ("model: 2026-99-99", "is not valid YAML"),
+    ],
+)
+def test_a_config_that_is_refused(text: str, message: str, refusal: Refusal) -> None:
+    Path("config.yaml").write_text(text)
+    assert message in refusal("fit", "--config", "config.yaml")
