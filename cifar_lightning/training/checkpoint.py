@@ -189,11 +189,6 @@ class Checkpoint:
         """The network's name."""
         return str(self.content["hyper_parameters"]["arch"])
 
-    @property
-    def is_finite(self) -> bool:
-        """Whether all weights are finite numbers, which they are not after training has diverged."""
-        return all(bool(value.isfinite().all()) for value in self.weights.values())
-
     def check_architecture(self, trusted: str | None) -> None:
         """Refuse a network that is code of somebody's choice, unless the user chose it.
 

@@ -31,7 +31,7 @@ from cifar_lightning.models.pretrained import (
 )
 from cifar_lightning.training.averaging import Averaging
 from cifar_lightning.training.checkpoint import FORMAT, upgrade
-from cifar_lightning.training.divergence import handle_divergence, has_finite_weights, stop_or_warn
+from cifar_lightning.training.divergence import are_finite, handle_divergence, stop_or_warn
 from cifar_lightning.training.metrics import EpochMetrics
 from cifar_lightning.training.optim import build_optimizer, build_schedule
 from cifar_lightning.transforms.augment import hash_integers, tta_views
@@ -203,7 +203,7 @@ class ImageClassifier(LightningModule):
             # Before it replaces the last checkpoint whose weights are of use.
             if not math.isfinite(loss := partial.get("loss", 0.0)):
                 handle_divergence(self, "train", loss)
-            if not has_finite_weights(self):
+            if not are_finite(self.parameters()):
                 stop_or_warn(self, "a weight is not a finite number")
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:

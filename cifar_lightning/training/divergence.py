@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import TYPE_CHECKING
+
+from torch import Tensor
 
 from cifar_lightning.errors import UsageError
 from cifar_lightning.io.text import say
@@ -15,9 +18,9 @@ class DivergedError(UsageError):
     """The loss is not finite: training has diverged, or the network's output is not a number."""
 
 
-def has_finite_weights(model: ImageClassifier) -> bool:
-    """Tell whether all weights are finite numbers."""
-    return all(bool(parameter.isfinite().all()) for parameter in model.parameters())
+def are_finite(tensors: Iterable[Tensor]) -> bool:
+    """Tell whether all values are finite numbers, as the weights are until training has diverged."""
+    return all(bool(tensor.isfinite().all()) for tensor in tensors)
 
 
 def handle_divergence(model: ImageClassifier, stage: str, loss: float) -> None:
@@ -32,7 +35,7 @@ def handle_divergence(model: ImageClassifier, stage: str, loss: float) -> None:
         DivergedError: If ``model.stop_on_nan`` is set.
     """
     scaler = getattr(model.trainer.precision_plugin, "scaler", None)
-    if stage == "train" and scaler is not None and has_finite_weights(model):
+    if stage == "train" and scaler is not None and are_finite(model.parameters()):
         return  # float16 overflowed, and the scaler skipped these steps.
     stop_or_warn(model, f"{stage}/loss is {loss}")
 

@@ -24,7 +24,7 @@ from cifar_lightning.training.callbacks import Throughput
 from cifar_lightning.training.checkpoint import Checkpoint
 from cifar_lightning.training.checkpoint_callbacks import LastCheckpoint, end_processes
 from cifar_lightning.training.classifier import ImageClassifier
-from cifar_lightning.training.divergence import DivergedError
+from cifar_lightning.training.divergence import DivergedError, are_finite
 from cifar_lightning.training.resume import find_longer_time, restoring
 
 MINUTES = 10.0
@@ -157,7 +157,7 @@ def _lost_process(training: Training, error: RuntimeError) -> LostProcessError:
 def _describe_kept(training: Training) -> str:
     """Name the checkpoints that were written before a training diverged."""
     paths = [path for name in ("best", "last") if (path := training.checkpoints / f"{name}.ckpt").exists()]
-    kept = [str(path) for path in paths if Checkpoint.read(path).is_finite]
+    kept = [str(path) for path in paths if are_finite(Checkpoint.read(path).weights.values())]
     return f"Kept from before: {', '.join(kept)}." if kept else "There is no checkpoint from before."
 
 
