@@ -158,4 +158,4 @@ def test_a_signal_to_the_first_process_ends_all(data_root: Path, here: Path) -> 
                 os.killpg(process.pid, signal.SIGKILL)
     assert process.returncode == 128 + signal.SIGTERM
     last = Path("runs/cnn/version_0/last.ckpt")
-    assert f"ended by SIGTERM. To go on from {last}, written after {Checkpoint.read(last).steps:,} " in said
+    assert f"ended by SIGTERM. To resume from {last}, written after {Checkpoint.read(last).steps:,} " in said
