@@ -86,6 +86,6 @@ def _print_best(epoch: int, record: dict[str, object]) -> None:
         say_once("best: none; training has diverged, and val/loss was finite in no epoch")
         return
     measured, held_out = record.get("val_accuracy_of"), record["validation_images"]
-    assert isinstance(held_out, int)
-    limited = isinstance(measured, int) and 0 < measured < held_out  # limit_val_batches
-    say_once(f"best: epoch {epoch}, val/acc {accuracy:.2%} of {f'{measured:,} of the ' * limited}{held_out:,} images")
+    limited = isinstance(measured, int) and isinstance(held_out, int) and 0 < measured < held_out  # limit_val_batches
+    of = f"{measured:,} of the {held_out:,}" if limited else f"{held_out:,}"
+    say_once(f"best: epoch {epoch}, val/acc {accuracy:.2%} of {of} images")
