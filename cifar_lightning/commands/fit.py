@@ -22,7 +22,7 @@ from cifar_lightning.io.files import write_atomically
 from cifar_lightning.io.text import say
 from cifar_lightning.models.pretrained import find_weights
 from cifar_lightning.reporting.leaderboard import rank_runs, read_runs
-from cifar_lightning.reporting.leaderboard_table import format_table, print_notes
+from cifar_lightning.reporting.leaderboard_table import format_table, print_notes, print_unreadable
 from cifar_lightning.reporting.metrics_log import MetricsLog
 from cifar_lightning.reporting.record import FitRecorder
 from cifar_lightning.reporting.run_reporter import RunReporter
@@ -68,13 +68,15 @@ def main(argv: Sequence[str]) -> int:
             status = max(status, ended)
             folders.append(folder)
             if signal and number + 1 < runs:
-                status = status or 128 + signal
+                status = ended or 128 + signal
                 break
     if runs > 1:
         finished = [folder for folder in folders if (folder / "fit.json").exists()]
         say_once(f"\n{len(finished)} of {runs} runs are trained")
         if finished:
-            boards = rank_runs(read_runs(finished)[0])
+            records, unreadable = read_runs(finished)
+            boards = rank_runs(records)
+            print_unreadable(unreadable)
             say(format_table(boards).removesuffix("\n"))
             print_notes(boards)
     return status
@@ -103,8 +105,7 @@ def _train_one(cli: TrainingCLI, *, one_of_several: bool) -> tuple[int, int, Pat
             # With another status, Lightning would kill the process of rank 0 while that one prints its message.
             return 128 + result.interrupted if is_rank_zero() else 0, result.interrupted, folder
         print_trained(result)
-        if unwritten := training.report_error():
-            raise UsageError(f"the training is done, but its report could not be written to {folder}: {unwritten}")
+        result.check_report()
         return 0, training.signal, folder
 
 
@@ -174,10 +175,13 @@ def train(words: Sequence[str], folder: Path, callbacks: Sequence[Callback] = ()
 
     Raises:
         DivergedError: If the loss is not finite.
-        UsageError: If the user made a mistake.
+        LostProcessError: If another process of the training has ended.
+        UsageError: If the user made a mistake, or the report could not be written.
     """
     with session(training=True):
-        return fit(build(parse(words), folder, callbacks, reports=reports))
+        result = fit(build(parse(words, command="train"), folder, callbacks, reports=reports))
+    result.check_report()
+    return result
 
 
 @contextmanager

@@ -1,6 +1,5 @@
 """leaderboard: compare runs by their records; it needs no PyTorch."""
 
-import sys
 from argparse import Namespace
 from collections.abc import Sequence
 from pathlib import Path
@@ -8,9 +7,15 @@ from pathlib import Path
 from cifar_lightning.commands.arguments import ArgumentParser
 from cifar_lightning.errors import UsageError
 from cifar_lightning.io.files import write_output
-from cifar_lightning.io.text import printable, say
+from cifar_lightning.io.text import say
 from cifar_lightning.reporting.leaderboard import rank_runs, read_runs, select_dataset
-from cifar_lightning.reporting.leaderboard_table import format_csv, format_markdown, format_table, print_notes
+from cifar_lightning.reporting.leaderboard_table import (
+    format_csv,
+    format_markdown,
+    format_table,
+    print_notes,
+    print_unreadable,
+)
 
 FORMATS = {"table": format_table, "markdown": format_markdown, "csv": format_csv}
 SUFFIXES = {".md": "markdown", ".csv": "csv", ".txt": "table"}
@@ -32,10 +37,8 @@ def main(argv: Sequence[str]) -> int:
     suffix = options.output.suffix if options.output else ".txt"
     if options.format is None and suffix not in SUFFIXES:
         raise UsageError(f"--output is {options.output}; name it .md, .csv or .txt, or add --format.")
-    runs, problems = read_runs([Path(path) for path in options.runs])
-    for folder, reason in problems.items():
-        problem = f"it is not a run of fit, or its records are broken ({reason})"
-        say(f"note: {printable(folder)} is left out: {problem}", sys.stderr)
+    runs, unreadable = read_runs([Path(path) for path in options.runs])
+    print_unreadable(unreadable)
     boards = rank_runs(select_dataset(runs, options.dataset) if options.dataset else runs)
     text = FORMATS[options.format or SUFFIXES[suffix]](boards)
     if options.output:

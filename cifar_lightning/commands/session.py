@@ -76,6 +76,8 @@ def explain(error: Exception) -> str:
             "200, keep the images off the device, --data.device_cache false, or use another device: "
             "--trainer.accelerator cpu."
         )
+    if first.startswith("Early stopping conditioned on metric"):
+        return f"trainer.callbacks: {first.replace('Early', 'early', 1)}"
     if first.startswith("Expected more than 1 value per channel when training"):
         return (
             "a network with batch normalisation can't be trained on a batch of one image: set --data.batch_size to 2 "

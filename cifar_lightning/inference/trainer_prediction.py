@@ -61,6 +61,9 @@ def predict_with_trainer(
     Raises:
         UsageError: As ``predict_files``, or if not all images were predicted.
     """
+    limit = trainer.limit_predict_batches  # fast_dev_run sets it, too; 1 is a batch, and 1.0 all of them.
+    if isinstance(limit, int) or limit != 1.0:
+        raise UsageError("predict needs all images: leave out trainer.limit_predict_batches and trainer.fast_dev_run.")
     make_heat = _make_explain(model, data) if explain else None
     job = prepare(names, data.classes, output, top_k)
     remove_unfinished(job.table)
@@ -150,8 +153,7 @@ class PartWriter(Callback):
                 position, top, why = json.loads(parts[number % processes].readline() or "[-1, [], 0]")
                 if position != number:
                     raise UsageError(
-                        f"only {number:,} of the {len(self._job.paths):,} images were predicted; nothing is written. "
-                        "Leave out --trainer.fast_dev_run and --trainer.limit_predict_batches."
+                        f"only {number:,} of the {len(self._job.paths):,} images were predicted; nothing is written."
                     )
                 yield Row(path, tuple(ClassProbability(*each) for each in top), why)
 

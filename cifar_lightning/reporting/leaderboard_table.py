@@ -7,7 +7,8 @@ import shutil
 import sys
 import textwrap
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 from statistics import mean, stdev
 from typing import Any
 
@@ -193,6 +194,13 @@ def _explain(boards: Sequence[Leaderboard]) -> list[str]:
 
 
 # -- notes -----------------------------------------------------------------------------------------------------------
+
+
+def print_unreadable(folders: Mapping[Path, str]) -> None:
+    """Print on standard error which run folders are left out, and why."""
+    for folder, reason in folders.items():
+        problem = f"it is not a run of fit, or its records are broken ({reason})"
+        say(f"note: {printable(folder)} is left out: {problem}", sys.stderr)
 
 
 def print_notes(boards: Sequence[Leaderboard]) -> None:

@@ -146,17 +146,17 @@ class Checkpoint:
             UsageError: If it is no checkpoint, is truncated, holds more than plain data, or is not of this framework.
         """
         content = _load(path)
+        if isinstance(number := content.get("format"), int) and number > FORMAT:
+            raise UsageError(
+                f"{path} was written by a newer release of cifar-lightning (format {number}; this one reads up to "
+                f"{FORMAT}): pip install --upgrade cifar-lightning"
+            )
         upgrade(content)
         for name in _LIMITED:
             _check_size(path, name, content.get(name))
         missing, wrong = check(content, KINDS)
         if missing:
             raise UsageError(f"{path} is not a checkpoint of cifar-lightning: it has no {', '.join(missing)}.")
-        if not wrong and content.get("format", 1) > FORMAT:
-            raise UsageError(
-                f"{path} was written by a newer release of cifar-lightning (format {content['format']}; this one reads "
-                f"up to {FORMAT}): pip install --upgrade cifar-lightning"
-            )
         if not wrong:
             classes, outputs = content["ImageDataModule"]["classes"], content["hyper_parameters"].get("num_classes")
             if outputs not in (None, len(classes)):
@@ -310,6 +310,7 @@ def upgrade(content: dict[str, Any]) -> None:
     """
     if content.get("format", 1) != 1:
         return
+    content["format"] = FORMAT
     for part, renamed in [
         ("partial_epoch", {"pictures": "images", "right": "correct"}),
         ("ImageDataModule", {"pictures_a_step": "images_per_step"}),

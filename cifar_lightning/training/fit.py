@@ -94,6 +94,11 @@ class FitResult:
         """The run's folder."""
         return self.training.folder
 
+    def check_report(self) -> None:
+        """Raise a UsageError if figures or records could not be written, as on a full disk."""
+        if error := self.training.report_error():
+            raise UsageError(f"the training is done, but its report could not be written to {self.folder}: {error}")
+
 
 def fit(training: Training) -> FitResult:
     """Train.

@@ -44,6 +44,7 @@ class RunFolder:
     def __init__(self, path: Path) -> None:
         self.path = path
         self._new = False
+        self._made: list[Path] = []  # Folders above it that were made for it, the innermost first.
         self._lock = FileLock(path / LOCK)
         try:
             self._lock.acquire(blocking=False)
@@ -76,6 +77,7 @@ class RunFolder:
         Raises:
             UsageError: If the folder can't be made.
         """
+        missing = [folder for folder in (parent, *parent.parents) if not folder.exists()]
         try:
             parent.mkdir(parents=True, exist_ok=True)
             while True:
@@ -91,7 +93,7 @@ class RunFolder:
                 "--trainer.default_root_dir DIR"
             ) from error
         run = cls(path)
-        run._new = True
+        run._new, run._made = True, missing
         return run
 
     def __enter__(self) -> "RunFolder":
@@ -114,7 +116,8 @@ class RunFolder:
                 with suppress(FileNotFoundError):
                     (self.path / "figures").rmdir()
                 self.path.rmdir()
-                self.path.parent.rmdir()  # fails if there are other runs
+                for folder in dict.fromkeys([self.path.parent, *self._made]):
+                    folder.rmdir()  # It fails if there are other runs.
 
     def _has_results(self) -> bool:
         replaceable = {file for pattern in REPLACEABLE for file in self.path.glob(pattern)} | {self.path / "figures"}

@@ -12,6 +12,8 @@ import torch
 import yaml
 
 from cifar_lightning.cli import main
+from cifar_lightning.commands.fit import train
+from cifar_lightning.errors import UsageError
 from tests.conftest import FAST, RUN
 
 
@@ -153,7 +155,7 @@ def test_images_added_after_the_training(image_folder: Path, here: Path, capsys:
     assert main(["fit", "--ckpt_path=last.ckpt", "--trainer.max_epochs=2"]) == 2
     error = capsys.readouterr().err
     assert "are not those that this run was trained on" in error
-    assert "To go on" not in error
+    assert "To resume from" not in error
     assert main(["validate", "--ckpt_path=best.ckpt"]) == 2
     (red / "05 again.png").unlink()
     assert main(["validate", "--ckpt_path=best.ckpt"]) == 0
@@ -220,3 +222,20 @@ def test_a_batch_size_that_was_found_is_used_and_recorded(
     assert checkpoint["datamodule_hyper_parameters"]["batch_size"] == found > 16
     assert checkpoint["global_step"] == -(-260 // found)
     assert checkpoint["optimizer_states"][0]["param_groups"][0]["lr"] < 1e-6, "the schedule ends with the training"
+
+
+def test_early_stopping_on_an_unknown_metric(fit: list[str], here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    stopping = "{class_path: EarlyStopping, init_args: {monitor: throughput/pictures_per_second, mode: max}}"
+    assert main([*fit, "--trainer.max_epochs=1", f"--trainer.callbacks=[{stopping}]"]) == 2
+    assert "early stopping conditioned on metric" in capsys.readouterr().err
+
+
+def test_train_reports_what_fit_does(data_root: Path, here: Path) -> None:
+    words = ["--data.dataset=synthetic", f"--data.root={data_root}", *FAST]
+    with pytest.raises(UsageError, match="--runs 2 is an option of fit only"):
+        train([*words, "--runs=2"], here / "run")
+    (here / "run").mkdir()
+    (here / "run" / "figures").write_text("no folder")
+    with pytest.raises(UsageError, match="its report could not be written"):
+        train(words, here / "run")
+    assert (here / "run" / "best.ckpt").is_file()

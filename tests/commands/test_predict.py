@@ -83,7 +83,7 @@ def test_predict_writes_nothing_where_no_image_can_be_read(run: Path, capsys: py
         (["cat.png", "--output=out/p.csv"], "there is no folder out"),
         (
             ["cat.png", "cat.png", "--data.eval_batch_size=1", "--trainer.limit_predict_batches=1"],
-            "only 1 of the 2 images",
+            "predict needs all images",
         ),
     ],
 )

@@ -194,3 +194,12 @@ def test_checkpoints_that_are_none(here: Path, trained: Path, capsys: pytest.Cap
     torch.save(torch.nn.Linear(1, 1), here / "bad.ckpt")
     assert main(["test", "--ckpt_path", "bad.ckpt"]) == 2
     assert "holds code" in capsys.readouterr().err
+
+
+def test_a_checkpoint_of_a_newer_release_is_refused(trained: Path, tmp_path: Path) -> None:
+    content = torch.load(trained / "best.ckpt", weights_only=True)
+    content["format"] += 1
+    del content["ImageDataModule"]  # A newer release may store it elsewhere.
+    torch.save(content, tmp_path / "newer.ckpt")
+    with pytest.raises(UsageError, match="written by a newer release"):
+        Checkpoint.read(tmp_path / "newer.ckpt")

@@ -159,3 +159,13 @@ def test_a_signal_to_the_first_process_ends_all(data_root: Path, here: Path) -> 
     assert process.returncode == 128 + signal.SIGTERM
     last = Path("runs/cnn/version_0/last.ckpt")
     assert f"ended by SIGTERM. To resume from {last}, written after {Checkpoint.read(last).steps:,} " in said
+
+
+def test_folders_that_were_made_for_nothing_are_removed(tmp_path: Path) -> None:
+    with RunFolder.claim(tmp_path / "runs" / "cnn", 0) as run:
+        assert run.path == tmp_path / "runs" / "cnn" / "version_0"
+    assert list(tmp_path.iterdir()) == []
+    (tmp_path / "runs").mkdir()
+    with RunFolder.claim(tmp_path / "runs" / "cnn", 0):
+        pass
+    assert [path.name for path in tmp_path.iterdir()] == ["runs"], "it was there before"
