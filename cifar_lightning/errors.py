@@ -12,14 +12,14 @@ class UsageError(ValueError):
 
 
 def did_you_mean(word: str, known: Iterable[str]) -> str:
-    """Suggest known words that are similar to a misspelt one.
+    """Suggest valid names that are similar to a misspelt one.
 
     Args:
-        word: The misspelt word.
-        known: The words that are allowed.
+        word: The misspelt name.
+        known: The valid names.
 
     Returns:
-        " Did you mean …?" with up to three similar words, or "" if no word is similar.
+        " Did you mean …?" with up to three similar names, or "" if no name is similar.
     """
     near = get_close_matches(word, list(known), n=3, cutoff=0.75)
     return f" Did you mean {' or '.join(near)}?" if near else ""

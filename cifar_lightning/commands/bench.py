@@ -74,9 +74,11 @@ def _add_options(parser: Parser) -> None:
         "Measures loading, the bare training step, fit and inference on this machine. It has the options of fit, but "
         "decides itself how long to train and to validate. The test images are not read."
     )
-    parser.add_argument("--batches", type=int | None, default=None, help="Batches a round; 2 s worth by default.")
+    parser.add_argument(
+        "--batches", type=int | None, default=None, help="Batches a round; by default as many as take 2 s."
+    )
     parser.add_argument("--profile", action="store_true", help="Print torch's profile of fit, by operation.")
-    parser.add_argument("--output", type=str | None, default=None, help="A JSON file for the figures.")
+    parser.add_argument("--output", type=str | None, default=None, help="Write the results to this JSON file.")
 
 
 def _adjust(options: Any) -> None:

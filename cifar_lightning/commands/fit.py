@@ -147,7 +147,8 @@ def parse(
             "--checkpoint_every_n_minutes",
             type=float,
             default=MINUTES,
-            help="How often last.ckpt is written within an epoch, besides at its end. 0: after every step.",
+            help="How often, in minutes, last.ckpt is written within an epoch; it is always written at the end of an "
+            "epoch. 0: after every step.",
         )
         parser.add_argument(
             "--runs",
@@ -228,10 +229,10 @@ def build(cli: TrainingCLI, folder: Path, callbacks: Sequence[Callback] = (), *,
     if checkpoint:
         check_callbacks(checkpoint, named)
     check_precision(settings.precision)
-    settled: dict[str, Any] = {}
+    fixed: dict[str, Any] = {}
     reason = "as asked"
     if settings.precision is None:
-        settled["precision"], reason = choose_precision(settings.accelerator)
+        fixed["precision"], reason = choose_precision(settings.accelerator)
     elif checkpoint and settings.precision == checkpoint.trainer_settings.get("precision"):
         reason = "as before"
     steps = checkpoint.steps if checkpoint else 0
@@ -245,7 +246,7 @@ def build(cli: TrainingCLI, folder: Path, callbacks: Sequence[Callback] = (), *,
     if settings.enable_progress_bar is not False and not any(isinstance(c, AnyProgressBar) for c in given):
         built.append(ProgressBar())
     if settings.enable_checkpointing is not False:
-        plain = {name: settings[name] for name in TRAINER_SETTINGS} | settled
+        plain = {name: settings[name] for name in TRAINER_SETTINGS} | fixed
         stored = {name: value for name, value in plain.items() if is_plain(value)}
         built.append(TrainerSettings(stored | {"callbacks": named}, cli.changes))
         if cli.datamodule.hparams["val_size"]:
@@ -254,7 +255,7 @@ def build(cli: TrainingCLI, folder: Path, callbacks: Sequence[Callback] = (), *,
         built.append(last)
     trainer = build_trainer(
         settings,
-        **settled,
+        **fixed,
         callbacks=[*given, *built],
         logger=_build_loggers(settings.logger, folder, steps),
         plugins=build_plugins(settings.plugins),

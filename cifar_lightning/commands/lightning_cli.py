@@ -46,7 +46,7 @@ class TrainingCLI(LightningCLI):
         checkpoint: The one that is resumed or used.
         config_files: The files given with ``--config``.
         notes: What the user should know before the command starts, a sentence each.
-        changes: With which settings a run is resumed otherwise than it began.
+        changes: The settings that differ from those at the start of the run.
 
     Raises:
         UsageError: If an option is unknown or its value impossible.
@@ -167,7 +167,7 @@ def build_evaluator(
     cli: TrainingCLI,
     callbacks: Sequence[Callback] = (),
     precision: tuple[str, str] | None = None,
-    **settled: Any,
+    **fixed: Any,
 ) -> Trainer:
     """Build the Trainer of a command that trains nothing, and print the network and the device.
 
@@ -175,7 +175,7 @@ def build_evaluator(
         cli: The parsed options.
         callbacks: More callbacks.
         precision: The precision if the user names none, and why; by default, what suits the machine.
-        **settled: Arguments of the Trainer that take the place of the user's.
+        **fixed: Arguments of the Trainer that take the place of the user's.
 
     Raises:
         UsageError: If options do not fit each other or this machine.
@@ -183,12 +183,12 @@ def build_evaluator(
     settings, reason = cli.config_init.trainer, "as asked"
     check_precision(settings.precision)
     if settings.precision is None:
-        settled["precision"], reason = precision or choose_precision(settings.accelerator)
+        fixed["precision"], reason = precision or choose_precision(settings.accelerator)
     if settings.logger in (None, True):
-        settled["logger"] = False
+        fixed["logger"] = False
     given = settings.callbacks or []
     given = list(given) if isinstance(given, Sequence) else [given]
-    trainer = build_trainer(settings, enable_checkpointing=False, callbacks=[*given, *callbacks], **settled)
+    trainer = build_trainer(settings, enable_checkpointing=False, callbacks=[*given, *callbacks], **fixed)
     print_model(trainer, cli.model, cli.datamodule, reason)
     return trainer
 

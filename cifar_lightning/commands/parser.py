@@ -98,8 +98,8 @@ class Parser(LightningArgumentParser):
             inside = [name for name in known if name.startswith(f"{section}.")]
             if inside and not isinstance(content, dict):
                 raise UsageError(
-                    f"{section} is {'empty' if content is None else content}; it must hold options by name, such as "
-                    f"{section}: {{…}}."
+                    f"{section} is {'empty' if content is None else content}; it must map option names to values, "
+                    f"such as {section}: {{…}}."
                 )
             names = [f"{section}.{name}" for name in content or ()] if inside else [str(section)]
             for name in names:
@@ -136,7 +136,7 @@ def _plain_type(hint: str) -> str:
     """Describe a type in words, from Python's notation."""
     if literal := re.fullmatch(r"typing\.Literal\[(.*)\]", hint):
         return "one of " + literal[1].replace("'", "")
-    names = {"float": "a number", "int": "a whole number", "bool": "true or false", "str": "a text", "NoneType": ""}
+    names = {"float": "a number", "int": "a whole number", "bool": "true or false", "str": "a string", "NoneType": ""}
     plain = re.fullmatch(r"<class '(\w+)'>", hint)
     return names.get(plain[1], plain[1]) if plain else hint
 

@@ -66,10 +66,10 @@ def _predict_with_trainer(words: Sequence[str]) -> int:
         assert checkpoint is not None
         given = cli.config_init.trainer.callbacks or []
         given = list(given) if isinstance(given, Sequence) else [given]
-        settled: dict[str, Any] = {}
+        fixed: dict[str, Any] = {}
         if not (sys.stdout.isatty() or any(isinstance(callback, ProgressBar) for callback in given)):
-            settled["enable_progress_bar"] = False
-        trainer = build_evaluator(cli, precision=("32-true", "as Predictor and exported files compute"), **settled)
+            fixed["enable_progress_bar"] = False
+        trainer = build_evaluator(cli, precision=("32-true", "as Predictor and exported files compute"), **fixed)
         data.load_state_dict(checkpoint.data_state)
         check_network(model, data)
         model.load_state_dict(checkpoint.weights)

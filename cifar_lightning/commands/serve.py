@@ -151,7 +151,7 @@ def _add_limit_options(parser: ArgumentParser) -> None:
         type=_number(1, 10_000, int),
         default=64,
         metavar="N",
-        help="the most requests at once; further ones are told to try again (64)",
+        help="the most requests at once; further requests get status 503 (64)",
     )
     parser.add_argument(
         "--timeout",

@@ -106,7 +106,7 @@ def silence_lightning() -> None:
         ".*Total length of `list` across ranks is zero",  # Validation is off.
         ".*number of training batches .* is smaller than the logging interval",
         ".*ended before the epoch ended",  # It resumes with the images that are left.
-        ".*Checkpoint directory .* exists and is not empty",  # A resumed run goes on in its folder.
+        ".*Checkpoint directory .* exists and is not empty",  # A resumed run keeps its folder.
         ".*sync_dist=True",  # torchmetrics has summed over the processes already.
         ".*params to be frozen already exist",  # BackboneFinetuning leaves batch normalisation out of what it freezes.
         r".*module\(s\) in eval mode at the start",  # model.freeze means it.

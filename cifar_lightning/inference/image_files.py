@@ -17,7 +17,7 @@ from cifar_lightning.transforms.decode import decode_files, find_images
 
 @dataclass(frozen=True)
 class PredictionJob:
-    """Files to predict and where to write the result: checked, not begun.
+    """Files to predict and where to write the result: checked, but not started.
 
     Attributes:
         paths: The image files.

@@ -92,7 +92,7 @@ class PredictionSummary:
     explain_error: str = ""
 
     def watch(self, rows: Iterable[Row]) -> Iterator[Row]:
-        """Yield the rows, and take them into the summary.
+        """Yield the rows, and add them to the summary.
 
         Raises:
             UsageError: After the last row, if no image has a prediction.

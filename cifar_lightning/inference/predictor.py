@@ -238,7 +238,7 @@ def _list_images(images: Any) -> Sequence[ImageInput]:
 
 
 def _is_tensor(image: Any) -> bool:
-    torch = sys.modules.get("torch")  # Whoever passes a tensor has imported torch.
+    torch = sys.modules.get("torch")  # A caller with a tensor has already imported PyTorch.
     return torch is not None and isinstance(image, torch.Tensor)
 
 

@@ -57,11 +57,11 @@ def read_config(path: Path) -> tuple[dict[str, Any], str]:
         raise UsageError(f"the config {path} is not valid YAML: {error}") from error
     if not isinstance(content, dict):
         raise UsageError(
-            f"the config {path} is {'empty' if content is None else 'no mapping'}; it must hold options by name, "
-            "such as model: {lr: 0.001}."
+            f"the config {path} is {'empty' if content is None else 'no mapping'}; it must map option names to "
+            "values, such as model: {lr: 0.001}."
         )
     for name, flag in ONLY_FLAGS.items():
         if content.get(name) not in (None, False):  # --print_config writes these values where none is given.
-            raise UsageError(f"the config {path} holds {name}; name it on the command line: {flag}.")
+            raise UsageError(f"the config {path} contains {name}, which is allowed only on the command line: {flag}.")
     # jsonargparse would take a single section with nothing in it for a string, so the text ends with a comment.
     return content, f"{yaml.emit(yaml.parse(text))}#"

@@ -43,7 +43,7 @@ _CONFIG = {
     "data/dataset": NAME,
     "data/root": NAME,
 }
-"""What is needed of ``config.yaml``."""
+"""Fields of ``config.yaml`` that are read."""
 
 
 @dataclass(frozen=True)

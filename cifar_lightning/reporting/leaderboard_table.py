@@ -222,7 +222,7 @@ def list_notes(boards: Sequence[Leaderboard]) -> list[str]:
         for row in board.rows:
             if len(row.commits) > 1:
                 commits = ", ".join(sorted(row.commits))
-                notes.append(f"note: the runs of {_name(row)} are of different Git commits: {commits}")
+                notes.append(f"note: the runs of {_name(row)} were trained at different Git commits: {commits}")
     names = Counter(board.dataset for board in boards)
     for name in sorted(name for name, count in names.items() if count > 1):
         notes.append(

@@ -1,6 +1,6 @@
 """The web application of ``serve``: the page, the API under /v1, health and metrics.
 
-The routes are here. ``api.py`` has their requests and responses, ``uploads.py`` receives images, ``service.py``
+The routes are here. ``schemas.py`` has their requests and responses, ``uploads.py`` receives images, ``service.py``
 classifies them, ``middleware.py`` protects all routes, and ``server.py`` serves the application.
 """
 

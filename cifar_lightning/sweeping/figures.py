@@ -41,7 +41,7 @@ def draw_figures(study: optuna.Study, sweep: Sweep, folder: Path) -> list[Path]:
         folder: Where to write them; it is made.
 
     Returns:
-        The files. The importance is not drawn for fewer than two complete trials, nor where it can't be told.
+        The files. The importance is not drawn for fewer than two complete trials, or if it can't be computed.
     """
     folder.mkdir(exist_ok=True)
     trials = counted_trials(study)

@@ -17,7 +17,7 @@ from cifar_lightning.io.files import write_atomically
 from cifar_lightning.io.text import csv_text
 from cifar_lightning.sweeping.figures import draw_figures
 from cifar_lightning.sweeping.space import Sweep, format_param, to_flags
-from cifar_lightning.sweeping.study import SURPLUS, count_finished, counted_trials, find_best, retried_trial
+from cifar_lightning.sweeping.study import EXCESS_TRIAL, count_finished, counted_trials, find_best, retried_trial
 
 
 @dataclass
@@ -92,7 +92,7 @@ def write_trials(result: SearchResult, path: Path) -> None:
         params = [trial.params.get(key, "") for key in sweep.space]
         writer.writerow([
             trial.number,
-            SURPLUS if SURPLUS in trial.user_attrs else trial.state.name.lower(),
+            EXCESS_TRIAL if EXCESS_TRIAL in trial.user_attrs else trial.state.name.lower(),
             sweep.best_of(values) if values else "",
             len(values),
             f"{trial.duration.total_seconds():.1f}" if trial.duration else "",
@@ -165,7 +165,7 @@ def describe_next_steps(result: SearchResult) -> str:
         return f"No trial is complete; {result.folder / 'trials.csv'} says why."
     importance = result.folder / "figures" / "importance.png"
     written = ", ".join(str(file.relative_to(result.folder)) for file in result.files)
-    missing = "" if importance in result.files else " (no importance.png: too few complete trials to tell)"
+    missing = "" if importance in result.files else " (no importance.png: too few complete trials to compute it)"
     return (
         f"best: {result.best_run} (trial {result.best.number})\n"
         f"written to {result.folder}: {written}{missing}\n"

@@ -28,7 +28,7 @@ MAX_RETRIES = 3
 MACHINE_OPTIONS = ("data.root", "data.url", "trainer.accelerator", "trainer.devices", "trainer.default_root_dir")
 """Options that may differ between the workers of a study: where, and on what, they train."""
 
-SURPLUS = "surplus"
+EXCESS_TRIAL = "surplus"
 """User attribute of a trial that does not count: two workers asked for the last trial at the same moment."""
 
 
@@ -167,7 +167,7 @@ def counted_trials(study: optuna.Study) -> list[FrozenTrial]:
     """Return the trials that count towards ``Sweep.trials``: of those that were started again, the newest."""
     trials = study.get_trials(deepcopy=False)
     retried = {retried_trial(trial) for trial in trials}
-    return [t for t in trials if t.number not in retried and SURPLUS not in t.user_attrs]
+    return [t for t in trials if t.number not in retried and EXCESS_TRIAL not in t.user_attrs]
 
 
 def retried_trial(trial: FrozenTrial) -> int | None:

@@ -27,7 +27,7 @@ from cifar_lightning.errors import UsageError
 from cifar_lightning.io.streams import protect_streams
 from cifar_lightning.sweeping.space import Sweep, format_param, suggest, to_flags
 from cifar_lightning.sweeping.study import (
-    SURPLUS,
+    EXCESS_TRIAL,
     count_finished,
     counted_trials,
     create_pruner,
@@ -188,7 +188,7 @@ class Worker:
     def _objective(self, trial: Trial) -> float:
         self.trial_number = trial.number
         if sum(other.number < trial.number for other in counted_trials(self.study)) >= self.sweep.trials:
-            trial.set_user_attr(SURPLUS, True)
+            trial.set_user_attr(EXCESS_TRIAL, True)
             raise TrialLimitReached
         try:
             return self._train(trial, {key: suggest(trial, key, d) for key, d in self.search.space.items()})

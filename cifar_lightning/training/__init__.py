@@ -1,1 +1,1 @@
-"""Training a network: the LightningModule, its optimisers and metrics, checkpoints, and a run's folder."""
+"""Training a network: the LightningModule, its optimizers and metrics, checkpoints, and a run's folder."""

@@ -129,8 +129,8 @@ class AnnounceDuration(Callback):
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if trainer.is_global_zero:
-            begun = f", {trainer.global_step:,} steps of which are done" if trainer.global_step else ""
-            print(f"trains {describe_duration(trainer)}{begun}", flush=True)
+            done = f"; {trainer.global_step:,} steps already done" if trainer.global_step else ""
+            print(f"training {describe_duration(trainer)}{done}", flush=True)
 
 
 def describe_duration(trainer: Trainer) -> str:

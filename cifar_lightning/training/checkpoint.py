@@ -2,8 +2,8 @@
 
 A checkpoint is what Lightning writes, plus what hooks add: ``ImageClassifier.on_save_checkpoint`` the format, the seed
 and the sums of an epoch that is not finished; ``ImageDataModule.state_dict`` the classes, the normalisation and digests
-of the images; ``TrainerSettings`` the Trainer's settings. Which checkpoints a run keeps, and when, is the business of
-``checkpoint_callbacks``; how a run resumes from one, of ``resume``.
+of the images; ``TrainerSettings`` the Trainer's settings. ``checkpoint_callbacks`` decides which checkpoints a run
+keeps, and when; ``resume`` decides how a run resumes from one.
 """
 
 import io
@@ -190,7 +190,7 @@ class Checkpoint:
         return str(self.content["hyper_parameters"]["arch"])
 
     def check_architecture(self, trusted: str | None) -> None:
-        """Refuse a network that is code of somebody's choice, unless the user chose it.
+        """Refuse a network whose code the user has not approved.
 
         Args:
             trusted: The network that the user named, if any.
@@ -210,7 +210,7 @@ class Checkpoint:
 
     @property
     def data_settings(self) -> dict[str, Any]:
-        """The arguments of the ``ImageDataModule``, without ``url``: a checkpoint has no say in whom to ask."""
+        """The ``ImageDataModule``'s arguments without ``url``: a checkpoint must not choose the download server."""
         return {k: v for k, v in _public(self.content["datamodule_hyper_parameters"]).items() if k != "url"}
 
     @property
@@ -222,7 +222,7 @@ class Checkpoint:
 
     @property
     def steps(self) -> int:
-        """How many steps the optimiser had done."""
+        """How many steps the optimizer had done."""
         return int(self.content.get("global_step", 0))
 
     @property
@@ -248,12 +248,12 @@ class Checkpoint:
 
     @property
     def callbacks(self) -> list[str]:
-        """Names of the user's callbacks and loggers, which resuming needs and a checkpoint can't bring along."""
+        """Names of the user's callbacks and loggers, which resuming needs and a checkpoint does not contain."""
         return [str(name) for name in self.content.get("trainer_settings", {}).get("callbacks", [])]
 
     @property
     def changes(self) -> list[str]:
-        """Settings with which the run was resumed otherwise than it began, such as "model.lr 0.1 → 0.2"."""
+        """Settings that differ from those at the start of the run, such as "model.lr 0.1 → 0.2"."""
         return [str(change) for change in self.content.get("changes", [])]
 
     def settings(self, *, resume: bool, allow_custom_arch: bool) -> dict[str, Any]:
@@ -283,7 +283,7 @@ def _public(settings: dict[str, Any]) -> dict[str, Any]:
 def _load(path: Path) -> dict[str, Any]:
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # PyTorch warns about what it then refuses.
+            warnings.simplefilter("ignore")  # PyTorch warns before it raises.
             content = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
     except UnpicklingError as error:
         raise UsageError(
@@ -321,7 +321,7 @@ def upgrade(content: dict[str, Any]) -> None:
 
 
 def _check_size(path: Path, name: str, value: object) -> None:
-    """Refuse values that hold one another so often that a copy or a text of them would fill the memory."""
+    """Refuse nested or shared values that would exhaust memory when they are copied or written as text."""
     size, left = 0, [(value, 0)]
     while left:
         part, depth = left.pop()

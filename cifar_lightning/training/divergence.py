@@ -45,7 +45,7 @@ def stop_or_warn(model: ImageClassifier, sign: str) -> None:
 
     Args:
         model: The model, attached to a Trainer.
-        sign: How it is known that training has diverged, or that the network's output is not a number.
+        sign: The evidence, such as "train/loss is nan".
 
     Raises:
         DivergedError: If ``model.stop_on_nan`` is set.

@@ -37,7 +37,7 @@ class LostProcessError(RuntimeError):
 
 @dataclass
 class Training:
-    """A training that is built and checked, but not begun.
+    """A training that is built and checked, but not started.
 
     Attributes:
         settings: All settings, as jsonargparse's Namespace.
@@ -154,7 +154,7 @@ def _lost_process(training: Training, error: RuntimeError) -> LostProcessError:
     others.clear()  # Lightning looks at them every 5 seconds, and would kill this process while it prints its message.
     reason = str(error).splitlines()[0].partition(" This is typically")[0]
     return LostProcessError(
-        f"process {trainer.global_rank} ends, since another one has ended or can't be reached (it may say why): "
+        f"process {trainer.global_rank} stopped because another process ended or can't be reached (it may say why): "
         f"{reason}{describe_resumption(training)}"
     )
 

@@ -88,7 +88,7 @@ def build_optimizer(
     lr_factors: Mapping[nn.Parameter, float] | None = None,
     fused: bool = True,
 ) -> Optimizer:
-    """Build an optimiser.
+    """Build an optimizer.
 
     A module's attribute ``bias_lr_ends`` is the fraction of training after which its bias is no longer trained.
 
@@ -152,7 +152,7 @@ def _group(
 
 
 def _check_state(optimizer: Optimizer, loaded: dict[str, Any]) -> None:
-    """Reject a state that does not fit this optimiser; torch only compares the numbers of groups and parameters.
+    """Reject a state that does not fit this optimizer; torch only compares the numbers of groups and parameters.
 
     With a state tensor that is smaller than its parameter, a fused step would read beyond it.
 
@@ -204,15 +204,15 @@ class Schedule(LambdaLR):
 
 
 def build_schedule(optimizer: Optimizer, name: str, *, total_steps: int, warmup: float) -> LRScheduler:
-    """Build a learning-rate schedule that is stepped once an optimiser step.
+    """Build a learning-rate schedule that is stepped once an optimizer step.
 
     Args:
-        optimizer: The optimiser whose rates are scheduled. A group with ``lr_ends`` goes through the whole schedule in
+        optimizer: The optimizer whose rates are scheduled. A group with ``lr_ends`` goes through the whole schedule in
             that fraction of training, and has a rate of 0 afterwards.
         name: "constant", "linear" (to 0), "cosine" (to 0), each after a linear warm-up, or "onecycle": along a
             cosine up from 1/25 of the peak and down to 0 (https://arxiv.org/abs/1708.07120, without the cycle of the
             momentum).
-        total_steps: Length of the training in optimiser steps, >= 1.
+        total_steps: Length of the training in optimizer steps, >= 1.
         warmup: Fraction of training in which the rate rises, in [0, 1).
 
     Raises:

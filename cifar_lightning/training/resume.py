@@ -1,8 +1,8 @@
 """Resuming a run from a checkpoint: what may change, what must not, and what is noted.
 
-A resumed run is exact because nothing in it depends on how often a random generator was asked before. The order of the
-images is a function of (seed, epoch), augmentation of (seed, epoch, index of the image), dropout of (seed, epoch, step,
-process). A checkpoint holds the position within the epoch and the sums of its metrics so far.
+A resumed run is exact because it does not depend on the state of any random generator. The order of the images is
+a function of (seed, epoch), augmentation of (seed, epoch, index of the image), dropout of (seed, epoch, step, process).
+A checkpoint holds the position within the epoch and the sums of its metrics so far.
 """
 
 import math
@@ -20,13 +20,13 @@ from cifar_lightning.io.text import printable
 from cifar_lightning.training.checkpoint import TRAINER_SETTINGS, Checkpoint
 
 FIXED_MODEL = ("arch", "arch_options", "num_classes", "stem", "freeze", "optimizer", "ema", "swa")
-"""Settings of the model that the state of its weights and of its optimiser depends on."""
+"""Settings of the model that the state of its weights and of its optimizer depends on."""
 
 FIXED_DATA = ("dataset", "val_size", "test_size", "split_seed")
 """Settings of the data that decide which images a run is trained on."""
 
 RESTORED = ("lr", "weight_decay", "momentum", "sgd_lr", "sgd_momentum", "backbone_lr")
-"""Settings of the model that the optimiser's state holds, so that new values have no effect."""
+"""Settings of the model that the optimizer's state holds, so that new values have no effect."""
 
 
 @dataclass(frozen=True)
@@ -56,7 +56,8 @@ def plan_resumption(checkpoint: Checkpoint, settings: Any) -> Resumption:
         UsageError: If a setting can't change, or nothing is left to train.
     """
     settings, notes = settings.clone(), []
-    model, data = checkpoint.model_settings, {"test_size": 0, **checkpoint.data_settings}  # 0.1.0 had no test_size yet
+    # Checkpoints written before test_size existed do not have it.
+    model, data = checkpoint.model_settings, {"test_size": 0, **checkpoint.data_settings}
     for name in FIXED_MODEL:
         _refuse_change(f"model.{name}", model.get(name, settings.model[name]), settings.model[name])
     for name in FIXED_DATA:
@@ -175,7 +176,7 @@ def check_callbacks(checkpoint: Checkpoint, named: Sequence[str]) -> None:
     if missing := [name for name in checkpoint.callbacks if name not in named]:
         raise UsageError(
             f"this run was trained with {', '.join(missing)} (trainer.callbacks, trainer.logger), which a checkpoint "
-            f"can't bring along. Name them again: --config {checkpoint.path.parent / 'config.yaml'}"
+            f"does not contain. Name them again: --config {checkpoint.path.parent / 'config.yaml'}"
         )
 
 

@@ -80,7 +80,7 @@ def check_devices(accelerator: str | Any, devices: int | str | list[int]) -> Non
 
 
 def build_plugins(given: Any) -> list[Any]:
-    """Return the plugins of a Trainer that trains: the user's, and ours where the user names none of the kind.
+    """Return the plugins of a Trainer that trains: the user's, plus the defaults for kinds that the user does not set.
 
     Args:
         given: The Trainer's setting: one plugin, a list of them, or None.
@@ -95,19 +95,19 @@ def build_plugins(given: Any) -> list[Any]:
     return plugins
 
 
-def build_trainer(settings: Any, **settled: Any) -> Trainer:
+def build_trainer(settings: Any, **fixed: Any) -> Trainer:
     """Build the Trainer.
 
     Args:
         settings: The user's settings, by name of the Trainer's arguments.
-        settled: Arguments that take the place of the user's.
+        fixed: Arguments that take the place of the user's.
 
     Raises:
         UsageError: If the settings do not fit this machine or each other.
     """
     check_devices(settings.accelerator, settings.devices)
     try:
-        return Trainer(**{**dict(settings), **settled})
+        return Trainer(**{**dict(settings), **fixed})
     except (MisconfigurationException, ImportError, RuntimeError, TypeError, ValueError) as error:
         # The Trainer depends on nothing but these options.
         on_device = not torch.accelerator.is_available() and settings.accelerator not in ("auto", "cpu")

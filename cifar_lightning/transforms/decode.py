@@ -244,7 +244,7 @@ def _to_rgb(image: Image.Image) -> Image.Image:
 
 
 @dataclass(frozen=True)
-class Found:
+class FolderContents:
     """The files of a folder and of all folders below it, links followed; sorted, without hidden files.
 
     Attributes:
@@ -259,14 +259,14 @@ class Found:
     others: list[Path]
 
 
-def search_folder(folder: Path, above: Iterable[Path] = ()) -> Found:
+def search_folder(folder: Path, above: Iterable[Path] = ()) -> FolderContents:
     """Search a folder for images; a folder that several links lead to is searched once.
 
     Args:
         folder: The folder to search.
         above: Folders that contain this one: a link to one of them would be circular.
     """
-    found = Found([], [], [])
+    found = FolderContents([], [], [])
     seen = {os.path.realpath(path) for path in above}
     waiting = [folder]
     while waiting:
@@ -289,7 +289,7 @@ def search_folder(folder: Path, above: Iterable[Path] = ()) -> Found:
     return found
 
 
-def _sort_in(entry: os.DirEntry[str], found: Found, folders: list[Path]) -> None:
+def _sort_in(entry: os.DirEntry[str], found: FolderContents, folders: list[Path]) -> None:
     """Add an entry of a folder to the paths of its kind, or to the folders."""
     suffix = os.path.splitext(entry.name)[1].lower()
     if entry.name.startswith("."):
@@ -312,8 +312,8 @@ def _is(kind: Callable[[], bool]) -> bool:
 def find_images(names: Iterable[str]) -> list[Path]:
     """List the image files that a user named: files as they are, and the images of folders, sorted.
 
-    Files in folders that look like images but can't be read (``Found.unread``) are listed too, like a file that is
-    named directly: each gets an error of its own when it is decoded.
+    Files in folders that look like images but can't be read (``FolderContents.unread``) are listed too, like a file
+    that is named directly: each gets an error of its own when it is decoded.
 
     Raises:
         UsageError: If a folder has no images that can be read.

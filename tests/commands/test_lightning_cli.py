@@ -55,14 +55,14 @@ def test_a_seed_that_can_not_be(words: list[str], message: str, refusal: Refusal
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("ckpt_path: http://x.org/best.ckpt", "name it on the command line"),
+        ("ckpt_path: http://x.org/best.ckpt", "allowed only on the command line"),
         ("model: [", "is not valid YAML"),
         ("", "is empty"),
         ("- 1", "is no mapping"),
         ("model: {lrr: 1}", "unknown option model.lrr. Did you mean model.lr"),
-        ("model: 3", "model is 3; it must hold options by name"),
+        ("model: 3", "model is 3; it must map option names to values"),
         ("model: {lrr: {}}", "unknown option model.lrr. Did you mean model.lr"),
-        ("config: 3", "holds config; name it on the command line"),
+        ("config: 3", "contains config, which is allowed only on the command line"),
         ("model: 2026-99-99", "is not valid YAML"),
     ],
 )

@@ -34,7 +34,7 @@ def test_null_for_an_option_that_needs_a_value(here: Path, capsys: pytest.Captur
             ["--trainer.callbacks=[{class_path: EarlyStopping, init_args: {monitr: x}}]"],
             "trainer.callbacks: unknown option monitr. Did you mean monitor?",
         ),
-        (["--config=empty.yaml"], "model is empty; it must hold options by name"),
+        (["--config=empty.yaml"], "model is empty; it must map option names to values"),
     ],
     ids=lambda value: value[0] if isinstance(value, list) else "",
 )

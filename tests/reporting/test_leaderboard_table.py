@@ -128,7 +128,7 @@ def test_what_was_not_counted_or_may_not_compare_is_noted(here: Path) -> None:
         make_run(here / "runs" / "cnn" / f"version_{number}", min(number, 1), 0.5, commit=f"commit{number}")
     superseded, commits = list_notes(leaderboards())
     assert "has the settings and the seed of runs/cnn/version_" in superseded
-    assert "the runs of cnn are of different Git commits: commit0, commit" in commits
+    assert "the runs of cnn were trained at different Git commits: commit0, commit" in commits
 
 
 def test_names_are_neither_formulas_nor_escape_sequences(here: Path) -> None:

@@ -68,7 +68,7 @@ def test_one_trial_tells_nothing_about_importance(sweep: Sweep) -> None:
     )
     result = SearchResult(sweep, study, Path("runs/own"))
     write_results(result, RECIPE)
-    assert "no importance.png: too few complete trials to tell" in describe_next_steps(result)
+    assert "no importance.png: too few complete trials to compute it" in describe_next_steps(result)
 
 
 def test_the_table_of_trials(result: SearchResult, here: Path) -> None:

@@ -13,7 +13,7 @@ from optuna.trial import TrialState
 from cifar_lightning.errors import UsageError
 from cifar_lightning.sweeping.space import Sweep
 from cifar_lightning.sweeping.study import (
-    SURPLUS,
+    EXCESS_TRIAL,
     count_finished,
     counted_trials,
     create_pruner,
@@ -113,7 +113,7 @@ def test_the_newest_of_a_trial_s_retries_counts() -> None:
     for value in (3.0, 1.0, 2.0):
         study.add_trial(optuna.create_trial(value=value))
     failed, surplus = study.ask(), study.ask()
-    surplus.set_user_attr(SURPLUS, True)
+    surplus.set_user_attr(EXCESS_TRIAL, True)
     for trial in (failed, surplus):
         study.tell(trial, state=TrialState.FAIL)
     RetryHeartbeatStaleTrialCallback()(study, study.trials[failed.number])

@@ -16,7 +16,7 @@ from lightning.pytorch import Callback
 from optuna.trial import TrialState
 
 from cifar_lightning.sweeping.space import Sweep, check_space
-from cifar_lightning.sweeping.study import SURPLUS, counted_trials, open_study
+from cifar_lightning.sweeping.study import EXCESS_TRIAL, counted_trials, open_study
 from cifar_lightning.sweeping.worker import PruningCallback, Search, Train, Worker, run_workers
 from cifar_lightning.training.fit import FitResult
 from tests.sweeping.conftest import RECIPE, check, end, options, train
@@ -135,7 +135,7 @@ def test_two_workers_ask_for_the_last_trial(sweep: Sweep) -> None:
     study.ask()  # another worker takes the only trial after this one has looked whether any is left
     worker._run_trial()
     assert study.trials[1].state == TrialState.FAIL
-    assert study.trials[1].user_attrs == {SURPLUS: True}
+    assert study.trials[1].user_attrs == {EXCESS_TRIAL: True}
     assert [trial.number for trial in counted_trials(study)] == [0]
 
 

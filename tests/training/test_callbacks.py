@@ -26,7 +26,7 @@ def test_steps_alone_end_a_training(fit: list[str], here: Path, capsys: pytest.C
         )
         == 0
     )
-    assert "trains for 11 steps (11 epochs)\n" in capsys.readouterr().out
+    assert "training for 11 steps (11 epochs)\n" in capsys.readouterr().out
     assert json.loads((RUN / "fit.json").read_text())["steps"] == 11
     config = yaml.safe_load((RUN / "config.yaml").read_text())["trainer"]
     assert (config["max_epochs"], config["max_steps"]) == (-1, 11)
@@ -49,7 +49,7 @@ def test_the_first_limit_ends_it(
     limits: list[str], said: str, steps: int, fit: list[str], here: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main([*fit, *(f"--trainer.{limit}" for limit in limits)]) == 0
-    assert f"trains {said}" in capsys.readouterr().out
+    assert f"training {said}" in capsys.readouterr().out
     assert json.loads((RUN / "fit.json").read_text())["steps"] == steps
     assert main(["fit", "--ckpt_path=last.ckpt"]) == 2
     assert "To train it further, name a larger number: --trainer.max_" in capsys.readouterr().err

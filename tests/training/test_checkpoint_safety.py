@@ -159,7 +159,7 @@ def test_the_code_of_a_network_runs_only_if_it_is_allowed(own: str, capsys: pyte
         assert Predictor(own, **allowed).card.arch == "own_code:Net"
     Path("allow.yaml").write_text("allow_custom_arch: true")
     assert main(["predict", image, f"--ckpt_path={own}", "--config=allow.yaml"]) == 2
-    assert "name it on the command line: --allow_custom_arch" in capsys.readouterr().err
+    assert "allowed only on the command line: --allow_custom_arch" in capsys.readouterr().err
 
 
 @pytest.mark.usefixtures("own")

@@ -72,7 +72,7 @@ def test_the_death_of_one_ends_both(rank: int, status: int, data_root: Path, her
     process = start(*words, **SETTINGS, SIGNAL=f"{signal.SIGKILL:d} {rank} 11 train")
     said = process.communicate(timeout=400)[0]  # of both: it waits for the end of the other one, too
     assert process.returncode == status, said
-    assert f"process {1 - rank} ends, since another one has ended" in said
+    assert f"process {1 - rank} stopped because another process ended" in said
     assert "Traceback" not in said
     assert "written after 11 steps:\n  cifar-lightning fit --ckpt_path runs/vit/version_0/last.ckpt" in said
     assert Checkpoint.read(RUN / "last.ckpt").steps == 11
