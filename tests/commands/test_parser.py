@@ -66,7 +66,7 @@ def test_own_code_in_the_current_folder_and_a_config_that_is_printed(
     assert capsys.readouterr().out == (here / "printed.yaml").read_text(encoding="utf-8")
     (here / "printed.yaml").write_text("allow_custom_arch: true")
     assert main(["fit", "--config=printed.yaml"]) == 2
-    assert "holds allow_custom_arch" in capsys.readouterr().err
+    assert "contains allow_custom_arch" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
