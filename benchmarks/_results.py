@@ -20,8 +20,8 @@ RESULTS = Path(__file__).with_name("results.md")
 HEAD = """\
 # Benchmarks
 
-Written by the scripts in this folder, never by hand; the head of each says what it compares. Both sides ran in turn;
-a result is the median of the rounds' ratios, with the lowest and the highest.
+Written by the scripts in this folder, never by hand; the head of each says what it compares. Both sides ran in
+alternation; a result is the median of the rounds' ratios, with the lowest and the highest.
 """
 QUICK = ["--data.dataset=synthetic", "--data.val_size=100", "--trainer.limit_train_batches=4"]
 
@@ -29,7 +29,7 @@ QUICK = ["--data.dataset=synthetic", "--data.val_size=100", "--trainer.limit_tra
 def parse(
     argv: Sequence[str] | None, doc: str | None, rounds: int, parents: Sequence[ArgumentParser] = ()
 ) -> Namespace:
-    """Parses the options of a benchmark.
+    """Parse the options of a benchmark.
 
     Args:
         argv: The command line's words; those of the process by default.
@@ -63,7 +63,7 @@ def parse(
 
 
 def load_splits(options: Namespace, val_size: int) -> dict[str, tuple[Tensor, Tensor]]:
-    """Loads the images with the split that ``fit`` has; the first 512 of each, if the run is a quick one.
+    """Load the images with the split that ``fit`` has; only the first 512 of each in a quick run.
 
     Args:
         options: What ``parse`` returned.
@@ -78,14 +78,14 @@ def load_splits(options: Namespace, val_size: int) -> dict[str, tuple[Tensor, Te
     data.source.prepare(["test"])
     data.setup("test")
     loaded = {}
-    for split, held in data.sets.items():
-        numbers = held.indices[:512] if options.quick else held.indices
-        loaded[split] = held.images[numbers], held.labels[numbers]
+    for split, image_set in data.sets.items():
+        indices = image_set.indices[:512] if options.quick else image_set.indices
+        loaded[split] = image_set.images[indices], image_set.labels[indices]
     return loaded
 
 
 def run_process(folder: Path, *words: object, environment: Mapping[str, str] | None = None) -> tuple[float, str]:
-    """Runs a process in a folder and on all cores, and returns the seconds it took and what it printed."""
+    """Run a process in a folder on all cores, and return the seconds it took and what it printed."""
     all_cores = {name: value for name, value in os.environ.items() if name != "OMP_NUM_THREADS"}
     all_cores |= environment or {}
     started = time.perf_counter()
@@ -96,7 +96,7 @@ def run_process(folder: Path, *words: object, environment: Mapping[str, str] | N
 
 
 def ratio(values: Sequence[float], form: str) -> str:
-    """Writes the median, the lowest and the highest of the rounds' ratios, each in a format such as ".1%"."""
+    """Format the median, the lowest and the highest of the rounds' ratios, each in a format such as ".1%"."""
     middle, low, high = (format(value, form) for value in spread(values).values())
     return f"{middle} ({low} to {high}, n = {len(values)})"
 
@@ -106,38 +106,38 @@ def record(
     benchmark: str,
     *,
     result: str,
-    ours: str,
-    theirs: str,
+    this_project: str,
+    reference: str,
     device: torch.device,
     others: str = "",
     case: str = "",
     path: Path = RESULTS,
 ) -> None:
-    """Prints a row and, unless the run was a quick one, writes it in the place of the row of the same benchmark.
+    """Print a row and, unless the run was a quick one, write it in place of the row of the same benchmark.
 
     Args:
         options: What ``parse`` returned.
         benchmark: The script's name.
         result: The ratio and its spread, in words.
-        ours: What our side measured.
-        theirs: What the other side measured.
+        this_project: What was measured with this project.
+        reference: What was measured with what it is compared with.
         device: Where it ran.
-        others: The versions of what only the other side needs.
-        case: Which row of the benchmark's, where it has several.
+        others: The versions of packages that only the reference needs.
+        case: Name of the case, if a benchmark has several rows.
         path: The file of the table.
     """
     used = ", ".join(f"{name} {versions()[name]}" for name in ("cifar_lightning", "torch", "lightning"))
     cells = {
         "benchmark": f"[{benchmark}]({benchmark}.py) {case}".rstrip(),
         "result": result,
-        "ours": ours,
-        "theirs": theirs,
+        "this project": this_project,
+        "reference": reference,
         "data": f"folder {options.root.name}" if options.dataset == "folder" else options.dataset,
         "hardware": hardware(device),
         "versions": used + (f", {others}" if others else ""),
         "date": datetime.now(UTC).date().isoformat(),
     }
-    print("\n".join(f"{name:<10}{cell}" for name, cell in cells.items()))
+    print("\n".join(f"{name:<14}{cell}" for name, cell in cells.items()))
     if options.quick:
         return
     table = path.read_text(encoding="utf-8").splitlines() if path.exists() else []

@@ -1,4 +1,4 @@
-"""Trains and tests once for each seed in one process, as airbench94_muon does; run by airbench.py."""
+"""Train and test once for each seed in one process, as airbench94_muon does; run by airbench.py."""
 
 import argparse
 import json
@@ -11,22 +11,22 @@ results: list[tuple[float, float, float, int]] = []
 
 
 class Clock(Callback):
-    """Times training and test, each from its first batch on, when all is loaded and ready."""
+    """Times training and test, each from its first batch, when everything is loaded."""
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Begins with the training."""
+        """Start the clock of the training."""
         self.training = -now()
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Ends the training."""
+        """Stop the clock of the training."""
         self.training += now()
 
     def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Begins with a test."""
+        """Start the clock of a test."""
         self.test = -now()
 
     def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Ends the test."""
+        """Stop the clock of the test."""
         self.test += now()
 
 

@@ -8,12 +8,12 @@ was tried as of commit 096d14d9aa92dcc837ab4f1f288dffea2bbe41b7; its SHA-256 is
 
 Each round runs one process of each side in turn, with as many trainings (--runs), all on the same images and all
 cores. On a GPU the script runs as it is, but for that number, and both sides train once more beforehand to warm up, as
-it does; add --model.compile true, for it compiles too. On a CPU nothing is compiled or warmed up, its weights are
-bfloat16 instead of float16, and a CPU's clock is read: the changes are listed in ON_CPU.
+it does; add --model.compile true, because the script compiles, too. On a CPU nothing is compiled or warmed up, the
+script's weights are bfloat16 instead of float16, and it is timed with perf_counter: the changes are listed in ON_CPU.
 
 Two times are taken. That of a run is the one that the script takes itself: training and the test with test-time
 augmentation, without start, loading and what is measured between epochs. That of the process is all: start, loading,
-compiling and warm-up too, and the plain tests, of which the script does one an epoch and our side one in the end.
+compiling and warm-up too, and the plain tests, of which the script does one per epoch and ``fit`` one at the end.
 The script trains for 8 epochs and speedrun.yaml for 10; --trainer.max_epochs 8 makes them equal.
 """
 
@@ -69,7 +69,7 @@ class Process(NamedTuple):
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Measures, and writes the row."""
+    """Measure and write the row."""
     parser = ArgumentParser(add_help=False)
     parser.add_argument("--airbench", type=read_script, required=True, help="the script, airbench94_muon.py")
     parser.add_argument("--runs", type=int, default=1, help="trainings that count in each process (1)")
@@ -87,8 +87,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         flags += ["--data.batch_size", "128", "--trainer.max_epochs", "1", "--trainer.limit_test_batches", "1"]
     flags += ["--data.val_size", "0", "--trainer.accelerator", device.type]
 
-    ours: list[Process] = []
-    theirs: list[Process] = []
+    project: list[Process] = []
+    reference: list[Process] = []
     with TemporaryDirectory() as name:
         folder = Path(name)
         script = folder / "airbench94_muon.py"
@@ -97,19 +97,21 @@ def main(argv: Sequence[str] | None = None) -> int:
         for number in range(options.rounds):
             seeds = [0] * warm_ups + list(range(number * options.runs, (number + 1) * options.runs))
             seconds, output = run_process(folder, sys.executable, SCRIPT, *flags, "--seeds", *seeds)
-            ours.append(Process(seconds, [Run(*run) for run in json.loads(output.splitlines()[-1])][warm_ups:]))
+            project.append(Process(seconds, [Run(*run) for run in json.loads(output.splitlines()[-1])][warm_ups:]))
             seconds, output = run_process(folder, sys.executable, script)
-            theirs.append(Process(seconds, read_table(output)[warm_ups:]))
-            print(f"round {number + 1}: {summary(ours[-1:])}; airbench94_muon: {summary(theirs[-1:])}", flush=True)
-    pairs = list(zip(ours, theirs, strict=True))
+            reference.append(Process(seconds, read_table(output)[warm_ups:]))
+            print(
+                f"round {number + 1}: {summary(project[-1:])}; airbench94_muon: {summary(reference[-1:])}", flush=True
+            )
+    pairs = list(zip(project, reference, strict=True))
     processes = ratio([a.seconds / b.seconds for a, b in pairs], ".2f")
     runs = ratio([mean(r.seconds for r in a.runs) / mean(r.seconds for r in b.runs) for a, b in pairs], ".2f")
     record(
         options,
         "airbench",
         result=f"takes {runs} of the time for a run, {processes} for the process",
-        ours=f"fit and test of speedrun.yaml, {summary(ours)}",
-        theirs=f"airbench94_muon, {summary(theirs)}",
+        this_project=f"fit and test of speedrun.yaml, {summary(project)}",
+        reference=f"airbench94_muon, {summary(reference)}",
         device=device,
         others=f"airbench94_muon.py {hash_data(options.airbench)[:8]} (SHA-256)",
     )
@@ -117,14 +119,14 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def read_script(path: str) -> str:
-    """Reads the script that was named in the command line."""
+    """Read the script that was named on the command line."""
     if not Path(path).is_file():
         raise ArgumentTypeError(f"there is no file {path}; --help says where to get it")
     return Path(path).read_bytes().decode("utf-8")
 
 
 def replace(script: str, edits: Mapping[str, str]) -> str:
-    """Returns the script with each text replaced wherever it stands; one that is nowhere is an error."""
+    """Replace every occurrence; raise an error if a text is not found."""
     for old, new in edits.items():
         if old not in script:
             raise SystemExit(f"airbench94_muon.py has no {old!r} to replace: is it of the commit that --help names?")
@@ -133,7 +135,7 @@ def replace(script: str, edits: Mapping[str, str]) -> str:
 
 
 def write_images(folder: Path, splits: Mapping[str, tuple[torch.Tensor, torch.Tensor]]) -> None:
-    """Writes the files that the script makes of torchvision's CIFAR10 and reads afterwards."""
+    """Write the files that the script makes of torchvision's CIFAR10 and reads afterwards."""
     folder.mkdir()
     for split in ("train", "test"):
         images, labels = splits[split]
@@ -143,7 +145,7 @@ def write_images(folder: Path, splits: Mapping[str, tuple[torch.Tensor, torch.Te
 
 
 def read_table(output: str) -> list[Run]:
-    """Reads the table that the script prints."""
+    """Read the table that the script prints."""
     runs, epochs = [], 0
     for line in output.splitlines():
         if line.startswith("|"):
@@ -156,18 +158,18 @@ def read_table(output: str) -> list[Run]:
 
 
 def summary(processes: Sequence[Process]) -> str:
-    """Writes the medians of the seconds, and the accuracies as mean ± standard deviation."""
+    """Describe processes by the medians of the seconds, and the accuracies as mean ± standard deviation."""
     runs = [run for process in processes for run in process.runs]
     plain, augmented = (accuracy(values) for values in ([r.plain for r in runs], [r.augmented for r in runs]))
     return (
         f"{runs[0].epochs} epochs in {median(r.seconds for r in runs):,.1f} s (process "
-        f"{median(p.seconds for p in processes):,.1f} s), {augmented} right of the test images with test-time "
+        f"{median(p.seconds for p in processes):,.1f} s), {augmented} test accuracy with test-time "
         f"augmentation, {plain} without (n = {len(runs)})"
     )
 
 
 def accuracy(values: Sequence[float]) -> str:
-    """Writes the mean, and the standard deviation where there is one."""
+    """Format the mean, and the standard deviation if there are several values."""
     return f"{mean(values):.2%}" + (f" ± {100 * stdev(values):.2f}" if len(values) > 1 else "")
 
 

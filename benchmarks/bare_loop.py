@@ -3,10 +3,9 @@
     python -m benchmarks.bare_loop
 
 Both sides train the same network with the same batches of 128 (unless --data.batch_size says otherwise), precision,
-augmentation, optimiser and schedule. The bare loop runs over tensors that are on the device from the beginning; it
-counts, logs, shows and saves nothing. They take turns of 50 steps, since a machine's speed wanders from one second to
-the next; a round is an epoch of both, from the end of its first batch to the end of its last, so neither start nor
-validation counts.
+augmentation, optimizer and schedule. The bare loop runs over tensors that are on the device from the beginning; it
+counts, logs, shows and saves nothing. They alternate every 50 steps because the machine's speed fluctuates; a round is
+an epoch of both, from the end of its first batch to the end of its last, so neither start nor validation counts.
 """
 
 import sys
@@ -28,7 +27,7 @@ from cifar_lightning.transforms.preprocess import Preprocess
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Measures, and writes the row."""
+    """Measure and write the row."""
     options = parse(argv, __doc__, rounds=7)
     flags = ["--config", CNN, "--data.batch_size", "128", *options.flags]
     timer = AlternatingTimer(bare_epoch)
@@ -40,22 +39,22 @@ def main(argv: Sequence[str] | None = None) -> int:
         options,
         "bare_loop",
         result=f"overhead of fit {ratio([a / b - 1 for a, b in rounds], '.1%')}",
-        ours=f"fit of cnn.yaml, {1 / median(a for a, _ in rounds):,.0f} images/s",
-        theirs=f"bare loop, {1 / median(b for _, b in rounds):,.0f} images/s",
+        this_project=f"fit of cnn.yaml, {1 / median(a for a, _ in rounds):,.0f} images/s",
+        reference=f"bare loop, {1 / median(b for _, b in rounds):,.0f} images/s",
         device=training.trainer.strategy.root_device,
     )
     return 0
 
 
 def bare_epoch(trainer: Trainer, pl_module: LightningModule, batch: Any) -> Iterator[int]:
-    """Trains a new network for one epoch as ``fit`` does, and yields the number of images after each step."""
+    """Train a new network for one epoch as ``fit`` does, and yield the number of images after each step."""
     fitted, datamodule = get_model_and_data(trainer, pl_module)
     model, data, device = fitted.hparams, datamodule.hparams, fitted.device
     assert datamodule.normalisation is not None
-    held = datamodule.sets["train"]
-    images, labels = held.images[held.indices].to(device), held.labels[held.indices].to(device)
-    numbers = held.indices.to(device)
-    batches = torch.split(torch.randperm(len(held), device=device), data["batch_size"])
+    train_set = datamodule.sets["train"]
+    images, labels = train_set.images[train_set.indices].to(device), train_set.labels[train_set.indices].to(device)
+    indices = train_set.indices.to(device)
+    batches = torch.split(torch.randperm(len(train_set), device=device), data["batch_size"])
     batches = batches[: int(trainer.num_training_batches)]
 
     net = create_model(model["arch"], model["num_classes"], model["arch_options"])
@@ -75,7 +74,7 @@ def bare_epoch(trainer: Trainer, pl_module: LightningModule, batch: Any) -> Iter
 
     for step, chosen in enumerate(batches):
         inputs = images.index_select(0, chosen).permute(0, 3, 1, 2)
-        inputs = augment(inputs, numbers[chosen], seed=0, epoch=0, flip=data["flip"], translate=data["translate"])
+        inputs = augment(inputs, indices[chosen], seed=0, epoch=0, flip=data["flip"], translate=data["translate"])
         inputs = preprocess(inputs)
         if step == 0 and hasattr(net, "init_from_data"):
             net.init_from_data(inputs)  # type: ignore[operator]

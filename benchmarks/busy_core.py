@@ -1,11 +1,11 @@
-"""``fit`` of configs/cnn.yaml with OpenMP's threads told to sleep soon, against libgomp's own default.
+"""``fit`` of configs/cnn.yaml with a small GOMP_SPINCOUNT, against libgomp's own default.
 
     python -m benchmarks.busy_core
 
-Each round trains one epoch with both settings, in turn: on a quiet machine, and beside a process that keeps one core
-busy. A thread of libgomp that waits for the others spins before it sleeps, and so takes the core from the thread that
-it waits for when another process wants a core too. Speeds are those of the training steps alone, as the run records
-them.
+Each round trains one epoch with both settings, one after the other: on a quiet machine, and beside a process that
+keeps one core busy. A thread of libgomp that waits for the others spins before it sleeps, and so takes the core from
+the thread that it waits for when another process wants a core too. Speeds are those of the training steps alone, as the
+run records them.
 """
 
 import csv
@@ -22,14 +22,14 @@ import torch
 from benchmarks._results import CNN, parse, ratio, record, run_process
 
 FEW = "1000"
-"""The spins that libgomp takes where it knows that there are more threads than cores."""
+"""Number of spins that libgomp uses if it knows that there are more threads than cores."""
 
 DEFAULT = "300000"
 """libgomp's own number of spins where there are no more threads than cores (libgomp/env.c)."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Measures, and writes two rows."""
+    """Measure and write two rows."""
     options = parse(argv, __doc__, rounds=5)
     speeds: dict[str, list[tuple[float, float]]] = {"quiet": [], "busy": []}
     for _ in range(options.rounds):
@@ -43,15 +43,15 @@ def main(argv: Sequence[str] | None = None) -> int:
             "busy_core",
             case=case,
             result=f"{ratio([a / b for a, b in pairs], '.2f')} times as fast",
-            ours=f"GOMP_SPINCOUNT {FEW}, {median(a for a, _ in pairs):,.0f} images/s",
-            theirs=f"libgomp's {DEFAULT}, {median(b for _, b in pairs):,.0f} images/s",
+            this_project=f"GOMP_SPINCOUNT {FEW}, {median(a for a, _ in pairs):,.0f} images/s",
+            reference=f"libgomp's {DEFAULT}, {median(b for _, b in pairs):,.0f} images/s",
             device=torch.device("cpu"),
         )
     return 0
 
 
 def fit(flags: Sequence[str], environment: Mapping[str, str]) -> float:
-    """Trains an epoch in a process, and returns the images per second of its steps."""
+    """Train an epoch in a process, and return the images per second of its steps."""
     with TemporaryDirectory() as folder:
         words = [sys.executable, "-m", "cifar_lightning", "fit", "--config", CNN, "--trainer.max_epochs", "1", *flags]
         run_process(Path(folder), *words, "--trainer.accelerator", "cpu", environment=environment)
@@ -62,7 +62,7 @@ def fit(flags: Sequence[str], environment: Mapping[str, str]) -> float:
 
 @contextmanager
 def busy_core() -> Iterator[None]:
-    """Keeps one core busy meanwhile."""
+    """Keep one core busy."""
     with subprocess.Popen([sys.executable, "-c", "while True: pass"]) as process:
         try:
             yield

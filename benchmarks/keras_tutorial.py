@@ -31,28 +31,28 @@ SCRIPT = Path(__file__).with_name("_keras_script.py")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Measures, and writes the row."""
+    """Measure and write the row."""
     options = parse(argv, __doc__, rounds=3)
     python = make_environment()
     epochs = 1 if options.quick else 10
-    fits, ours, theirs = [], [], []
+    fits, project, reference = [], [], []
     with TemporaryDirectory() as folder:
         file = Path(folder) / "images.npz"
         write_images(file, load_splits(options, val_size=100 if options.quick else 5000))
         for seed in range(options.rounds):
-            training, testing, accuracy = run_ours(Path(folder) / f"{seed}", options.flags, epochs, seed)
+            training, testing, accuracy = run_project(Path(folder) / f"{seed}", options.flags, epochs, seed)
             fits.append(training)
-            ours.append((training + testing, accuracy))
+            project.append((training + testing, accuracy))
             seconds, output = run_process(Path(folder), python, SCRIPT, file, "--epochs", epochs, "--seed", seed)
-            theirs.append((seconds, float(json.loads(output.splitlines()[-1])["accuracy"])))
-    alone = ratio([b / a for a, (b, _) in zip(fits, theirs, strict=True)], ".2f")
-    tested = ratio([b / a for (a, _), (b, _) in zip(ours, theirs, strict=True)], ".2f")
+            reference.append((seconds, float(json.loads(output.splitlines()[-1])["accuracy"])))
+    alone = ratio([b / a for a, (b, _) in zip(fits, reference, strict=True)], ".2f")
+    tested = ratio([b / a for (a, _), (b, _) in zip(project, reference, strict=True)], ".2f")
     record(
         options,
         "keras_tutorial",
         result=f"{alone} times as fast; with the test's process {tested}",
-        ours=f"cnn.yaml, fit {median(fits):.0f} s, with the test {summary(ours)}",
-        theirs=f"the tutorial's CNN in Keras, {summary(theirs)}",
+        this_project=f"cnn.yaml, fit {median(fits):.0f} s, with the test {summary(project)}",
+        reference=f"the tutorial's CNN in Keras, {summary(reference)}",
         device=torch.device("cpu"),
         others=", ".join(PINNED[:2]).replace("==", " "),
     )
@@ -60,7 +60,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def make_environment() -> Path:
-    """Makes the virtual environment, unless it is there, and returns its Python."""
+    """Create the virtual environment if it is missing, and return its Python."""
     python = VENV / "bin" / "python"
     done = VENV / "pinned.txt"
     if not done.exists() or done.read_text(encoding="utf-8").split() != list(PINNED):
@@ -72,15 +72,15 @@ def make_environment() -> Path:
 
 
 def write_images(path: Path, splits: Mapping[str, tuple[Tensor, Tensor]]) -> None:
-    """Writes the images and labels of all three splits."""
+    """Write the images and labels of all three splits."""
     arrays: dict[str, NDArray[Any]] = {}
     for split, (images, labels) in splits.items():
         arrays |= {f"{split}_images": images.numpy(), f"{split}_labels": labels.numpy()}
     np.savez(path, **arrays)  # type: ignore[arg-type]  # its other option is a bool
 
 
-def run_ours(folder: Path, flags: Sequence[str], epochs: int, seed: int) -> tuple[float, float, float]:
-    """Runs fit and test as processes; returns the seconds of each and the accuracy on the test images."""
+def run_project(folder: Path, flags: Sequence[str], epochs: int, seed: int) -> tuple[float, float, float]:
+    """Run fit and test as processes; return the seconds of each and the test accuracy."""
     folder.mkdir()
     command = (sys.executable, "-m", "cifar_lightning")
     words = ("--config", CNN, *flags, "--trainer.max_epochs", epochs, "--trainer.accelerator", "cpu")
@@ -91,9 +91,9 @@ def run_ours(folder: Path, flags: Sequence[str], epochs: int, seed: int) -> tupl
 
 
 def summary(measured: Sequence[tuple[float, float]]) -> str:
-    """Writes the median of the seconds and the mean of the accuracies."""
+    """Describe measurements by the median of the seconds and the mean of the accuracies."""
     seconds, accuracies = zip(*measured, strict=True)
-    return f"{median(seconds):.0f} s, {mean(accuracies):.1%} right of the test images (n = {len(measured)})"
+    return f"{median(seconds):.0f} s, {mean(accuracies):.1%} test accuracy (n = {len(measured)})"
 
 
 if __name__ == "__main__":

@@ -112,8 +112,8 @@ def measure(network: str, folder: Path, options: Namespace) -> None:
         "serving",
         case=network,
         result=", ".join(f"{side} {times} times the requests/s" for side, times in against.items()) + ", 32 clients",
-        ours="<br>".join(describe(side) for side in ("checkpoint", "ONNX")) + "; requests/s (p50, p99)",
-        theirs=describe("LitServe"),
+        this_project="<br>".join(describe(side) for side in ("checkpoint", "ONNX")) + "; requests/s (p50, p99)",
+        reference=describe("LitServe"),
         device=torch.device("cpu"),
         others=LITSERVE.replace("==", " "),
     )

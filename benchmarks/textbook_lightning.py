@@ -2,11 +2,11 @@
 
     python -m benchmarks.textbook_lightning
 
-Both sides train the same network for one epoch in turn, with the same batches, optimiser and schedule. The textbook's
-side is what its users do: a data set that makes a PIL image of each item, as torchvision's CIFAR10 does (from memory:
-no file is decoded), torchvision's transforms in a DataLoader with two workers, loss and accuracy logged in each step
-and shown in the progress bar, a Trainer with its defaults (float32). Both are timed from the end of an epoch's first
-batch to the end of its last, so the start of the workers does not count, and there is no validation.
+Both sides train the same network for one epoch in alternation, with the same batches, optimizer and schedule. The
+textbook's side is what its users do: a data set that makes a PIL image of each item, as torchvision's CIFAR10 does
+(from memory: no file is decoded), torchvision's transforms in a DataLoader with two workers, loss and accuracy logged
+in each step and shown in the progress bar, a Trainer with its defaults (float32). Both are timed from the end of an
+epoch's first batch to the end of its last, so the start of the workers does not count, and there is no validation.
 """
 
 import sys
@@ -56,7 +56,7 @@ class Classifier(LightningModule):
     """A textbook's module.
 
     Args:
-        options: The hyperparameters of our side.
+        options: The hyperparameters of ``fit``'s model.
     """
 
     def __init__(self, options: dict[str, Any]) -> None:
@@ -66,7 +66,7 @@ class Classifier(LightningModule):
         self.accuracy = MulticlassAccuracy(options["num_classes"], average="micro")
 
     def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
-        """Logs loss and accuracy."""
+        """Log loss and accuracy."""
         images, labels = batch
         logits = self.net(images)
         loss = F.cross_entropy(logits, labels)
@@ -75,7 +75,7 @@ class Classifier(LightningModule):
         return loss
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
-        """Uses AdamW along one cycle, as cnn.yaml does."""
+        """Use AdamW along one cycle, as cnn.yaml does."""
         options = self.options
         optimizer = torch.optim.AdamW(self.parameters(), lr=options["lr"], weight_decay=options["weight_decay"])
         steps = int(self.trainer.estimated_stepping_batches)
@@ -84,7 +84,7 @@ class Classifier(LightningModule):
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Measures, and writes the row."""
+    """Measure and write the row."""
     options = parse(argv, __doc__, rounds=3)
     flags = ["--config", CNN, *options.flags]
     timer, rounds = AlternatingTimer(), []
@@ -97,17 +97,17 @@ def main(argv: Sequence[str] | None = None) -> int:
         options,
         "textbook_lightning",
         result=f"{ratio([b / a for a, b in rounds], '.2f')} times as fast",
-        ours=f"fit of cnn.yaml, {1 / median(a for a, _ in rounds):,.0f} images/s",
-        theirs=f"textbook Lightning, {1 / median(b for _, b in rounds):,.0f} images/s",
+        this_project=f"fit of cnn.yaml, {1 / median(a for a, _ in rounds):,.0f} images/s",
+        reference=f"textbook Lightning, {1 / median(b for _, b in rounds):,.0f} images/s",
         device=training.trainer.strategy.root_device,
     )
     return 0
 
 
 def textbook_epoch(training: Training) -> float:
-    """Trains a new network for one epoch on the images of another training, and returns the seconds an image."""
+    """Train a new network for one epoch on the images of another training, and return the seconds per image."""
     assert training.data.normalisation is not None
-    held, (mean, std) = training.data.sets["train"], training.data.normalisation
+    train_set, (mean, std) = training.data.sets["train"], training.data.normalisation
     transform = transforms.Compose(
         [
             transforms.RandomCrop(32, padding=4),
@@ -116,7 +116,9 @@ def textbook_epoch(training: Training) -> float:
             transforms.Normalize(mean, std),
         ]
     )
-    images = Images(held.images[held.indices].cpu().numpy(), held.labels[held.indices].tolist(), transform)
+    images = Images(
+        train_set.images[train_set.indices].cpu().numpy(), train_set.labels[train_set.indices].tolist(), transform
+    )
     loader = DataLoader(images, training.data.hparams["batch_size"], shuffle=True, num_workers=2)
     timer = AlternatingTimer()
     with TemporaryDirectory() as folder:

@@ -13,7 +13,14 @@ from benchmarks import _results, airbench, bare_loop, busy_core, keras_tutorial,
 def write(path: Path, benchmark: str, result: str, *, quick: bool = False) -> None:
     options = Namespace(dataset="folder", root=Path("/somewhere/my-images"), quick=quick)
     _results.record(
-        options, benchmark, result=result, ours="1", theirs="2", device=torch.device("cpu"), others="keras 3", path=path
+        options,
+        benchmark,
+        result=result,
+        this_project="1",
+        reference="2",
+        device=torch.device("cpu"),
+        others="keras 3",
+        path=path,
     )
 
 
@@ -69,7 +76,7 @@ def test_the_other_side_of_keras_has_the_same_images(here: Path, data_root: Path
         }
 
 
-# stands in for airbench94_muon.py, which is not ours to keep: all that is replaced in it, and its table
+# Stands in for airbench94_muon.py, which is not part of this project: all that is replaced in it, and its table.
 STAND_IN = f"""
 '''{"".join(airbench.ON_CPU)}{"".join(airbench.QUICK)}'''
 import torch
@@ -93,13 +100,13 @@ def test_airbench_runs_both_sides(here: Path, data_root: Path, capsys: pytest.Ca
     (here / "script.py").write_text(STAND_IN)
     small = ["--quick", "--runs=2", "--data.eval_batch_size=64", "--model.arch_options={widths: [8, 16, 16]}"]
     assert airbench.main(["--airbench=script.py", f"--data.root={data_root}", *small]) == 0
-    rows = dict(line.split(maxsplit=1) for line in capsys.readouterr().out.splitlines())
-    assert rows["theirs"].startswith("airbench94_muon, 1 epochs in 1.5 s (process ")
-    assert rows["theirs"].endswith(
-        "5.12% ± 0.00 right of the test images with test-time augmentation, 10.00% ± 0.00 without (n = 2)"
+    rows = {line[:14].strip(): line[14:] for line in capsys.readouterr().out.splitlines()}
+    assert rows["reference"].startswith("airbench94_muon, 1 epochs in 1.5 s (process ")
+    assert rows["reference"].endswith(
+        "5.12% ± 0.00 test accuracy with test-time augmentation, 10.00% ± 0.00 without (n = 2)"
     )
-    assert rows["ours"].startswith("fit and test of speedrun.yaml, 1 epochs in ")
-    assert rows["ours"].endswith("(n = 2)")
+    assert rows["this project"].startswith("fit and test of speedrun.yaml, 1 epochs in ")
+    assert rows["this project"].endswith("(n = 2)")
     assert [path.name for path in here.iterdir()] == ["script.py"]
     assert before == (_results.RESULTS.exists() and _results.RESULTS.read_bytes())
 
