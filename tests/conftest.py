@@ -56,7 +56,7 @@ FAST = [
     "--data.eval_batch_size=100",
     "--data.val_size=100",
 ]
-"""Makes any recipe a matter of a second."""
+"""With these options, any recipe takes about a second."""
 
 TINY = [*FAST[1:], "--data.dataset=synthetic", "--trainer.enable_progress_bar=false"]
 """The same on synthetic images, without a length: each epoch has 4 steps."""
@@ -106,7 +106,7 @@ def exported(trained: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def replace_network(checkpoint: Path, arch: str, network: torch.nn.Module, target: Path) -> Path:
-    """Writes a checkpoint of a network of one's own without a training: another one's, with this one's weights."""
+    """Copy a checkpoint with another network's name and weights."""
     content = torch.load(checkpoint, weights_only=True)
     content["hyper_parameters"]["arch"] = arch
     content["state_dict"] = {f"net.{name}": value for name, value in network.state_dict().items()}
@@ -242,7 +242,7 @@ def _pickled(content: dict[bytes, Any]) -> bytes:
 
 @dataclass
 class Archive:
-    """A tiny CIFAR-10 archive, and torchvision made to believe in it."""
+    """A tiny CIFAR-10 archive, and torchvision patched to accept it."""
 
     path: Path
     images: np.ndarray[Any, Any]

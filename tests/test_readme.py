@@ -107,7 +107,7 @@ def ready(here: Path, trained: Path, exported: Path, image_folder: Path) -> None
 
 
 def shorten(words: list[str], data_root: Path) -> list[str]:
-    """Return the options that make a command a matter of a second or two, on the CPU and without a download."""
+    """Return the options with which a command takes a second or two, on the CPU and without a download."""
     if words[0] == "test":
         return ["--trainer.limit_test_batches=1"]
     one_cpu = ["--trainer.accelerator=cpu", "--trainer.devices=1", "--trainer.strategy=auto"]

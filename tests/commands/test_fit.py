@@ -56,7 +56,7 @@ def test_ones_own_network_through_the_installed_command(
     assert main(["test", "--ckpt_path", str(best), *own, "--trainer.limit_test_batches=1"]) == 0
 
 
-def test_a_finished_run_goes_on_where_more_is_asked(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_finished_run_resumes_if_more_is_asked(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["fit", "--ckpt_path=last.ckpt"]) == 2
     assert "already been trained for its 2 epochs" in capsys.readouterr().err
     assert main(["fit", "--ckpt_path=last.ckpt", "--trainer.max_epochs=3"]) == 0

@@ -51,7 +51,7 @@ def test_predict_needs_no_data_set(run: Path, images: Path) -> None:
     assert len(row["top"]) == 3
 
 
-def test_predict_goes_on_past_unreadable_files(run: Path, images: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_predict_continues_past_unreadable_files(run: Path, images: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (images / "bad.jpg").write_bytes(b"no image")
     assert main(["predict", "--ckpt_path=best.ckpt", str(images), "missing.png", "--output=p.json", "--top_k=1"]) == 3
     rows = json.loads(Path("p.json").read_text())

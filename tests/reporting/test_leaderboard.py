@@ -36,7 +36,7 @@ def test_runs_that_differ_only_in_the_seed_are_one_row(here: Path) -> None:
         {"arch": "vit"},
         {"finished": False},
         {"callbacks": [{"class_path": "BackboneFinetuning"}]},
-        {"parameters": 4321},  # the code of a network of one's own was changed
+        {"parameters": 4321},  # the code of a custom network was changed
         {"changes": ["model.schedule onecycle → constant"]},
         {"lr": 0.2, "test_lr": 0.1},  # tested with --config of another recipe
     ],

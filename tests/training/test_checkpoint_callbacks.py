@@ -12,7 +12,7 @@ from cifar_lightning.cli import main
 from tests.conftest import Start
 
 
-def test_ctrl_c_saves_and_says_how_to_go_on(
+def test_ctrl_c_saves_and_says_how_to_resume(
     here: Path, data_root: Path, start: Start, capsys: pytest.CaptureFixture[str]
 ) -> None:
     words = ["fit", "--data.dataset=synthetic", f"--data.root={data_root}", "--trainer.max_epochs=100"]

@@ -52,7 +52,7 @@ def check_same(alone: Path) -> None:
         assert together[name] == pytest.approx(curve, abs=1e-5), name
 
 
-def test_a_signal_to_one_ends_both_and_one_can_go_on(alone: Path, data_root: Path, here: Path, start: Start) -> None:
+def test_a_signal_to_one_ends_both_and_one_can_resume(alone: Path, data_root: Path, here: Path, start: Start) -> None:
     words = ["-m", "cifar_lightning", *FIT, f"--data.root={data_root}", *TWO, "--trainer.devices=2"]
     process = start(*words, **SETTINGS, SIGNAL=f"{signal.SIGTERM:d} 1 11 train")
     said = process.communicate(timeout=400)[0]

@@ -117,7 +117,9 @@ def test_one_of_several_runs_diverges(fit: list[str], capsys: pytest.CaptureFixt
 
 
 @pytest.mark.parametrize(("steps", "best"), [(4, "best: epoch 1, val/acc"), (3, "best: none; training has diverged")])
-def test_an_option_goes_on(steps: int, best: str, fit: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+def test_an_option_lets_training_continue(
+    steps: int, best: str, fit: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
     assert main([*fit, f"--model.arch_options={{steps: {steps}}}", "--model.stop_on_nan=false"]) == 0
     said = capsys.readouterr()
     assert best in said.out

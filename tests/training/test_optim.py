@@ -40,7 +40,7 @@ def test_frozen_weights_are_left_out() -> None:
 
 
 @pytest.mark.parametrize("name", ["adam", "adamw", "sgd", "muon"])
-def test_optimisers_learn(name: str) -> None:
+def test_optimizers_learn(name: str) -> None:
     torch.manual_seed(0)
     network, x = nn.Linear(4, 1), torch.randn(64, 4)
     y = x.sum(1, keepdim=True)

@@ -135,7 +135,7 @@ def whole(data_root: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable
 
 
 @pytest.mark.parametrize(("name", "step", "stage"), [*QUICK, *SLOW])
-def test_a_stopped_training_goes_on_as_if_it_had_not_been(
+def test_a_stopped_training_resumes_as_if_it_had_not_been(
     name: str,
     step: int,
     stage: str,
@@ -316,7 +316,7 @@ def test_what_is_missing_after_the_last_epoch_is_completed(
     ],
     ids=["plain", "muon and mixing", "average and auto-augment"],
 )
-def test_resuming_goes_on_as_if_nothing_had_happened(options: list[str], data_root: Path, here: Path) -> None:
+def test_resuming_continues_as_if_nothing_had_happened(options: list[str], data_root: Path, here: Path) -> None:
     # constant rates, since a schedule depends on the length of the training
     words = [
         f"--data.root={data_root}",
@@ -363,7 +363,7 @@ class TimeFlies(Callback):
                 timer.load_state_dict({"time_elapsed": {"train": 3600}})
 
 
-def test_the_command_that_goes_on_names_more_time(
+def test_the_command_that_resumes_names_more_time(
     fit: list[str], here: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     words = ["--trainer.max_time=00:00:30:00", "--trainer.callbacks=tests.training.test_resume.TimeFlies"]
