@@ -2,7 +2,9 @@
 
 import json
 import reprlib
+import sys
 from collections.abc import Collection, Mapping
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +22,7 @@ from cifar_lightning.io.schema import (
     several,
     whole,
 )
+from cifar_lightning.io.text import say
 
 _ACCURACY = nullable(number(0, 1))  # null if the outputs of the network are not numbers
 
@@ -93,7 +96,10 @@ def read_record(
         return {}, f"{path.name} is incomplete or not JSON: {error}"
     if not isinstance(record, dict):
         return {}, f"{path.name} holds {reprlib.repr(record)}; it must be a JSON object"
-    record = _rename(record)
+    renamed = _rename(record)
+    if renamed.keys() != record.keys():
+        _notice_old_names()
+    record = renamed
     missing, wrong = check(record, kinds)
     if lacking := [name for name in missing if needed is None or name in needed]:
         return {}, f"{path.name} lacks {', '.join(lacking)}"
@@ -102,6 +108,12 @@ def read_record(
 
 _RENAMED = {"pictures": "images", "training_pictures": "training_images", "validation_pictures": "validation_images"}
 """The names of fields in release 0.1.0, and the present ones."""
+
+
+@cache
+def _notice_old_names() -> None:
+    """Print, once a process, that old records are read; on standard error, where it can't get into a table."""
+    say("note: fit.json and test.json of release 0.1.0 are read; now they have images in place of pictures", sys.stderr)
 
 
 def _rename(values: dict[str, Any]) -> dict[str, Any]:
