@@ -16,6 +16,9 @@ from cifar_lightning.reporting.run_reporter import RunReporter
 from cifar_lightning.reporting.tables import class_table, corruption_table
 from cifar_lightning.training.network_check import check_network
 
+VALIDATE = "Measure a checkpoint on the validation images, per class."
+TEST = "Measure a checkpoint on the test images, and write figures, test.json and report.html to the run's folder."
+
 
 def main(argv: Sequence[str]) -> int:
     """Measure a checkpoint and print the result; ``test`` also writes figures and records to the run's folder.
@@ -32,9 +35,9 @@ def main(argv: Sequence[str]) -> int:
     command, words = argv[0], argv[1:]
     with session(training=False):
         if command == "test":
-            _test(TrainingCLI("test", words, training=False, add_options=_add_options))
+            _test(TrainingCLI("test", words, training=False, description=TEST, add_options=_add_options))
         else:
-            _validate(TrainingCLI("validate", words, training=False))
+            _validate(TrainingCLI("validate", words, training=False, description=VALIDATE))
     return 0
 
 
@@ -51,6 +54,12 @@ def _validate(cli: TrainingCLI) -> None:
 def _test(cli: TrainingCLI) -> None:
     assert cli.checkpoint is not None
     path, data = cli.checkpoint.path, cli.datamodule
+    trained_on = cli.checkpoint.data_settings["dataset"]
+    if data.hparams["dataset"] != trained_on:
+        say_once(
+            f"note: the network was trained on {trained_on}; the run's test.json and figures will be those of "
+            f"{data.description}"
+        )
     reporter = RunReporter(path.parent, path, cli.checkpoint.steps)
     trainer = build_evaluator(cli, callbacks=[reporter])
     is_known = _evaluate(cli, "test", trainer)

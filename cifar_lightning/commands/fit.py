@@ -159,7 +159,8 @@ def parse(
         if add_options:
             add_options(parser)
 
-    cli = TrainingCLI(command, words, training=True, add_options=add, adjust=check)
+    description = "Train a network, or resume a run, and write checkpoints, curves and a report to its folder."
+    cli = TrainingCLI(command, words, training=True, description=description, add_options=add, adjust=check)
     for note in cli.notes:
         say_once(f"note: {note}")
     return cli

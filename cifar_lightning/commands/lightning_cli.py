@@ -35,6 +35,7 @@ class TrainingCLI(LightningCLI):
         command: The command's name.
         words: Its arguments, with ``--ckpt_path`` resolved.
         training: Whether it trains, so that a checkpoint is resumed.
+        description: What the command does, for its help.
         add_options: Adds the command's own options to the parser.
         adjust: Checks and changes the settings after they are parsed and before anything is built.
 
@@ -58,6 +59,7 @@ class TrainingCLI(LightningCLI):
         words: Sequence[str],
         *,
         training: bool,
+        description: str,
         add_options: Callable[[Parser], None] | None = None,
         adjust: Callable[[Any], None] | None = None,
     ) -> None:
@@ -80,7 +82,7 @@ class TrainingCLI(LightningCLI):
             trainer_defaults={"devices": 1, "enable_model_summary": False, "enable_autolog_hparams": False},
             seed_everything_default=0,
             parser_class=Parser,
-            parser_kwargs={"prog": f"cifar-lightning {command}"},
+            parser_kwargs={"prog": f"cifar-lightning {command}", "description": description},
             # Configs come first, so that flags win wherever they stand.
             args=[*(word for text in texts for word in ("--config", text)), *options],
             run=False,

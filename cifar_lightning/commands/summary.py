@@ -60,11 +60,16 @@ def print_trained(result: FitResult) -> None:
         say_once(f"no best.ckpt: {reason}, so the best epoch is not known")
     if last.exists():
         path = best if best.exists() else last
-        say_once(
-            f"run:  {folder} (report.html shows it)\nnext:\n"
-            f"  {next_command(training, 'test', path)}\n"
-            f"  {next_command(training, 'predict', path)} YOUR_IMAGES"
-        )
+        data = training.data
+        testable = data.source.has("test") or bool(data.hparams["test_size"])
+        if not testable:
+            say_once(
+                f"note: {data.description} has no test images, so this run can't be tested. --data.test_size 0.2 holds "
+                "some out when a run begins"
+            )
+        commands = [next_command(training, "test", path)] * testable
+        commands.append(f"{next_command(training, 'predict', path)} YOUR_IMAGES")
+        say_once("\n  ".join([f"run:  {folder} (report.html shows it)\nnext:", *commands]))
         if any(isinstance(logger, TensorBoardLogger) for logger in training.trainer.loggers):
             say_once(f"  tensorboard --logdir {shlex.quote(str(folder.parent.parent))}")
         planned = -1 < training.trainer.max_steps <= record.get("steps", 0)

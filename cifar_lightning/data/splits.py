@@ -81,10 +81,10 @@ def hold_out_split(train: ImageSet, split: str, size: int | float, seed: int) ->
     classes = len(set(labels.tolist()))
     if count > len(train) - classes:
         way_out = "turn validation off: --data.val_size 0" if split == "val" else "put test images into root/test"
+        smaller = "" if size < 1 else f"Give a smaller number or a fraction, such as --data.{split}_size 0.1; or "
         raise UsageError(
             f"data.{split}_size is {size:,}, but there are {len(train):,} training images of {classes} classes, and at "
-            f"least one of each must be left to train on. Give a fraction, such as --data.{split}_size 0.1, or a "
-            f"smaller number; or {way_out}."
+            f"least one of each must be left to train on. {(smaller + way_out)[:1].upper()}{(smaller + way_out)[1:]}."
         )
     first, second = hold_out(labels, count, seed)
     taken = train.subset(train.indices[second])

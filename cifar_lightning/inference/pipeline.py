@@ -85,7 +85,7 @@ def load_pipeline(
         image_size=data["image_size"],
         mean=tuple(mean),
         std=tuple(std),
-        test_accuracy=_find_accuracy(path.with_name("test.json"), digest, classifier.hparams["tta"]),
+        test_accuracy=_find_accuracy(path.with_name("test.json"), digest, data["dataset"], classifier.hparams["tta"]),
         checkpoint_sha256=digest,
         versions={
             "cifar_lightning": __version__,
@@ -96,10 +96,12 @@ def load_pipeline(
     return pipeline, card
 
 
-def _find_accuracy(path: Path, digest: str, tta: str) -> float | None:
-    """Read the accuracy of a test, if it tested this checkpoint, with this ``tta``, on all test images."""
+def _find_accuracy(path: Path, digest: str, dataset: str, tta: str) -> float | None:
+    """Read a test's accuracy, if it tested this checkpoint, with this ``tta``, on all test images of ``dataset``."""
     result, _ = read_record(path, TEST, ("checkpoint_sha256", "model", "accuracy", "images"))
     if not result or result["checkpoint_sha256"] != digest or result["model"].get("tta") != tta:
+        return None
+    if result.get("data", {}).get("dataset", dataset) != dataset:
         return None
     whole = result["images"] >= result.get("of", 0)
     return float(result["accuracy"]) if whole and result["accuracy"] is not None else None

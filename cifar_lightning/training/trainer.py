@@ -26,7 +26,12 @@ def set_default_epochs(trainer: Any) -> None:
 
     Args:
         trainer: The settings ``max_epochs`` and ``max_steps``, as attributes.
+
+    Raises:
+        UsageError: If ``max_epochs`` is neither a number of epochs nor -1.
     """
+    if trainer.max_epochs is not None and trainer.max_epochs != -1 and trainer.max_epochs < 1:
+        raise UsageError(f"trainer.max_epochs is {trainer.max_epochs}; it must be at least 1, or -1 for no limit.")
     if trainer.max_epochs is None:
         trainer.max_epochs = DEFAULT_EPOCHS if trainer.max_steps in (None, -1) else -1
 

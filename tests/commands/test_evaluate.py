@@ -1,6 +1,7 @@
 """validate and test: what they measure, and what a checkpoint holds for them."""
 
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -105,3 +106,17 @@ def test_a_checkpoint_of_other_classes(
     ]
     assert main(words) == 2
     assert "3 classes, blue, green, red; the checkpoint was trained on 10, airplane" in capsys.readouterr().err
+
+
+def test_a_test_on_another_data_set_is_announced_and_is_not_the_model_s_accuracy(
+    run: Path, image_folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for split in ("train", "test"):
+        for name in Predictor(run / "best.ckpt").classes:
+            shutil.copytree(image_folder / split / "red", image_folder / split / name)
+        for name in ("red", "blue", "green"):
+            shutil.rmtree(image_folder / split / name)
+    words = ["--data.dataset=folder", f"--data.root={image_folder}"]
+    assert main(["test", f"--ckpt_path={run / 'best.ckpt'}", *words]) == 0
+    assert "note: the network was trained on synthetic" in capsys.readouterr().out
+    assert Predictor(run / "best.ckpt").card.test_accuracy is None

@@ -239,3 +239,13 @@ def test_train_reports_what_fit_does(data_root: Path, here: Path) -> None:
     with pytest.raises(UsageError, match="its report could not be written"):
         train(words, here / "run")
     assert (here / "run" / "best.ckpt").is_file()
+
+
+def test_a_run_without_test_images_is_not_told_to_test(
+    image_folder: Path, here: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shutil.rmtree(image_folder / "test")
+    assert main(["fit", "--data.dataset=folder", f"--data.root={image_folder}", *FAST, "--data.val_size=6"]) == 0
+    shown = capsys.readouterr().out
+    assert "has no test images" in shown
+    assert "cifar-lightning test" not in shown

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import torch
 
+from cifar_lightning.errors import UsageError
 from cifar_lightning.training.trainer import keep_freed_memory, set_default_epochs
 from tests.conftest import Refusal
 
@@ -55,3 +56,9 @@ def test_the_default_holds_unless_there_is_a_length(limits: dict[str, Any], epoc
 )
 def test_devices_and_precisions_that_can_not_be(words: list[str], message: str, refusal: Refusal) -> None:
     assert message in refusal(*words)
+
+
+@pytest.mark.parametrize("epochs", [0, -3])
+def test_a_number_of_epochs_that_is_none(epochs: int) -> None:
+    with pytest.raises(UsageError, match=f"trainer.max_epochs is {epochs}; it must be at least 1, or -1 for no limit"):
+        set_default_epochs(SimpleNamespace(max_epochs=epochs, max_steps=-1))
