@@ -31,7 +31,8 @@ class Sweep:
         sampler_options: Keyword arguments of the sampler.
         pruner: Name of one of Optuna's pruner classes; NopPruner stops no trial early.
         pruner_options: Keyword arguments of the pruner.
-        seed: Seed of the sampler; with one worker, the same seed gives the same trials.
+        seed: Seed of the sampler; with one worker, the same seed gives the same trials, unless the search was
+            interrupted.
         storage: Where the workers meet: postgresql://user@host/database, grpc://host:port of Optuna's storage proxy, or
             any other URL of SQLAlchemy; by default, study.db in the study's folder.
         heartbeat: Seconds between two heartbeats of a worker; when three are missing, its trial is started again.
