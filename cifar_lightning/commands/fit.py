@@ -34,7 +34,7 @@ from cifar_lightning.training.fit import MINUTES, FitResult, LostProcessError, T
 from cifar_lightning.training.network_check import check_network
 from cifar_lightning.training.resume import check_callbacks, check_position
 from cifar_lightning.training.run_folder import RunFolder, next_number
-from cifar_lightning.training.trainer import build_plugins, build_trainer, check_precision, choose_precision
+from cifar_lightning.training.trainer import build_plugins, build_trainer, settle_precision
 
 TUNERS = (BatchSizeFinder, LearningRateFinder)
 """Callbacks that change settings when a training begins."""
@@ -229,12 +229,8 @@ def build(cli: TrainingCLI, folder: Path, callbacks: Sequence[Callback] = (), *,
     named = _names_needed_to_resume(given, settings.logger)
     if checkpoint:
         check_callbacks(checkpoint, named)
-    check_precision(settings.precision)
-    fixed: dict[str, Any] = {}
-    reason = "as asked"
-    if settings.precision is None:
-        fixed["precision"], reason = choose_precision(settings.accelerator)
-    elif checkpoint and settings.precision == checkpoint.trainer_settings.get("precision"):
+    precision, reason = settle_precision(settings)
+    if checkpoint and settings.precision and settings.precision == checkpoint.trainer_settings.get("precision"):
         reason = "as before"
     steps = checkpoint.steps if checkpoint else 0
     throughput, recorder, last = Throughput(), FitRecorder(folder, cli.changes), None
@@ -247,7 +243,7 @@ def build(cli: TrainingCLI, folder: Path, callbacks: Sequence[Callback] = (), *,
     if settings.enable_progress_bar is not False and not any(isinstance(c, AnyProgressBar) for c in given):
         built.append(ProgressBar())
     if settings.enable_checkpointing is not False:
-        plain = {name: settings[name] for name in TRAINER_SETTINGS} | fixed
+        plain = {name: settings[name] for name in TRAINER_SETTINGS} | {"precision": precision}
         stored = {name: value for name, value in plain.items() if is_plain(value)}
         built.append(TrainerSettings(stored | {"callbacks": named}, cli.changes))
         if cli.datamodule.hparams["val_size"]:
@@ -256,7 +252,7 @@ def build(cli: TrainingCLI, folder: Path, callbacks: Sequence[Callback] = (), *,
         built.append(last)
     trainer = build_trainer(
         settings,
-        **fixed,
+        precision=precision,
         callbacks=[*given, *built],
         logger=_build_loggers(settings.logger, folder, steps),
         plugins=build_plugins(settings.plugins),
@@ -287,8 +283,7 @@ def _check(cli: TrainingCLI, training: Training) -> None:
 
 def _user_callbacks(cli: TrainingCLI) -> list[Callback]:
     """Return the callbacks that the user named, without tuners if a run is resumed with what they found."""
-    given = cli.config_init.trainer.callbacks or []
-    given = list(given) if isinstance(given, Sequence) else [given]
+    given = cli.user_callbacks
     if cli.checkpoint and (tuners := [type(c).__name__ for c in given if isinstance(c, TUNERS)]):
         say_once(f"note: {', '.join(tuners)} is not run again: the run resumes with what it found")
         given = [callback for callback in given if not isinstance(callback, TUNERS)]

@@ -23,7 +23,7 @@ from cifar_lightning.training.checkpoint import Checkpoint
 from cifar_lightning.training.classifier import ImageClassifier
 from cifar_lightning.training.launcher import join_processes
 from cifar_lightning.training.resume import plan_resumption
-from cifar_lightning.training.trainer import build_trainer, check_precision, choose_precision, set_default_epochs
+from cifar_lightning.training.trainer import build_trainer, set_default_epochs, settle_precision
 
 
 class TrainingCLI(LightningCLI):
@@ -155,6 +155,12 @@ class TrainingCLI(LightningCLI):
         if self.checkpoint:
             self.datamodule.sizes_before = _sizes_before(self.checkpoint, self.config.data.train_size)
 
+    @property
+    def user_callbacks(self) -> list[Callback]:
+        """The callbacks that the user named."""
+        given = self.config_init.trainer.callbacks or []
+        return list(given) if isinstance(given, Sequence) else [given]
+
 
 def _sizes_before(checkpoint: Checkpoint, train_size: int | None) -> dict[str, int]:
     """Return the sizes of the splits of a finished run, as far as they must be the same now."""
@@ -182,15 +188,12 @@ def build_evaluator(
     Raises:
         UsageError: If options do not fit each other or this machine.
     """
-    settings, reason = cli.config_init.trainer, "as asked"
-    check_precision(settings.precision)
-    if settings.precision is None:
-        fixed["precision"], reason = precision or choose_precision(settings.accelerator)
+    settings = cli.config_init.trainer
+    fixed["precision"], reason = settle_precision(settings, precision)
     if settings.logger in (None, True):
         fixed["logger"] = False
-    given = settings.callbacks or []
-    given = list(given) if isinstance(given, Sequence) else [given]
-    trainer = build_trainer(settings, enable_checkpointing=False, callbacks=[*given, *callbacks], **fixed)
+    given = [*cli.user_callbacks, *callbacks]
+    trainer = build_trainer(settings, enable_checkpointing=False, callbacks=given, **fixed)
     print_model(trainer, cli.model, cli.datamodule, reason)
     return trainer
 

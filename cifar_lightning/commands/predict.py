@@ -66,10 +66,8 @@ def _predict_with_trainer(words: Sequence[str]) -> int:
         cli = TrainingCLI("predict", words, training=False, description=DESCRIPTION, add_options=_add_options)
         checkpoint, model, data = cli.checkpoint, cli.model, cli.datamodule
         assert checkpoint is not None
-        given = cli.config_init.trainer.callbacks or []
-        given = list(given) if isinstance(given, Sequence) else [given]
         fixed: dict[str, Any] = {}
-        if not (sys.stdout.isatty() or any(isinstance(callback, ProgressBar) for callback in given)):
+        if not (sys.stdout.isatty() or any(isinstance(callback, ProgressBar) for callback in cli.user_callbacks)):
             fixed["enable_progress_bar"] = False
         trainer = build_evaluator(cli, precision=("32-true", "as Predictor and exported files compute"), **fixed)
         data.load_state_dict(checkpoint.data_state)

@@ -59,17 +59,25 @@ def choose_precision(accelerator: str | Any) -> tuple[str, str]:
     return "32-true", f"{device} has no bfloat16 of its own"
 
 
-def check_precision(precision: Any) -> None:
-    """Refuse precisions in which the weights themselves are not float32.
+def settle_precision(settings: Any, default: tuple[str, str] | None = None) -> tuple[str, str]:
+    """Return the Trainer's precision, and why it is that one.
+
+    Args:
+        settings: The user's settings of the Trainer.
+        default: The precision and the reason if the user names none; by default, what suits the machine.
 
     Raises:
-        UsageError: If it is one of them.
+        UsageError: If the weights themselves would not be float32.
     """
+    precision = settings.precision
+    if precision is None:
+        return default or choose_precision(settings.accelerator)
     if str(precision) in ("16-true", "bf16-true", "64-true", "64"):
         raise UsageError(
             f"trainer.precision is {precision}, but images are normalised in 32 bits. Use 32-true, bf16-mixed or "
             "16-mixed."
         )
+    return precision, "as asked"
 
 
 def check_devices(accelerator: str | Any, devices: int | str | list[int]) -> None:
