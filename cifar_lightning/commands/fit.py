@@ -1,13 +1,11 @@
 """fit: trains a network, in one run or several; ``train`` is what other commands that train call."""
 
-import gc
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import torch
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import BatchSizeFinder, Callback, LearningRateFinder
 from lightning.pytorch.callbacks import ProgressBar as AnyProgressBar
@@ -15,8 +13,8 @@ from lightning.pytorch.loggers import Logger, TensorBoardLogger
 
 from cifar_lightning.commands.lightning_cli import TrainingCLI
 from cifar_lightning.commands.parser import Parser
-from cifar_lightning.commands.session import is_rank_zero, say_once, session
-from cifar_lightning.commands.summary import print_interrupted, print_model, print_trained
+from cifar_lightning.commands.session import free_memory, is_rank_zero, say_once, session
+from cifar_lightning.commands.summary import print_interrupted, print_model, print_next, print_trained
 from cifar_lightning.errors import UsageError
 from cifar_lightning.io.files import write_atomically
 from cifar_lightning.io.text import say
@@ -53,20 +51,19 @@ def main(argv: Sequence[str]) -> int:
         UsageError: If the user made a mistake.
     """
     words = list(argv[1:])
-    status, folders = 0, []
+    status, folders = 0, list[Path]()
     with session(training=True):
         cli = parse(words)
         seed, runs = int(cli.config.seed_everything), cli.config.runs
         for number in range(runs):
             if number:
                 del cli
-                gc.collect()  # The next network and its images need the memory.
-                torch.compiler.reset()  # It compiles no more than eight networks that look the same.
+                free_memory()
                 say_once(f"\nrun {number + 1} of {runs}, --seed_everything {seed + number}:")
                 cli = parse([*words, "--runs=1", f"--seed_everything={seed + number}"])
             ended, signal, folder = _train_one(cli, one_of_several=runs > 1)
             status = max(status, ended)
-            folders.append(folder)
+            folders += [folder] if folder else []
             if signal and number + 1 < runs:
                 status = ended or 128 + signal
                 break
@@ -82,31 +79,50 @@ def main(argv: Sequence[str]) -> int:
     return status
 
 
-def _train_one(cli: TrainingCLI, *, one_of_several: bool) -> tuple[int, int, Path]:
-    """Train a run and print how it went.
+def _train_one(cli: TrainingCLI, *, one_of_several: bool) -> tuple[int, int, Path | None]:
+    """Train a run and print how it went, and which commands come next.
 
     Returns:
-        The exit status, the signal that asked the run to end, or 0, and the run's folder.
+        The exit status, the signal that asked the run to end, or 0, and the run's folder if it was not lost.
+    """
+    try:
+        result = train_run(cli)
+    except DivergedError as error:
+        if not one_of_several:
+            raise
+        say(f"cifar-lightning: {error}", sys.stderr)
+        return 2, error.signal, None
+    except LostProcessError as error:
+        print(f"cifar-lightning: {error}", file=sys.stderr)
+        return 1, 0, None
+    if result.interrupted:
+        print_interrupted(result)
+        # With another status, Lightning would kill the process of rank 0 while that one prints its message.
+        return 128 + result.interrupted if is_rank_zero() else 0, result.interrupted, result.folder
+    print_next(result)
+    result.check_report()
+    return 0, result.training.signal, result.folder
+
+
+def train_run(cli: TrainingCLI) -> FitResult:
+    """Train a run in a folder of its own, and print how it went: for ``fit`` and for ``cifar_lightning.train``.
+
+    Args:
+        cli: The parsed options.
+
+    Returns:
+        How it ended. Whether its report was written is not checked yet.
+
+    Raises:
+        DivergedError: If the loss is not finite.
+        LostProcessError: If another process of the training has ended.
+        UsageError: If the user made a mistake.
     """
     with claim_folder(cli) as folder:
-        training = build(cli, folder)
-        try:
-            result = fit(training)
-        except DivergedError as error:
-            if not one_of_several:
-                raise
-            say(f"cifar-lightning: {error}", sys.stderr)
-            return 2, training.signal, folder
-        except LostProcessError as error:
-            print(f"cifar-lightning: {error}", file=sys.stderr)
-            return 1, training.signal, folder
-        if result.interrupted:
-            print_interrupted(result)
-            # With another status, Lightning would kill the process of rank 0 while that one prints its message.
-            return 128 + result.interrupted if is_rank_zero() else 0, result.interrupted, folder
-        print_trained(result)
-        result.check_report()
-        return 0, training.signal, folder
+        result = fit(build(cli, folder))
+        if not result.interrupted:
+            print_trained(result)
+        return result
 
 
 def parse(
@@ -115,6 +131,7 @@ def parse(
     command: str = "fit",
     add_options: Callable[[Parser], None] | None = None,
     adjust: Callable[[Any], None] | None = None,
+    **given: Any,
 ) -> TrainingCLI:
     """Parse the options of ``fit``, and print what the user should know about them.
 
@@ -123,6 +140,7 @@ def parse(
         command: The command whose options they are; others that train have those of ``fit``, too.
         add_options: Adds the command's own options.
         adjust: Changes the settings before anything is built.
+        **given: What Python passes to ``TrainingCLI``: settings and callbacks.
 
     Raises:
         UsageError: If an option is unknown or its value impossible.
@@ -160,7 +178,7 @@ def parse(
             add_options(parser)
 
     description = "Train a network, or resume a run, and write checkpoints, curves and a report to its folder."
-    cli = TrainingCLI(command, words, training=True, description=description, add_options=add, adjust=check)
+    cli = TrainingCLI(command, words, training=True, description=description, add_options=add, adjust=check, **given)
     for note in cli.notes:
         say_once(f"note: {note}")
     return cli

@@ -4,7 +4,7 @@ It builds neither a Trainer nor a run folder, and it runs nothing: ``fit``, ``ev
 """
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast
 
@@ -38,6 +38,8 @@ class TrainingCLI(LightningCLI):
         description: What the command does, for its help.
         add_options: Adds the command's own options to the parser.
         adjust: Checks and changes the settings after they are parsed and before anything is built.
+        settings: Settings given in Python, nested; they take the place of those in ``--config``.
+        callbacks: Callbacks given in Python, besides those that the settings name.
 
     Attributes:
         config: All settings, as jsonargparse's Namespace.
@@ -62,14 +64,19 @@ class TrainingCLI(LightningCLI):
         description: str,
         add_options: Callable[[Parser], None] | None = None,
         adjust: Callable[[Any], None] | None = None,
+        settings: Mapping[str, Any] | None = None,
+        callbacks: Sequence[Callback] = (),
     ) -> None:
         self.command, self.training = command, training
-        self._add_options, self._adjust = add_options, adjust
+        self._add_options, self._adjust, self._callbacks = add_options, adjust, callbacks
         self.notes: list[str] = []
         self.changes: tuple[str, ...] = ()
         self.config_files, options = split_options(words, ("-c", "--config"))
         configs = [read_config(Path(file)) for file in self.config_files]
         self._contents, texts = [content for content, _ in configs], [text for _, text in configs]
+        if settings:
+            self._contents.append(dict(settings))
+            texts.append(json.dumps(settings))
         path = next(reversed(split_options(options, ("--ckpt_path",))[0]), None)
         self.checkpoint = Checkpoint.read(Path(path), resume=training) if path else None
         if self.checkpoint:
@@ -159,7 +166,7 @@ class TrainingCLI(LightningCLI):
     def user_callbacks(self) -> list[Callback]:
         """The callbacks that the user named."""
         given = self.config_init.trainer.callbacks or []
-        return list(given) if isinstance(given, Sequence) else [given]
+        return [*(given if isinstance(given, Sequence) else [given]), *self._callbacks]
 
 
 def _sizes_before(checkpoint: Checkpoint, train_size: int | None) -> dict[str, int]:

@@ -1,5 +1,6 @@
 """The process while a command trains or measures: its signals, warnings and settings, and errors in plain words."""
 
+import gc
 import logging
 import os
 import signal
@@ -19,10 +20,22 @@ from cifar_lightning.io.text import say
 from cifar_lightning.training.checkpoint_callbacks import HANGUP, SIGNALS
 from cifar_lightning.training.trainer import keep_freed_memory
 
+LOGGERS = {
+    "lightning.pytorch": logging.WARNING,  # Advertising, and devices that do not exist.
+    "lightning.fabric": logging.WARNING,
+    "lightning.pytorch.profilers": logging.INFO,  # Reports that the user asked for.
+    "lightning.pytorch.tuner": logging.INFO,
+    # If one process ends, this logger says so and ends the others.
+    "lightning.fabric.strategies.launchers.subprocess_script": logging.INFO,
+}
+"""The levels of Lightning's loggers."""
+
 
 @contextmanager
 def session(*, training: bool) -> Iterator[None]:
-    """Prepare this process for a training or a measurement, and restore its signal handlers and warnings afterwards.
+    """Prepare this process for a training or a measurement; afterwards restore what others in it may depend on.
+
+    That are its signal handlers, warnings, loggers and the settings of PyTorch.
 
     Args:
         training: Whether convolutions may be chosen by trying which is fastest; a test must give the same every time.
@@ -37,7 +50,7 @@ def session(*, training: bool) -> Iterator[None]:
         signal.signal(signal.SIGTERM, _end)  # Lightning would only take note of it.
         if HANGUP and handlers[HANGUP] == signal.SIG_DFL:
             signal.signal(HANGUP, _end)
-    with warnings.catch_warnings():
+    with warnings.catch_warnings(), _restoring_settings():
         silence_lightning()
         keep_freed_memory()
         if torch.cuda.is_available():  # On a CPU, these settings change nothing, or the result.
@@ -59,6 +72,27 @@ def session(*, training: bool) -> Iterator[None]:
             if in_main_thread:
                 for number, handler in handlers.items():
                     signal.signal(number, handler)  # Lightning leaves SIGINT ignored after Ctrl+C.
+
+
+@contextmanager
+def _restoring_settings() -> Iterator[None]:
+    """Restore the levels of loggers, and the settings of PyTorch that this module and the Trainer change."""
+    loggers = [logging.getLogger(name) for name in LOGGERS]
+    levels = [logger.level for logger in loggers]
+    precision, benchmark = torch.get_float32_matmul_precision(), torch.backends.cudnn.benchmark
+    deterministic, warn_only = (
+        torch.are_deterministic_algorithms_enabled(),
+        torch.is_deterministic_algorithms_warn_only_enabled(),
+    )
+    try:
+        yield
+    finally:
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)
+        torch.set_float32_matmul_precision(precision)
+        torch.backends.cudnn.benchmark = benchmark
+        if torch.are_deterministic_algorithms_enabled() != deterministic:  # This imports the compiler.
+            torch.use_deterministic_algorithms(deterministic, warn_only=warn_only)
 
 
 def _end(number: int, frame: Any) -> None:
@@ -93,14 +127,17 @@ def explain(error: Exception) -> str:
     return ""
 
 
+def free_memory() -> None:
+    """Free what a finished training leaves behind, before the next one in this process."""
+    gc.collect()  # The next network and its images need the memory.
+    if "torch._dynamo" in sys.modules:
+        torch.compiler.reset()  # It compiles no more than eight networks that look the same.
+
+
 def silence_lightning() -> None:
     """Silence messages of Lightning that users have no use for."""
-    for name in ("lightning.pytorch", "lightning.fabric"):
-        logging.getLogger(name).setLevel(logging.WARNING)  # Advertising, and devices that do not exist.
-    for name in ("profilers", "tuner"):  # Reports that the user asked for.
-        logging.getLogger(f"lightning.pytorch.{name}").setLevel(logging.INFO)
-    # If one process ends, this logger says so and ends the others.
-    logging.getLogger("lightning.fabric.strategies.launchers.subprocess_script").setLevel(logging.INFO)
+    for name, level in LOGGERS.items():
+        logging.getLogger(name).setLevel(level)
     for message in (
         ".*does not have many workers",  # With one gather a batch, workers have nothing to do.
         ".*Total length of `list` across ranks is zero",  # Validation is off.

@@ -38,7 +38,7 @@ def print_interrupted(result: FitResult) -> None:
 
 
 def print_trained(result: FitResult) -> None:
-    """Print how a training went, its best epoch, and the commands that come next."""
+    """Print how a training went, its best epoch and its folder."""
     training, folder = result.training, result.folder
     record, _ = read_record(folder / "fit.json", FIT)
     epochs = record.get("epochs", training.trainer.current_epoch)
@@ -59,22 +59,31 @@ def print_trained(result: FitResult) -> None:
         )
         say_once(f"no best.ckpt: {reason}, so the best epoch is not known")
     if last.exists():
-        path = best if best.exists() else last
-        data = training.data
-        testable = data.source.has("test") or bool(data.hparams["test_size"])
-        if not testable:
-            say_once(
-                f"note: {data.description} has no test images, so this run can't be tested. --data.test_size 0.2 holds "
-                "some out when a run begins"
-            )
-        commands = [next_command(training, "test", path)] * testable
-        commands.append(f"{next_command(training, 'predict', path)} YOUR_IMAGES")
-        say_once("\n  ".join([f"run:  {folder} (report.html shows it)\nnext:", *commands]))
-        if any(isinstance(logger, TensorBoardLogger) for logger in training.trainer.loggers):
-            say_once(f"  tensorboard --logdir {shlex.quote(str(folder.parent.parent))}")
-        planned = -1 < training.trainer.max_steps <= record.get("steps", 0)
-        if not planned and Checkpoint.read(last).is_within_epoch:
-            say_once(f"It was stopped inside epoch {epochs + 1}.{describe_resumption(training)}")
+        say_once(f"run:  {folder} (report.html shows it)")
+
+
+def print_next(result: FitResult) -> None:
+    """Print the commands that come next after a training."""
+    training, folder = result.training, result.folder
+    best, last = folder / "best.ckpt", folder / "last.ckpt"
+    if not last.exists():
+        return
+    path, data = best if best.exists() else last, training.data
+    testable = data.source.has("test") or bool(data.hparams["test_size"])
+    if not testable:
+        say_once(
+            f"note: {data.description} has no test images, so this run can't be tested. --data.test_size 0.2 holds "
+            "some out when a run begins"
+        )
+    commands = [next_command(training, "test", path)] * testable
+    commands.append(f"{next_command(training, 'predict', path)} YOUR_IMAGES")
+    say_once("\n  ".join(["next:", *commands]))
+    if any(isinstance(logger, TensorBoardLogger) for logger in training.trainer.loggers):
+        say_once(f"  tensorboard --logdir {shlex.quote(str(folder.parent.parent))}")
+    record, _ = read_record(folder / "fit.json", FIT)
+    epochs, steps = record.get("epochs", training.trainer.current_epoch), record.get("steps", 0)
+    if not -1 < training.trainer.max_steps <= steps and Checkpoint.read(last).is_within_epoch:
+        say_once(f"It was stopped inside epoch {epochs + 1}.{describe_resumption(training)}")
 
 
 def _images_per_second(result: FitResult) -> float:

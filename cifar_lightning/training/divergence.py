@@ -15,7 +15,16 @@ if TYPE_CHECKING:
 
 
 class DivergedError(UsageError):
-    """The loss is not finite: training has diverged, or the network's output is not a number."""
+    """The loss is not finite: training has diverged, or the network's output is not a number.
+
+    Args:
+        message: What to do.
+        signal: The number of the signal that asked the training to end before, or 0.
+    """
+
+    def __init__(self, message: str, signal: int = 0) -> None:
+        super().__init__(message)
+        self.signal = signal
 
 
 def are_finite(tensors: Iterable[Tensor]) -> bool:

@@ -126,7 +126,7 @@ def fit(training: Training) -> FitResult:
         code = 128 + training.signal if training.signal else int(end.code or 0)
         return FitResult(training, time.perf_counter() - started, interrupted=code - 128 if code > 128 else 2)
     except DivergedError as error:
-        raise DivergedError(f"{error} {_describe_kept(training)}") from error
+        raise DivergedError(f"{error} {_describe_kept(training)}", training.signal) from error
     except UsageError as error:
         # If the checkpoint could not even be restored, the same advice would end here again.
         raise UsageError(f"{error}{describe_resumption(training) if trainer.global_step else ''}") from error
