@@ -13,7 +13,9 @@ from typing import NoReturn
 
 from cifar_lightning import __version__
 from cifar_lightning.commands.arguments import split_options
-from cifar_lightning.errors import UsageError, did_you_mean
+from cifar_lightning.commands.hints import check_foreign_words, suggest_command
+from cifar_lightning.errors import UsageError
+from cifar_lightning.io.checkpoint_path import explain_missing_checkpoint, find_checkpoint
 from cifar_lightning.io.files import EXPORTED
 from cifar_lightning.io.streams import protect_streams, report_lost_output
 from cifar_lightning.io.text import first_ten, say
@@ -155,7 +157,7 @@ def _find_command(name: str) -> str:
     """
     if name not in COMMANDS:
         raise UsageError(
-            f"unknown command {name!r}.{did_you_mean(name, COMMANDS)} The commands are {', '.join(COMMANDS)}."
+            f"unknown command {name!r}.{suggest_command(name, COMMANDS)} The commands are {', '.join(COMMANDS)}."
         )
     return COMMANDS[name][0]
 
@@ -171,6 +173,7 @@ def _check_files(args: list[str]) -> list[str]:
     """
     command = args[0]
     option = NEEDS_CHECKPOINT.get(command, "--ckpt_path")
+    check_foreign_words(command, args[1:])
     configs, words = split_options(args[1:], CONFIG)
     checkpoints, words = split_options(words, (option,))
     for config in configs:
@@ -180,10 +183,7 @@ def _check_files(args: list[str]) -> list[str]:
     if command == "serve" and split_options(words, ("--ckpt_path",))[0]:
         raise UsageError("serve has another option for the checkpoint or the exported file: --model best.ckpt")
     if command in NEEDS_CHECKPOINT and not checkpoints:
-        raise UsageError(
-            f"{command} needs a checkpoint: cifar-lightning {command} {option} best.ckpt (of the newest run), or the "
-            "path of one. Train one with: cifar-lightning fit --config configs/demo.yaml"
-        )
+        raise UsageError(explain_missing_checkpoint(command, option, words))
     for checkpoint in checkpoints:
         if command in ("fit", "validate", "test") and Path(checkpoint).suffix in EXPORTED:
             raise UsageError(
@@ -209,42 +209,3 @@ def _check_config(value: str) -> None:
             f"there is no config {value} (in {Path.cwd()})."
             + (f" Did you mean {first_ten(dict.fromkeys(hint))}?" if hint else "")
         )
-
-
-def find_checkpoint(value: str) -> Path:
-    """Find the checkpoint that a user named.
-
-    Args:
-        value: A path. A bare ``best.ckpt`` or ``last.ckpt`` that is not in the current folder means that of the newest
-            run, and its path is printed.
-
-    Raises:
-        UsageError: If it is a URL, or there is no such file.
-    """
-    if "://" in value:
-        raise UsageError(
-            f"the checkpoint {value} is a URL. Download it first, from somebody you trust, and name the file."
-        )
-    path = Path(value)
-    if path.is_file():
-        return path
-    if path.is_dir():
-        raise UsageError(f"the checkpoint {value} is a folder; name the file, such as {path / 'best.ckpt'}.")
-    if value in ("best.ckpt", "last.ckpt"):
-        written = sorted(Path("runs").glob("*/version_*/*.ckpt"), key=lambda p: p.stat().st_mtime)
-        if written:
-            path = written[-1].with_name(value)
-            if not path.is_file():
-                raise UsageError(f"the newest run, {path.parent}, has no {value}; it has {written[-1].name}.")
-            say(f"checkpoint: {path}")
-            return path
-        raise UsageError(
-            f"there is no {value} in {Path.cwd()}, and no run under {Path('runs').absolute()} has one. "
-            "Train one with: cifar-lightning fit --config configs/demo.yaml"
-        )
-    kind = "file" if path.suffix in EXPORTED else "checkpoint"
-    suffix = path.suffix if kind == "file" else ".ckpt"
-    near = sorted(str(p) for p in path.parent.glob(f"*{suffix}")) if path.parent.is_dir() else []
-    raise UsageError(
-        f"there is no {kind} {value} (in {Path.cwd()})." + (f" There is {first_ten(near)}." if near else "")
-    )

@@ -11,15 +11,16 @@ class UsageError(ValueError):
     """
 
 
-def did_you_mean(word: str, known: Iterable[str]) -> str:
+def did_you_mean(word: str, known: Iterable[str], cutoff: float = 0.75) -> str:
     """Suggest valid names that are similar to a misspelt one.
 
     Args:
         word: The misspelt name.
         known: The valid names.
+        cutoff: The least similarity, in [0, 1]; lower for short lists of short names.
 
     Returns:
         " Did you mean …?" with up to three similar names, or "" if no name is similar.
     """
-    near = get_close_matches(word, list(known), n=3, cutoff=0.75)
+    near = get_close_matches(word, list(known), n=3, cutoff=cutoff)
     return f" Did you mean {' or '.join(near)}?" if near else ""

@@ -24,7 +24,9 @@ def main(argv: Sequence[str]) -> int:
         description="Write a checkpoint as an ONNX or .pt2 file that takes uint8 images and returns probabilities. "
         "The file is compared with the checkpoint before it is kept.",
     )
-    parser.add_argument("--ckpt_path", required=True, metavar="FILE", help="the checkpoint")
+    parser.add_argument(
+        "--ckpt_path", required=True, metavar="FILE", help="the checkpoint; best: that of the newest run"
+    )
     parser.add_argument("--format", choices=("onnx", "pt2"), help="the format (that of --output, or onnx)")
     parser.add_argument("--output", metavar="FILE", help="the file to write (beside the checkpoint)")
     parser.add_argument("--model.arch", dest="arch", metavar="NET", help="the checkpoint's network, if it is your own")

@@ -104,7 +104,9 @@ class TrainingCLI(LightningCLI):
             "--ckpt_path",
             type=str | None,
             default=None,
-            help="The checkpoint to resume, such as last.ckpt." if self.training else "The checkpoint to use.",
+            help="The checkpoint to resume: a path, or last: that of the newest run."
+            if self.training
+            else "The checkpoint to use: a path, or best or last: that of the newest run.",
         )
         parser.add_argument(
             "--allow_custom_arch", action="store_true", help="Run the code of a network that the checkpoint names."

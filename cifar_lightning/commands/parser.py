@@ -10,12 +10,9 @@ from jsonargparse import get_loader, set_loader
 from lightning.pytorch import callbacks, loggers
 from lightning.pytorch.cli import LightningArgumentParser
 
+from cifar_lightning.commands.hints import translate
 from cifar_lightning.errors import UsageError, did_you_mean
 from cifar_lightning.io.strict_yaml import StrictError, check_value
-
-SYNONYMS = {"learning_rate": "lr", "epochs": "max_epochs", "seed": "seed_everything", "gpus": "devices"}
-"""Names that other programs give to options, and their names here."""
-
 
 _load = get_loader("yaml")
 
@@ -49,8 +46,8 @@ class Parser(LightningArgumentParser):
             name = next(filter(None, found.groups()))
             known = self.option_names() - {name}
             short = {option.split(".")[-1]: option for option in sorted(known)}
-            synonym = short.get(SYNONYMS.get(name.split(".")[-1].replace("-", "_"), ""))
-            hint = f" Did you mean {synonym}?" if synonym else did_you_mean(name, sorted(known))
+            synonyms = [option for option in re.findall(r"--([\w.]+)", translate("fit", name)) if option in known]
+            hint = f" Did you mean {' and '.join(synonyms)}?" if synonyms else did_you_mean(name, sorted(known))
             if not hint and (near := did_you_mean(name.replace("-", "_"), short)):
                 asked, names = near.split(" mean ")  # data.mean is an option
                 names = re.sub(r"\b(" + "|".join(short) + r")\b", lambda m: short[m[0]], names)

@@ -100,7 +100,10 @@ def _parse(argv: Sequence[str]) -> argparse.Namespace:
 
 def _add_model_options(parser: ArgumentParser) -> None:
     parser.add_argument(
-        "--model", required=True, metavar="FILE", help="a checkpoint, or an exported .onnx or .pt2 file"
+        "--model",
+        required=True,
+        metavar="FILE",
+        help="a checkpoint (best: that of the newest run), or an exported .onnx or .pt2 file",
     )
     parser.add_argument(
         "--device", default="auto", help="cpu, cuda, cuda:1, mps, or auto: an accelerator if any (auto)"

@@ -19,6 +19,7 @@ from PIL import Image
 
 from cifar_lightning.errors import UsageError
 from cifar_lightning.inference.card import Card
+from cifar_lightning.io.checkpoint_path import SHORTCUTS
 from cifar_lightning.io.files import EXPORTED
 from cifar_lightning.transforms.decode import ImageError, decode_image
 
@@ -115,7 +116,11 @@ class Predictor:
     ) -> None:
         path = Path(file)
         if not path.is_file():
-            raise UsageError(f"there is no model {path} (in {Path.cwd()}).")
+            hint = (
+                f" Only on the command line does {file} mean that of the newest run; in Python, name its path, such as "
+                "runs/demo/version_0/best.ckpt."
+            )
+            raise UsageError(f"there is no model {path} (in {Path.cwd()}).{hint * (str(file) in SHORTCUTS)}")
         if batch_size < 1:
             raise UsageError(f"batch_size is {batch_size}; it must be at least 1.")
         if tta is not None and path.suffix in EXPORTED:

@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from cifar_lightning.cli import find_checkpoint
 from cifar_lightning.errors import UsageError
+from cifar_lightning.io.checkpoint_path import find_checkpoint
 from cifar_lightning.reporting.leaderboard import rank_runs, read_runs, select_dataset
 from tests.reporting.runs import csv_rows, leaderboards, make_run
 
