@@ -57,7 +57,7 @@ def explain_missing_checkpoint(command: str, option: str, words: Sequence[str]) 
         return f"{command} needs a checkpoint, which is named by an option: {line}"
     if find_newest_checkpoint():
         return f"{command} needs a checkpoint. That of the newest run: {line}"
-    return f"{command} needs a checkpoint, and {_there_is_none()}\n  {line}"
+    return f"{command} needs a checkpoint, and {_there_is_none()}"
 
 
 def find_newest_checkpoint() -> Path | None:
@@ -67,10 +67,8 @@ def find_newest_checkpoint() -> Path | None:
 
 
 def _there_is_none() -> str:
-    return (
-        f"there is none in {Path('runs').absolute()}. Train a network first:\n"
-        "  cifar-lightning fit --config configs/demo.yaml"
-    )
+    first = "Train a network first: cifar-lightning fit --config configs/demo.yaml"
+    return f"there is none in {Path('runs').absolute()}. {first}"
 
 
 def _find_in_newest_run(name: str) -> Path:
