@@ -6,6 +6,7 @@
 FROM python:3.12-slim
 COPY pyproject.toml constraints.txt README.md LICENSE /src/
 COPY cifar_lightning /src/cifar_lightning
+COPY configs /src/configs
 RUN pip install --no-cache-dir -c /src/constraints.txt \
         onnxruntime numpy pillow fastapi fastapi-offline uvicorn python-multipart prometheus-client \
     && pip install --no-cache-dir --no-deps /src \

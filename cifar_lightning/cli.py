@@ -5,7 +5,6 @@ import gc
 import os
 import sys
 from collections.abc import Sequence
-from difflib import get_close_matches
 from importlib import import_module
 from pathlib import Path
 from types import ModuleType
@@ -17,8 +16,9 @@ from cifar_lightning.commands.hints import check_foreign_words, suggest_command
 from cifar_lightning.errors import UsageError
 from cifar_lightning.io.checkpoint_path import explain_missing_checkpoint, find_checkpoint
 from cifar_lightning.io.files import EXPORTED
+from cifar_lightning.io.recipes import SUFFIXES, name_recipe, require_recipe
 from cifar_lightning.io.streams import protect_streams, report_lost_output
-from cifar_lightning.io.text import first_ten, say
+from cifar_lightning.io.text import say
 
 COMMANDS = {
     "fit": ("fit", "train a classifier; resume with --ckpt_path last.ckpt"),
@@ -27,6 +27,7 @@ COMMANDS = {
     "bench": ("bench", "measure how fast a recipe trains and predicts on this machine, and where the time goes"),
     "sweep": ("sweep", "search for better hyperparameters, with one process or many"),
     "leaderboard": ("leaderboard", "compare runs: mean ± sd over the seeds, time and size; as Markdown or CSV too"),
+    "recipes": ("recipes", "list the built-in recipes; recipes copy cnn writes one to edit"),
     "models": ("models", "list the built-in networks: options, size, recipes"),
     "predict": ("predict", "classify your own images with a checkpoint or an exported file"),
     "export": ("export", "write a checkpoint as ONNX or .pt2, verified, to use without this package"),
@@ -39,6 +40,9 @@ NEEDS_CHECKPOINT = dict.fromkeys(("validate", "test", "predict", "export"), "--c
 
 CONFIG = ("-c", "--config")
 """The names of the option for a YAML file of options."""
+
+TAKES_RECIPE = frozenset({"fit", "bench", "sweep"})
+"""Commands whose first word may be a recipe, as if it were the value of ``--config``."""
 
 DEPENDENCIES = frozenset(
     {"PIL", "filelock", "jinja2", "jsonargparse", "lightning", "matplotlib", "numpy", "pytorch_lightning", "rich"}
@@ -162,11 +166,15 @@ def _find_command(name: str) -> str:
     return COMMANDS[name][0]
 
 
+def _may_be_recipe(word: str) -> bool:
+    return not word.startswith("-") and "=" not in word and Path(word).suffix in ("", *SUFFIXES)
+
+
 def _check_files(args: list[str]) -> list[str]:
     """Check that the files that a command line names exist.
 
     Returns:
-        The command line with the checkpoint's path resolved.
+        The command line with the paths of recipes and checkpoints resolved.
 
     Raises:
         UsageError: If one does not exist, or the command needs a checkpoint and none is named.
@@ -174,11 +182,12 @@ def _check_files(args: list[str]) -> list[str]:
     command = args[0]
     option = NEEDS_CHECKPOINT.get(command, "--ckpt_path")
     check_foreign_words(command, args[1:])
-    configs, words = split_options(args[1:], CONFIG)
+    words = args[1:]
+    if command in TAKES_RECIPE and words and _may_be_recipe(words[0]):
+        words.insert(0, CONFIG[-1])
+    configs, words = split_options(words, CONFIG)
     checkpoints, words = split_options(words, (option,))
-    for config in configs:
-        _check_config(config)
-    if words and words[0].endswith((".yaml", ".yml")) and not words[0].startswith("-"):
+    if words and words[0].endswith(SUFFIXES) and not words[0].startswith("-"):
         raise UsageError(f"a config is named by an option: cifar-lightning {command} --config {words[0]}")
     if command == "serve" and split_options(words, ("--ckpt_path",))[0]:
         raise UsageError("serve has another option for the checkpoint or the exported file: --model best.ckpt")
@@ -191,21 +200,10 @@ def _check_files(args: list[str]) -> list[str]:
                 f"cifar-lightning {command} {option} best.ckpt (predict and serve take exported files)."
             )
     found = [str(find_checkpoint(checkpoint)) for checkpoint in checkpoints]
-    named = [(CONFIG[-1], config) for config in configs] + [(option, checkpoint) for checkpoint in found]
+    recipes = [require_recipe(config) for config in configs]
+    if not any(word.startswith("--print_config") for word in words):
+        for config, recipe in zip(configs, recipes, strict=True):
+            if recipe != Path(config):
+                say(f"recipe: {name_recipe(recipe)}")
+    named = [(CONFIG[-1], str(recipe)) for recipe in recipes] + [(option, checkpoint) for checkpoint in found]
     return [command, *words, *(word for pair in named for word in pair)]
-
-
-def _check_config(value: str) -> None:
-    path = Path(value)
-    if path.is_dir():
-        raise UsageError(f"the config {value} is a folder; name a YAML file in it.")
-    if not path.is_file():
-        folders = (path.parent, Path("configs"))
-        known = [str(p) for folder in folders if folder.is_dir() for p in sorted(folder.glob("*.yaml"))]
-        stems = {p: Path(p).stem for p in known}
-        near = get_close_matches(path.stem, list(stems.values()), n=1, cutoff=0.6)
-        hint = [p for p, stem in stems.items() if near and stem == near[0]][:1] or known
-        raise UsageError(
-            f"there is no config {value} (in {Path.cwd()})."
-            + (f" Did you mean {first_ten(dict.fromkeys(hint))}?" if hint else "")
-        )

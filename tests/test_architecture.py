@@ -27,9 +27,10 @@ LAYERS = [  # A module imports from its own folder and from the layers below it.
 ]
 WITHOUT_LIGHTNING = {"models", "transforms", "io", "errors"}
 WITHOUT_TORCH = {
-    "cli", "commands.leaderboard", "commands.predict", "errors", "inference.card", "inference.contact_sheet",
-    "inference.image_files", "inference.prediction_table", "inference.predictor", "io", "reporting.figures",
-    "reporting.leaderboard", "reporting.leaderboard_table", "reporting.record_schema", "transforms.decode",
+    "cli", "commands.leaderboard", "commands.predict", "commands.recipes", "errors", "inference.card",
+    "inference.contact_sheet", "inference.image_files", "inference.prediction_table", "inference.predictor", "io",
+    "reporting.figures", "reporting.leaderboard", "reporting.leaderboard_table", "reporting.record_schema",
+    "transforms.decode",
 }  # fmt: skip
 """Modules that import PyTorch only inside the functions that need it."""
 

@@ -9,7 +9,7 @@ import pytest
 
 from cifar_lightning import __version__
 from cifar_lightning.cli import COMMANDS, main
-from tests.conftest import Refusal
+from tests.conftest import FAST, Refusal
 
 LIGHT = (
     "import sys; from cifar_lightning.cli import main; "
@@ -55,6 +55,7 @@ def test_a_reader_that_has_gone_is_no_mistake(word: str, unbuffered: str) -> Non
         (["--version"], 0),
         (["fitt"], 2),
         (["fit", "--config", "nothing.yaml"], 2),
+        (["fit", "nothing"], 2),
         (["test"], 2),
         (["test", "--ckpt_path", "nothing.ckpt"], 2),
         (["test", "--ckpt_path=best.ckpt"], 2),
@@ -92,7 +93,10 @@ def test_help_lists_every_command(capsys: pytest.CaptureFixture[str]) -> None:
         (["test", "--ckpt_path", "runs"], "is a folder"),
         (["test", "--ckpt_path", "https://x.org/best.ckpt"], "is a URL"),
         (["fit", "--ckpt_path=s3://bucket/best.ckpt"], "is a URL"),
-        (["fit", "configs/cnn.yaml"], "cifar-lightning fit --config configs/cnn.yaml"),
+        (["test", "configs/cnn.yaml"], "cifar-lightning test --config configs/cnn.yaml"),
+        (["fit", "--config", "cnnn"], "there is no config cnnn"),
+        (["bench", "spedrun"], "Did you mean speedrun?"),
+        (["fit", "qqq"], "Built in are cifar100, cnn,"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
 )
@@ -108,3 +112,25 @@ def test_help_needs_no_files(command: str, here: Path, capsys: pytest.CaptureFix
     with pytest.raises(SystemExit, match="0"):
         main([command, "--config", "nothing.yaml", "--ckpt_path", "nothing.ckpt", "--help"])
     assert "--model.arch" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("words", [["fit", "demo"], ["fit", "--config", "demo"], ["fit", "--config=configs/demo.yaml"]])
+def test_a_built_in_recipe_by_name(
+    words: list[str], here: Path, data_root: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main([*words, f"--data.root={data_root}", *FAST, "--trainer.max_epochs=1"]) == 0
+    assert capsys.readouterr().out.startswith("recipe: demo (built in)\n")
+    assert Path("runs/demo/version_0/best.ckpt").is_file()
+
+
+def test_a_recipe_in_the_current_folder_wins_and_is_named(
+    here: Path, data_root: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    Path("demo.yaml").write_text("model: {arch: resnet9}\ndata: {dataset: synthetic}\n", encoding="utf-8")
+    with pytest.raises(SystemExit, match="0"):
+        main(["fit", "demo", "--print_config"])
+    out = capsys.readouterr().out
+    assert "arch: resnet9" in out
+    assert "recipe:" not in out  # the output is a recipe, too
+    assert main(["bench", "demo", "--no_such_option=1"]) == 2
+    assert capsys.readouterr().out == "recipe: demo.yaml\n"

@@ -6,6 +6,8 @@ import pytest
 import yaml
 
 from cifar_lightning.cli import main
+from cifar_lightning.commands.recipes import WIDTH
+from cifar_lightning.io.recipes import describe_recipe
 from tests.conftest import FAST
 
 SHRUNK = {"wide_resnet": ["--model.arch_options={depth: 10, widen_factor: 1}"]}
@@ -30,6 +32,22 @@ def test_recipe_s_header_gives_its_command_and_says_what_was_measured(path: Path
     header = "".join(line for line in path.read_text().splitlines(keepends=True) if line.startswith("#"))
     assert f"cifar-lightning fit --config configs/{path.name}" in header
     assert "ccuracy" in header
+
+
+@pytest.mark.parametrize("path", [*CONFIGS, SWEEP], ids=lambda path: path.stem)
+def test_recipe_s_header_is_what_the_list_of_recipes_shows(path: Path) -> None:
+    recipe, text = describe_recipe(path), path.read_text(encoding="utf-8")
+    assert 0 < len(recipe.title) <= WIDTH
+    assert (
+        bool(recipe.accuracy)
+        == bool(recipe.runs)
+        == ("(n = " in text.partition("# Accuracy: ")[2].partition(" on ")[0])
+    )
+    assert bool(recipe.time) == ("\n# Time: " in text)
+    if recipe.accuracy:  # what the note below the list says of all of them
+        on = "synthetic test images" if recipe.name == "demo" else "CIFAR-10-JPEG"
+        assert on in text
+        assert "on 2 cores of a Xeon with AMX" in text
 
 
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from cifar_lightning.errors import UsageError, did_you_mean
 from cifar_lightning.io.files import EXPORTED
+from cifar_lightning.io.recipes import is_recipe
 
 COMMANDS = {
     **dict.fromkeys(("train", "training", "finetune", "fine-tune", "run", "start"), "fit"),
@@ -104,7 +105,7 @@ def suggest_command(name: str, known: Collection[str]) -> str:
         meant = f"predict --ckpt_path {name} YOUR_IMAGES"
     elif path.suffix and path.exists():
         meant = f"predict --ckpt_path best.ckpt {name}"
-    elif NETWORK.fullmatch(name) or (Path("configs") / f"{name}.yaml").is_file():
+    elif NETWORK.fullmatch(name) or is_recipe(name):
         meant = f"fit {name_network(name)}"
     else:
         meant = COMMANDS.get(name.lower(), "")
@@ -113,7 +114,7 @@ def suggest_command(name: str, known: Collection[str]) -> str:
 
 def name_network(name: str) -> str:
     """Return the option that chooses a network or a recipe, for the network's name."""
-    if (Path("configs") / f"{name}.yaml").is_file():
+    if is_recipe(name):
         return f"--config {name}"
     return f"--model.arch torchvision:{name}" if NETWORK.fullmatch(name) else f"--model.arch {shlex.quote(name)}"
 

@@ -2,17 +2,19 @@
 
 import argparse
 import inspect
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from cifar_lightning.commands.arguments import ArgumentParser
 from cifar_lightning.errors import UsageError
+from cifar_lightning.io.recipes import USUAL_FOLDER, builtin_recipes
 from cifar_lightning.io.text import printable, say
 
 DESCRIPTION = """\
 List the built-in networks: their options with default values (to change one:
 --model.arch_options '{depth: 16}'), their parameters with 10 classes, their
-operations for one image, and the recipes in configs/ that train them."""
+operations for one image, and the recipes that train them: the built-in ones
+and those in configs/."""
 
 NOTE = """\
 MFLOPs: millions of operations in convolutions, matrix products and attention
@@ -41,20 +43,17 @@ def main(argv: Sequence[str]) -> int:
 
     from cifar_lightning.models import list_models
 
-    recipes = find_recipes(Path("configs"))
-    table = Table("arch", "options", "parameters", "MFLOPs")
+    recipes = group_recipes(builtin_recipes() | {path.stem: path for path in sorted(USUAL_FOLDER.glob("*.yaml"))})
+    table = Table("arch", "options", "parameters", "MFLOPs", "recipes")
     table.columns[2].justify = table.columns[3].justify = "right"
-    if recipes:
-        table.add_column("recipes in configs/")
     for arch in list_models():
         parameters, operations = measure(arch)
-        cells = [format_options(arch), f"{parameters:,}", f"{operations / 1e6:,.0f}"]
-        cells += [", ".join(recipes.get(arch, []))] if recipes else []
+        cells = [format_options(arch), f"{parameters:,}", f"{operations / 1e6:,.0f}", ", ".join(recipes.get(arch, []))]
         table.add_row(arch, *(cell or "–" for cell in cells))
     Console().print(table)
     print(NOTE)
     if others := [f"{name} ({arch})" for arch, names in recipes.items() if arch not in list_models() for name in names]:
-        say(f"Recipes in configs/ with other networks: {printable(', '.join(others))}")
+        say(f"Recipes with other networks: {printable(', '.join(others))}")
     return 0
 
 
@@ -77,16 +76,12 @@ def format_options(arch: str) -> str:
     return ", ".join(f"{option.name}: {option.default}" for option in options if option.name != "num_classes")
 
 
-def find_recipes(folder: Path) -> dict[str, list[str]]:
-    """Find the recipes in a folder, and report files that can't be read.
-
-    Returns:
-        The recipes' names by the network that they train.
-    """
+def group_recipes(recipes: Mapping[str, Path]) -> dict[str, list[str]]:
+    """Return the names of recipes by the network that they train, and report files that can't be read."""
     from cifar_lightning.io.config import read_config
 
     found: dict[str, list[str]] = {}
-    for path in sorted(folder.glob("*.yaml")):
+    for name, path in sorted(recipes.items()):
         try:
             content = read_config(path)[0]
         except UsageError as error:
@@ -94,5 +89,5 @@ def find_recipes(folder: Path) -> dict[str, list[str]]:
             continue
         model = content.get("model")
         if isinstance(model, dict) and "arch" in model:
-            found.setdefault(str(model["arch"]), []).append(path.stem)
+            found.setdefault(str(model["arch"]), []).append(name)
     return found

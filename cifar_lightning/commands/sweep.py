@@ -16,6 +16,8 @@ from cifar_lightning.commands.parser import Parser
 from cifar_lightning.commands.session import session
 from cifar_lightning.errors import UsageError
 from cifar_lightning.io.config import read_config
+from cifar_lightning.io.recipes import name_recipe
+from cifar_lightning.io.text import say
 from cifar_lightning.sweeping.results import describe_next_steps, describe_trials, make_best_table
 from cifar_lightning.sweeping.search import search
 from cifar_lightning.sweeping.space import EXAMPLE, Sweep
@@ -39,6 +41,8 @@ def main(argv: Sequence[str]) -> int:
     """
     refuse_processes("sweep")
     sweep = parse(argv[1:])
+    if sweep.recipe != Path(sweep.base):
+        say(f"base recipe: {name_recipe(sweep.recipe)}")
     result = search(sweep, check_training, train_trial, verbose=True)
     if result.interrupted:
         print(f"\ninterrupted; {result.how_to_resume}", flush=True)
@@ -97,9 +101,11 @@ def _split_overrides(words: Sequence[str]) -> tuple[list[str], dict[str, str]]:
 def _refuse_recipe(config: str, content: dict[str, Any]) -> None:
     """Refuse a config of ``fit``, whose options are in sections that ``Sweep`` does not have."""
     if {"model", "data", "trainer"} & set(content) and not {field.name for field in fields(Sweep)} & set(content):
+        named = name_recipe(Path(config))
         raise UsageError(
-            f"{config} is a recipe, which fit takes. The config of a sweep names it as its base and says what to "
-            f"search:\nbase: {config}\nspace:\n  {EXAMPLE}\nconfigs/sweep.yaml is an example."
+            f"{named} is a recipe, which fit takes. The config of a sweep names it as its base and says what to "
+            f"search:\nbase: {named.removesuffix(' (built in)')}\nspace:\n  {EXAMPLE}\n"
+            "cifar-lightning recipes copy sweep writes an example."
         )
 
 
@@ -110,7 +116,7 @@ def _require_base_and_space(configs: Sequence[str], given: set[str]) -> None:
     if not configs:
         raise UsageError(
             "name the config of a sweep, with the recipe to start from and the options to search: "
-            "cifar-lightning sweep --config configs/sweep.yaml"
+            "cifar-lightning sweep --config configs/sweep.yaml. cifar-lightning recipes copy sweep writes one to edit."
         )
     say_what = {
         "base": "base, the recipe to start from, such as base: configs/cnn.yaml",

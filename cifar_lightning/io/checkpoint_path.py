@@ -67,7 +67,7 @@ def find_newest_checkpoint() -> Path | None:
 
 
 def _there_is_none() -> str:
-    first = "Train a network first: cifar-lightning fit --config configs/demo.yaml"
+    first = "Train a network first: cifar-lightning fit --config demo"
     return f"there is none in {Path('runs').absolute()}. {first}"
 
 

@@ -61,6 +61,6 @@ def _prepare(sweep: Sweep, check: Check, train: Train, verbose: bool) -> Search:
     create_sampler(sweep, sweep.seed)
     create_pruner(sweep)
     training.data.prepare_data()
-    recipe, _ = read_config(Path(sweep.base))
+    recipe, _ = read_config(sweep.recipe)
     root = Path(training.settings.trainer.default_root_dir or "runs")
     return Search(sweep, recipe, space, root / sweep.study_name, train, verbose)

@@ -10,6 +10,7 @@ from optuna.distributions import BaseDistribution, CategoricalDistribution, Floa
 from optuna.trial import Trial
 
 from cifar_lightning.errors import UsageError
+from cifar_lightning.io.recipes import require_recipe
 from cifar_lightning.training.fit import Training
 
 EXAMPLE = "model.lr: {low: 1.0e-4, high: 0.1, log: true}"
@@ -21,7 +22,7 @@ class Sweep:
     """A search for better hyperparameters.
 
     Args:
-        base: The recipe to start from, such as configs/cnn.yaml.
+        base: The recipe to start from, a file such as configs/cnn.yaml or the name of a built-in one, such as cnn.
         space: What to search: an option of ``fit``, such as model.lr, and {low, high} with log or step, or {choices}.
         overrides: Options of ``fit`` that differ from the recipe in every trial; as flags too: --trainer.max_epochs 4.
         trials: Number of trials, of all workers together.
@@ -65,8 +66,7 @@ class Sweep:
             raise UsageError(f"{', '.join(twice)} is in both space and overrides. Remove it from one of them.")
         if not self.space:
             raise UsageError(f"space is empty. Name at least one option to search, such as {EXAMPLE}.")
-        if not Path(self.base).is_file():
-            raise UsageError(f"base names the recipe {self.base}, which does not exist (in {Path.cwd()}).")
+        require_recipe(self.base, "base recipe")
 
     @property
     def study_name(self) -> str:
@@ -74,9 +74,14 @@ class Sweep:
         return self.study or "sweep"
 
     @property
+    def recipe(self) -> Path:
+        """The file of the recipe to start from."""
+        return require_recipe(self.base, "base recipe")
+
+    @property
     def fit_arguments(self) -> list[str]:
         """The arguments of ``fit`` that all trials share."""
-        return ["--config", self.base, *to_flags(self.overrides), "--trainer.enable_progress_bar=false"]
+        return ["--config", str(self.recipe), *to_flags(self.overrides), "--trainer.enable_progress_bar=false"]
 
     @property
     def maximize(self) -> bool:

@@ -16,6 +16,7 @@ def test_every_network_is_listed_with_its_options_and_recipes(
     monkeypatch.setenv("COLUMNS", "200")
     (here / "configs").mkdir()
     (here / "configs" / "slim.yaml").write_text("model: {arch: wide_resnet}")
+    (here / "configs" / "laptop.yaml").write_text("model: {arch: resnet9}")  # in place of the built-in one
     (here / "configs" / "own.yaml").write_text("model: {arch: 'my_module:Net'}")
     (here / "configs" / "search.yaml").write_text("space: {}")
     (here / "configs" / "broken.yaml").write_text("model: [")
@@ -25,10 +26,17 @@ def test_every_network_is_listed_with_its_options_and_recipes(
         cells[1]: cells[2:-1] for line in out.splitlines() if len(cells := [c.strip() for c in line.split("│")]) > 2
     }
     assert set(rows) == set(list_models())
-    assert rows["cnn"] == ["–", "122,570", "9", "–"]
-    assert rows["wide_resnet"] == ["depth: 28, widen_factor: 10, dropout: 0.0", "36,479,194", "10,487", "slim"]
+    assert rows["cnn"] == ["–", "122,570", "9", "cifar100, cnn, demo, folder"]
+    assert rows["wide_resnet"] == [
+        "depth: 28, widen_factor: 10, dropout: 0.0",
+        "36,479,194",
+        "10,487",
+        "slim, wide_resnet",
+    ]
+    assert rows["resnet9"][-1] == "laptop, resnet9"
+    assert rows["speednet"][-1] == "speedrun"
     assert "timm:<name>" in out
-    assert "with other networks: own (my_module:Net)\n" in out
+    assert "with other networks: own (my_module:Net), transfer (torchvision:mobilenet_v2)\n" in out
     assert "skipped: the config configs/broken.yaml is not valid YAML" in out
 
 
@@ -41,9 +49,9 @@ def test_operations_are_those_counted_by_hand() -> None:
     assert measure("vit")[1] == 2 * (patches * 48 * width + 9 * block + width * 10)
 
 
-def test_without_recipes_the_table_has_no_column_for_them(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_built_in_recipes_are_listed_anywhere(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["models"]) == 0
-    assert "recipes" not in capsys.readouterr().out
+    assert "speedrun" in capsys.readouterr().out
 
 
 def test_it_takes_no_arguments(capsys: pytest.CaptureFixture[str]) -> None:

@@ -19,7 +19,7 @@ from tests.sweeping.conftest import check
         ({"heartbeat": -1}, "heartbeat is -1; it must be at least 1."),
         ({"overrides": {"model.lr": 0.5}}, "model.lr is in both space and overrides"),
         ({"space": {}}, "space is empty"),
-        ({"base": "bas.yaml"}, "base names the recipe bas.yaml, which does not exist"),
+        ({"base": "bas.yaml"}, "there is no base recipe bas.yaml"),
     ],
 )
 def test_settings_out_of_range(sweep: Sweep, settings: dict[str, Any], message: str) -> None:
