@@ -1,12 +1,14 @@
 """A sweep's own checks, and the distributions of its space."""
 
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
 
 from cifar_lightning.errors import UsageError
+from cifar_lightning.io.recipes import builtin_recipes
 from cifar_lightning.sweeping.space import Sweep, check_space, make_distribution, to_flags
 from tests.sweeping.conftest import check
 
@@ -25,6 +27,15 @@ from tests.sweeping.conftest import check
 def test_settings_out_of_range(sweep: Sweep, settings: dict[str, Any], message: str) -> None:
     with pytest.raises(UsageError, match=message):
         replace(sweep, **settings)
+
+
+@pytest.mark.parametrize("base", ["cnn", "configs/cnn.yaml"])
+def test_the_base_may_be_built_in(base: str, here: Path) -> None:
+    sweep = Sweep(base, {"model.lr": {"low": 1e-3, "high": 0.1}})
+    assert sweep.recipe == builtin_recipes()["cnn"]
+    assert sweep.fit_arguments[:2] == ["--config", str(sweep.recipe)]
+    (here / "cnn.yaml").touch()
+    assert sweep.recipe == (Path("cnn.yaml") if base == "cnn" else builtin_recipes()["cnn"])
 
 
 @pytest.mark.parametrize(
