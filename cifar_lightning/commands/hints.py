@@ -22,7 +22,9 @@ COMMANDS = {
     **dict.fromkeys(("tune", "search", "hpo", "optimize", "optimise"), "sweep"),
     **dict.fromkeys(("benchmark", "profile"), "bench"),
     **dict.fromkeys(("compare", "results", "runs", "report"), "leaderboard"),
-    **dict.fromkeys(("list", "ls", "info", "networks"), "models or leaderboard"),
+    **dict.fromkeys(("list", "ls", "info"), "recipes, models or leaderboard"),
+    **dict.fromkeys(("networks", "architectures"), "models"),
+    **dict.fromkeys(("configs", "config"), "recipes"),
     **dict.fromkeys(("app", "web", "server", "api", "ui", "deploy"), "serve"),
     **dict.fromkeys(("convert", "onnx"), "export"),
     "version": "cifar-lightning --version",
@@ -178,6 +180,8 @@ def check_foreign_words(command: str, words: Sequence[str]) -> None:
     Raises:
         UsageError: If there are any.
     """
+    if command in ("fit", "bench") and words and NETWORK.fullmatch(words[0]) and not is_recipe(words[0]):
+        raise UsageError(f"there is no recipe {words[0]}. Did you mean {command} {name_network(words[0])}?")
     own = OWN.get(command, set()) | ({"device"} if any(Path(word).suffix in EXPORTED for word in words) else set())
     found = {}
     for option, value in _undotted_options(words):

@@ -15,6 +15,7 @@ from lightning.pytorch.loggers import TensorBoardLogger
 from matplotlib.figure import Figure
 from PIL import Image
 from torch.utils.tensorboard import SummaryWriter
+from torch.utils.tensorboard.summary import hparams
 
 from cifar_lightning.data.datamodule import ImageDataModule
 from cifar_lightning.io.files import hash_file, write_atomically, write_json
@@ -127,7 +128,9 @@ class RunReporter(Callback):
             drawn |= draw_evaluation(data, "val", evaluation, f"after epoch {self._validated_epoch}")
         for logger in trainer.loggers:
             if isinstance(logger, TensorBoardLogger):
-                logger.log_hyperparams(settings, metrics, trainer.global_step)
+                logger.log_hyperparams(settings, {})  # hparams.yaml
+        for writer in _writers(trainer):
+            _write_hparams(writer, settings, metrics, trainer.global_step)
         self._write_figures(drawn, _writers(trainer), trainer.global_step)
 
     def _write_test(
@@ -201,6 +204,21 @@ def _validate(trainer: Trainer, model: ImageClassifier, data: ImageDataModule) -
 
 def _gather(evaluation: Evaluation | None) -> Evaluation | None:
     return None if evaluation is None else evaluation.gather()
+
+
+def _write_hparams(writer: SummaryWriter, settings: Mapping[str, Any], metrics: Mapping[str, float], step: int) -> None:
+    """Write a run's row for TensorBoard's HPARAMS page.
+
+    The page shows the metrics that are named in the first such record. Those of the test are named here, too, so that
+    `test` need only add them as scalars.
+    """
+    for name, value in metrics.items():
+        writer.add_scalar(name, value, step)
+    plain = {
+        name: value if isinstance(value, bool | int | float | str) else str(value) for name, value in settings.items()
+    }
+    for summary in hparams(plain, dict.fromkeys([*metrics, "test/acc", "test/loss"], 0)):
+        writer.file_writer.add_summary(summary)
 
 
 def _writers(trainer: Trainer) -> list[Any]:
