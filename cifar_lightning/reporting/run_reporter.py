@@ -206,7 +206,7 @@ def _gather(evaluation: Evaluation | None) -> Evaluation | None:
     return None if evaluation is None else evaluation.gather()
 
 
-def _write_hparams(writer: SummaryWriter, settings: Mapping[str, Any], metrics: Mapping[str, float], step: int) -> None:
+def _write_hparams(writer: Any, settings: Mapping[str, Any], metrics: Mapping[str, float], step: int) -> None:
     """Write a run's row for TensorBoard's HPARAMS page.
 
     The page shows the metrics that are named in the first such record. Those of the test are named here, too, so that
@@ -217,7 +217,7 @@ def _write_hparams(writer: SummaryWriter, settings: Mapping[str, Any], metrics: 
     plain = {
         name: value if isinstance(value, bool | int | float | str) else str(value) for name, value in settings.items()
     }
-    for summary in hparams(plain, dict.fromkeys([*metrics, "test/acc", "test/loss"], 0)):
+    for summary in hparams(plain, dict.fromkeys([*metrics, "test/acc", "test/loss"], 0)):  # type: ignore[no-untyped-call]
         writer.file_writer.add_summary(summary)
 
 
