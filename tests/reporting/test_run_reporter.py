@@ -32,15 +32,15 @@ def test_the_hparams_page_shows_the_test(run: Path) -> None:
     assert main(["test", "--ckpt_path=best.ckpt", "--trainer.limit_test_batches=1"]) == 0
     runs = EventMultiplexer().AddRunsFromDirectory("runs")
     runs.Reload()
-    ((name, tags),) = runs.PluginRunToTagToContent("hparams").items()  # One run; its first record counts.
+    ((_, tags),) = runs.PluginRunToTagToContent("hparams").items()  # One run; its first record counts.
     experiment = metadata.parse_experiment_plugin_data(tags[metadata.EXPERIMENT_TAG])
     started = metadata.parse_session_start_info_plugin_data(tags[metadata.SESSION_START_INFO_TAG])
     assert [metric.name.tag for metric in experiment.metric_infos] == ["val/acc", "test/acc", "test/loss"]
     assert {hparam.name for hparam in experiment.hparam_infos} == set(started.hparams)
     assert started.hparams["batch_size"].number_value == 32
     result = json.loads((run / "test.json").read_text())
-    assert [entry.value for entry in runs.Scalars(name, "test/acc")] == [pytest.approx(result["accuracy"])]
-    assert [entry.value for entry in runs.Scalars(name, "test/loss")] == [pytest.approx(result["loss"])]
+    for metric, value in (("test/acc", result["accuracy"]), ("test/loss", result["loss"])):
+        assert [entry.value for entry in events(run).Scalars(metric)] == [pytest.approx(value)]
 
 
 def test_a_result_that_cannot_be_written_is_printed(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
