@@ -5,7 +5,7 @@ READY  := $(VENV)/.ready
 DOCS   := $(VENV)/.docs-ready
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-all lint check docs benchmarks clean
+.PHONY: help install demo test test-all lint check schema docs benchmarks clean
 
 help: ## show this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
@@ -37,6 +37,9 @@ lint: $(READY) ## check style and types
 	$(BIN)/mypy
 
 check: lint test ## lint, types and the quick tests
+
+schema: $(READY) ## describe the options again after a change: cifar_lightning/recipe.schema.json
+	$(BIN)/python -m cifar_lightning.commands.make_schema
 
 # NO_MKDOCS_2_WARNING silences Material's notice that it ends in 2027, which no change to this site could mend.
 docs: $(DOCS) ## build the documentation as a site in site/; any warning is an error

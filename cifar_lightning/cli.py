@@ -32,6 +32,7 @@ COMMANDS = {
     "predict": ("predict", "classify your own images with a checkpoint or an exported file"),
     "export": ("export", "write a checkpoint as ONNX or .pt2, verified, to use without this package"),
     "serve": ("serve", "a web page and an HTTP API for people's own images"),
+    "schema": ("schema", "print the JSON schema of a recipe, for editors"),
 }
 """Each command: its module in ``cifar_lightning.commands``, whose ``main(argv)`` runs it, and one line of help."""
 

@@ -100,7 +100,19 @@ def test_the_classifier_knows_no_data_and_the_data_no_model() -> None:
             assert not {i for i in imports(parse(name)) if i.startswith("cifar_lightning.data")}
 
 
-@pytest.mark.parametrize("name", ["cli", "commands.arguments", "commands.hints", "io.checkpoint_path"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "cli",
+        "commands.arguments",
+        "commands.hints",
+        "commands.option_check",
+        "commands.schema",
+        "io.checkpoint_path",
+        "io.options",
+        "io.ranges",
+    ],
+)
 def test_the_entry_is_standard_library_only(name: str) -> None:
     assert {i.split(".")[0] for i in imports(parse(name))} <= {"cifar_lightning", *sys.stdlib_module_names}
 

@@ -22,7 +22,6 @@ from torch.nn import functional as F
 
 from cifar_lightning.commands.arguments import split_options
 from cifar_lightning.commands.fit import build, parse
-from cifar_lightning.commands.parser import Parser
 from cifar_lightning.commands.session import session
 from cifar_lightning.data.loading import BatchSampler, training_loader
 from cifar_lightning.errors import UsageError
@@ -57,7 +56,7 @@ def main(argv: Sequence[str]) -> int:
         UsageError: If the user made a mistake.
     """
     refuse_processes("bench")
-    with temporary_training(argv[1:], command="bench", add_options=_add_options, adjust=_adjust) as training:
+    with temporary_training(argv[1:], command="bench", add_options=add_options, adjust=_adjust) as training:
         options = training.settings
         result = measure(training, options.batches)
         _print(result)
@@ -69,7 +68,8 @@ def main(argv: Sequence[str]) -> int:
     return 0
 
 
-def _add_options(parser: Parser) -> None:
+def add_options(parser: Any) -> None:
+    """Add the options that ``fit`` does not have."""
     parser.description = (
         "Measures loading, the bare training step, fit and inference on this machine. It has the options of fit, but "
         "decides itself how long to train and to validate. The test images are not read."

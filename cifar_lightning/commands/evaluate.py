@@ -2,13 +2,13 @@
 
 import math
 from collections.abc import Sequence
+from typing import Any
 
 from lightning.pytorch import Trainer
 from rich.console import Console
 from rich.table import Table
 
 from cifar_lightning.commands.lightning_cli import TrainingCLI, build_evaluator
-from cifar_lightning.commands.parser import Parser
 from cifar_lightning.commands.session import is_rank_zero, say_once, session
 from cifar_lightning.errors import UsageError
 from cifar_lightning.reporting.robustness import measure_corruptions
@@ -35,13 +35,14 @@ def main(argv: Sequence[str]) -> int:
     command, words = argv[0], argv[1:]
     with session(training=False):
         if command == "test":
-            _test(TrainingCLI("test", words, training=False, description=TEST, add_options=_add_options))
+            _test(TrainingCLI("test", words, training=False, description=TEST, add_options=add_test_options))
         else:
             _validate(TrainingCLI("validate", words, training=False, description=VALIDATE))
     return 0
 
 
-def _add_options(parser: Parser) -> None:
+def add_test_options(parser: Any) -> None:
+    """Add the options that only ``test`` has."""
     parser.add_argument("--corruptions", action="store_true", help="Also measure the accuracy on corrupted images.")
 
 

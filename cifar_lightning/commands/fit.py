@@ -17,6 +17,7 @@ from cifar_lightning.commands.session import free_memory, is_rank_zero, say_once
 from cifar_lightning.commands.summary import print_interrupted, print_model, print_next, print_trained
 from cifar_lightning.errors import UsageError
 from cifar_lightning.io.files import write_atomically
+from cifar_lightning.io.ranges import Range
 from cifar_lightning.io.text import say
 from cifar_lightning.models.pretrained import find_weights
 from cifar_lightning.reporting.leaderboard import rank_runs, read_runs
@@ -33,6 +34,9 @@ from cifar_lightning.training.network_check import check_network
 from cifar_lightning.training.resume import check_callbacks, check_position
 from cifar_lightning.training.run_folder import RunFolder, next_number
 from cifar_lightning.training.trainer import build_plugins, build_trainer, settle_precision
+
+RANGES = {"checkpoint_every_n_minutes": Range(0), "runs": Range(1)}
+"""The values that the options in no section may have."""
 
 TUNERS = (BatchSizeFinder, LearningRateFinder)
 """Callbacks that change settings when a training begins."""
@@ -125,6 +129,23 @@ def train_run(cli: TrainingCLI) -> FitResult:
         return result
 
 
+def add_fit_options(parser: Any) -> None:
+    """Add the options of ``fit`` and ``bench`` that are in no section."""
+    parser.add_argument(
+        "--checkpoint_every_n_minutes",
+        type=float,
+        default=MINUTES,
+        help="How often, in minutes, last.ckpt is written within an epoch; it is always written at the end of an "
+        "epoch. 0: after every step.",
+    )
+    parser.add_argument(
+        "--runs",
+        type=int,
+        default=1,
+        help="Runs to train one after another, each with the next seed.",
+    )
+
+
 def parse(
     words: Sequence[str],
     *,
@@ -147,12 +168,10 @@ def parse(
     """
 
     def check(settings: Any) -> None:
-        if settings.checkpoint_every_n_minutes < 0:
-            raise UsageError(
-                f"checkpoint_every_n_minutes is {settings.checkpoint_every_n_minutes}; it must be at least 0."
-            )
-        if settings.runs < 1:
-            raise UsageError(f"runs is {settings.runs}; it must be at least 1.")
+        for name, allowed in RANGES.items():
+            if settings[name] is None:
+                raise UsageError(f"{name} is null; it needs a value.")
+            allowed.check(name, settings[name])
         if settings.runs > 1 and command != "fit":
             raise UsageError(f"--runs {settings.runs} is an option of fit only; leave it out.")
         if settings.runs > 1 and settings.ckpt_path:
@@ -161,19 +180,7 @@ def parse(
             adjust(settings)
 
     def add(parser: Parser) -> None:
-        parser.add_argument(
-            "--checkpoint_every_n_minutes",
-            type=float,
-            default=MINUTES,
-            help="How often, in minutes, last.ckpt is written within an epoch; it is always written at the end of an "
-            "epoch. 0: after every step.",
-        )
-        parser.add_argument(
-            "--runs",
-            type=int,
-            default=1,
-            help="Runs to train one after another, with seed_everything, the next seed, …",
-        )
+        add_fit_options(parser)
         if add_options:
             add_options(parser)
 

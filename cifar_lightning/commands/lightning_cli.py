@@ -12,8 +12,10 @@ from lightning.pytorch import Callback, Trainer
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 
 from cifar_lightning.commands.arguments import split_options
+from cifar_lightning.commands.option_check import check_names
 from cifar_lightning.commands.parser import Parser, check_finite, refuse_null
 from cifar_lightning.commands.summary import print_model
+from cifar_lightning.commands.trainer_options import TRAINER_DEFAULTS
 from cifar_lightning.data.datamodule import ImageDataModule
 from cifar_lightning.errors import UsageError
 from cifar_lightning.io.config import read_config
@@ -86,7 +88,7 @@ class TrainingCLI(LightningCLI):
             ImageClassifier,
             ImageDataModule,
             save_config_callback=None,
-            trainer_defaults={"devices": 1, "enable_model_summary": False, "enable_autolog_hparams": False},
+            trainer_defaults=TRAINER_DEFAULTS,
             seed_everything_default=0,
             parser_class=Parser,
             parser_kwargs={"prog": f"cifar-lightning {command}", "description": description},
@@ -100,29 +102,19 @@ class TrainingCLI(LightningCLI):
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         """Add the options that all of these commands share, and the command's own."""
         parser.link_arguments("seed_everything", "data.seed", compute_fn=int)
-        parser.add_argument(
-            "--ckpt_path",
-            type=str | None,
-            default=None,
-            help="The checkpoint to resume: a path, or last: that of the newest run."
-            if self.training
-            else "The checkpoint to use: a path, or best or last: that of the newest run.",
-        )
-        parser.add_argument(
-            "--allow_custom_arch", action="store_true", help="Run the code of a network that the checkpoint names."
-        )
+        add_shared_options(parser, training=self.training)
         if self._add_options:
             self._add_options(cast(Parser, parser))
 
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
         """Parse without LightningCLI's warning that there are arguments in ``sys.argv``, too."""
         for content in self._contents:
-            cast(Parser, parser).check_names(content)
+            check_names(content, cast(Parser, parser).option_names())
         self.config = parser.parse_args(args)
         refuse_null("model", self.config.model, ImageClassifier)
         refuse_null("data", self.config.data, ImageDataModule)
         check_finite(self.config.as_dict())
-        seed, runs = self.config.seed_everything, self.config.get("runs", 1)
+        seed, runs = self.config.seed_everything, self.config.get("runs") or 1
         if seed is None or isinstance(seed, bool) or not 0 <= int(seed) <= 2**32 - runs:
             raise UsageError(f"seed_everything is {seed}; it must be from 0 to {2**32 - runs}.")
         if self._adjust:
@@ -169,6 +161,21 @@ class TrainingCLI(LightningCLI):
         """The callbacks that the user named."""
         given = self.config_init.trainer.callbacks or []
         return [*(given if isinstance(given, Sequence) else [given]), *self._callbacks]
+
+
+def add_shared_options(parser: Any, *, training: bool) -> None:
+    """Add the options that are in no section and that all commands with a network have."""
+    parser.add_argument(
+        "--ckpt_path",
+        type=str | None,
+        default=None,
+        help="The checkpoint to resume: a path, or last: that of the newest run."
+        if training
+        else "The checkpoint to use: a path, or best or last: that of the newest run.",
+    )
+    parser.add_argument(
+        "--allow_custom_arch", action="store_true", help="Run the code of a network that the checkpoint names."
+    )
 
 
 def _sizes_before(checkpoint: Checkpoint, train_size: int | None) -> dict[str, int]:

@@ -10,8 +10,9 @@ from jsonargparse import get_loader, set_loader
 from lightning.pytorch import callbacks, loggers
 from lightning.pytorch.cli import LightningArgumentParser
 
-from cifar_lightning.commands.hints import translate
+from cifar_lightning.commands.option_check import unknown_option, wrong_value
 from cifar_lightning.errors import UsageError, did_you_mean
+from cifar_lightning.io.options import PLAIN_TYPES
 from cifar_lightning.io.strict_yaml import StrictError, check_value
 
 _load = get_loader("yaml")
@@ -44,15 +45,7 @@ class Parser(LightningArgumentParser):
         unknown = r"unrecognized arguments: --([\w.-]+)|accept option '([\w.-]+)'|Option '(.+?)' is not accepted"
         if found := re.search(unknown, message):
             name = next(filter(None, found.groups()))
-            known = self.option_names() - {name}
-            short = {option.split(".")[-1]: option for option in sorted(known)}
-            synonyms = [option for option in re.findall(r"--([\w.]+)", translate("fit", name)) if option in known]
-            hint = f" Did you mean {' and '.join(synonyms)}?" if synonyms else did_you_mean(name, sorted(known))
-            if not hint and (near := did_you_mean(name.replace("-", "_"), short)):
-                asked, names = near.split(" mean ")  # data.mean is an option
-                names = re.sub(r"\b(" + "|".join(short) + r")\b", lambda m: short[m[0]], names)
-                hint = f"{asked} mean {names}"
-            raise UsageError(f"unknown option {name}.{hint}") from ex
+            raise unknown_option(name, self.option_names()) from ex
         if wrong := re.search(r'key "([\w.]+)":', message):
             if explained := _explain_class(wrong[1], message):
                 raise UsageError(explained) from ex
@@ -61,8 +54,7 @@ class Parser(LightningArgumentParser):
                 _plain_type(t) for t in re.findall(r"Expected an? (.+?)(?:\. Got value|$)", message, re.MULTILINE)
             ]
             if value and wanted:
-                choices = " or ".join(dict.fromkeys(filter(None, wanted)))
-                raise UsageError(f"{wrong[1]} is {value[1]}; it must be {choices}.") from ex
+                raise wrong_value(wrong[1], value[1], " or ".join(dict.fromkeys(filter(None, wanted)))) from ex
         if re.search(r"required: images\b", message):
             message = "name at least one image or folder: cifar-lightning predict --ckpt_path best.ckpt cat.jpg"
         raise UsageError(message.strip()) from ex
@@ -80,28 +72,6 @@ class Parser(LightningArgumentParser):
     def option_names(self) -> set[str]:
         """Return the names of all options, such as "model.lr"."""
         return {"config", "help", "print_config", *self.get_defaults().keys()}
-
-    def check_names(self, config: dict[str, Any]) -> None:
-        """Refuse what jsonargparse would ignore: an unknown option without a value, and a section that is no mapping.
-
-        Args:
-            config: The content of a config.
-
-        Raises:
-            UsageError: If there is one.
-        """
-        known = self.option_names()
-        for section, content in config.items():
-            inside = [name for name in known if name.startswith(f"{section}.")]
-            if inside and not isinstance(content, dict):
-                raise UsageError(
-                    f"{section} is {'empty' if content is None else content}; it must map option names to values, "
-                    f"such as {section}: {{…}}."
-                )
-            names = [f"{section}.{name}" for name in content or ()] if inside else [str(section)]
-            for name in names:
-                if ".".join(name.rstrip("+").split(".")[:2]) not in known:
-                    self.error(f"Option '{name}' is not accepted")
 
 
 def _explain_class(option: str, message: str) -> str:
@@ -133,9 +103,11 @@ def _plain_type(hint: str) -> str:
     """Describe a type in words, from Python's notation."""
     if literal := re.fullmatch(r"typing\.Literal\[(.*)\]", hint):
         return "one of " + literal[1].replace("'", "")
-    names = {"float": "a number", "int": "a whole number", "bool": "true or false", "str": "a string", "NoneType": ""}
+    kinds = {"float": "number", "int": "integer", "bool": "boolean", "str": "string", "list": "array", "dict": "object"}
     plain = re.fullmatch(r"<class '(\w+)'>", hint)
-    return names.get(plain[1], plain[1]) if plain else hint
+    if plain is None:
+        return hint
+    return "" if plain[1] == "NoneType" else PLAIN_TYPES.get(kinds.get(plain[1], ""), plain[1])
 
 
 def check_finite(settings: Mapping[str, Any], section: str = "") -> None:

@@ -39,7 +39,7 @@ def main(argv: Sequence[str]) -> int:
         raise UsageError(f"predict needs {error.name}, which is not installed: pip install rich matplotlib.") from error
 
 
-def _add_options(parser: Any) -> None:
+def add_options(parser: Any) -> None:
     """Add the options of both ways, to a parser of argparse or of jsonargparse."""
     parser.add_argument("images", nargs="+", type=str, help="Image files, and folders of them.")
     parser.add_argument(
@@ -63,7 +63,7 @@ def _predict_with_trainer(words: Sequence[str]) -> int:
     from cifar_lightning.training.network_check import check_network
 
     with session(training=False):
-        cli = TrainingCLI("predict", words, training=False, description=DESCRIPTION, add_options=_add_options)
+        cli = TrainingCLI("predict", words, training=False, description=DESCRIPTION, add_options=add_options)
         checkpoint, model, data = cli.checkpoint, cli.model, cli.datamodule
         assert checkpoint is not None
         fixed: dict[str, Any] = {}
@@ -94,7 +94,7 @@ def _predict_exported(words: Sequence[str]) -> int:
 
     parser = ArgumentParser("predict", HINT, add_help=False)
     parser.add_argument("--ckpt_path", required=True)
-    _add_options(parser)
+    add_options(parser)
     parser.add_argument("--device", default="auto")
     parser.add_argument("--allow_custom_arch", action="store_true")
     options = parser.parse_intermixed_args(words)

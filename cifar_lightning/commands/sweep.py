@@ -12,6 +12,7 @@ from rich.console import Console
 from cifar_lightning.commands.arguments import split_options
 from cifar_lightning.commands.fit import build, train
 from cifar_lightning.commands.fit import parse as parse_fit
+from cifar_lightning.commands.option_check import check_names
 from cifar_lightning.commands.parser import Parser
 from cifar_lightning.commands.session import session
 from cifar_lightning.errors import UsageError
@@ -71,7 +72,7 @@ def parse(argv: Sequence[str]) -> Sweep:
     parser.add_class_arguments(Sweep)
     for config, (content, _) in zip(configs, read, strict=True):
         _refuse_recipe(config, content)
-        parser.check_names(content)
+        check_names(content, parser.option_names())
     given = {name for content, _ in read for name, value in content.items() if value is not None}
     given |= {word.partition("=")[0][2:] for word in own if word.startswith("--")}
     if not {"help", "print_config"} & given:

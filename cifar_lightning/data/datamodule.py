@@ -19,6 +19,7 @@ from cifar_lightning.data.loading import BatchSampler, evaluation_loader, keep, 
 from cifar_lightning.data.sources import open_source
 from cifar_lightning.data.splits import check_splits, hold_out_split, limit_training
 from cifar_lightning.errors import UsageError
+from cifar_lightning.io.ranges import Range
 from cifar_lightning.io.text import first_ten, printable, say
 from cifar_lightning.transforms.augment import augment, cutout, mix
 from cifar_lightning.transforms.auto_augment import auto_augment
@@ -48,8 +49,8 @@ def check_options(options: Mapping[str, Any]) -> None:
         UsageError: If a value is out of its range.
     """
     for name, least in MINIMUM.items():
-        if options[name] is not None and not least <= options[name] < 2**31:
-            raise UsageError(f"data.{name} is {options[name]}; it must be at least {least} and below {2**31:,}.")
+        if options[name] is not None:
+            Range(least, below=2**31).check(f"data.{name}", options[name])
     for name in ("val_size", "test_size"):
         if options[name] > 1 and options[name] != int(options[name]):
             raise UsageError(f"data.{name} is {options[name]}; it must be a whole number, or a fraction below 1.")

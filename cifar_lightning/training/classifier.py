@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from cifar_lightning.errors import UsageError
+from cifar_lightning.io.ranges import Range
 from cifar_lightning.models import Plain, create_model
 from cifar_lightning.models.pretrained import (
     backbone_parameters,
@@ -35,6 +36,13 @@ from cifar_lightning.training.divergence import are_finite, handle_divergence, s
 from cifar_lightning.training.metrics import EpochMetrics
 from cifar_lightning.training.optim import build_optimizer, build_schedule
 from cifar_lightning.transforms.augment import hash_integers, tta_views
+
+RANGES = {
+    **dict.fromkeys(("lr", "sgd_lr", "backbone_lr"), Range(0, above=True)),
+    "weight_decay": Range(0),
+    **dict.fromkeys(("momentum", "sgd_momentum", "warmup", "ema", "swa", "label_smoothing"), Range(0, below=1)),
+}
+"""The values that each option may have."""
 
 
 def main_output(output: Any) -> Any:
@@ -114,21 +122,8 @@ class ImageClassifier(LightningModule):
     ) -> None:
         super().__init__()
         self.save_hyperparameters()
-        for name, value in [("lr", lr), ("sgd_lr", sgd_lr), ("backbone_lr", backbone_lr)]:
-            if not 0 < value < math.inf:
-                raise UsageError(f"model.{name} is {value}; it must be above 0.")
-        if not 0 <= weight_decay < math.inf:
-            raise UsageError(f"model.weight_decay is {weight_decay}; it must be at least 0.")
-        for name, value in [
-            ("momentum", momentum),
-            ("sgd_momentum", sgd_momentum),
-            ("warmup", warmup),
-            ("ema", ema),
-            ("swa", swa),
-            ("label_smoothing", label_smoothing),
-        ]:
-            if not 0 <= value < 1:
-                raise UsageError(f"model.{name} is {value}; it must be at least 0 and below 1.")
+        for name, allowed in RANGES.items():
+            allowed.check(f"model.{name}", self.hparams[name])
         if ema and swa:
             raise UsageError(f"model.ema is {ema} and model.swa {swa}; one of them must be 0.")
         if tta not in ("none", "flip", "flip_translate"):
