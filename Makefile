@@ -35,6 +35,7 @@ lint: $(READY) ## check style and types
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/mypy --platform win32 --cache-dir .mypy_cache/win32 cifar_lightning benchmarks
 
 check: lint test ## lint, types and the quick tests
 

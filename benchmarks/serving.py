@@ -161,7 +161,10 @@ def started(words: Sequence[str]) -> Iterator[tuple["subprocess.Popen[bytes]", i
                 time.sleep(0.1)
         yield process, port
     finally:
-        os.killpg(process.pid, signal.SIGKILL)  # LitServe's processes outlive the one that started them.
+        if sys.platform == "win32":
+            process.kill()
+        else:
+            os.killpg(process.pid, signal.SIGKILL)  # LitServe's processes outlive the one that started them.
         process.wait()
 
 

@@ -47,6 +47,14 @@ settings.load_profile("short")
 ROOT = Path(__file__).parent.parent
 """The folder of the project."""
 
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Skips tests that only POSIX systems can run; the marker says why."""
+    marker = item.get_closest_marker("posix")
+    if marker and os.name != "posix":
+        pytest.skip(marker.args[0])
+
+
 FAST = [
     "--trainer.max_epochs=2",
     "--trainer.limit_train_batches=4",
@@ -198,8 +206,11 @@ def start() -> Iterator[Start]:
 
     yield begin
     for process in started:
-        with suppress(ProcessLookupError):  # the group, which outlives its first process, has ended too
-            os.killpg(process.pid, signal.SIGKILL)
+        if sys.platform == "win32":
+            subprocess.run(["taskkill", "/F", "/T", "/PID", str(process.pid)], capture_output=True, check=False)
+        else:
+            with suppress(ProcessLookupError):  # the group, which outlives its first process, has ended too
+                os.killpg(process.pid, signal.SIGKILL)
         process.wait()
         if process.stdout:
             process.stdout.close()

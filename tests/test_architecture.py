@@ -34,6 +34,9 @@ WITHOUT_TORCH = {
 }  # fmt: skip
 """Modules that import PyTorch only inside the functions that need it."""
 
+POSIX_ONLY = {"fcntl", "grp", "posix", "pty", "pwd", "resource", "syslog", "termios", "tty"}
+"""Modules of the standard library that Windows lacks."""
+
 
 def modules() -> dict[str, Path]:
     """Return every module of the package by its name without "cifar_lightning."."""
@@ -57,6 +60,12 @@ def imports(tree: ast.AST) -> Iterator[str]:
             assert node.level == 0, "imports are absolute"
             yield node.module or ""
             yield from (f"{node.module}.{alias.name}" for alias in node.names)
+
+
+def top_imports(path: Path) -> ast.Module:
+    """Return the imports of a file that are outside of its functions."""
+    body = ast.parse(path.read_text(encoding="utf-8")).body
+    return ast.Module([node for node in body if isinstance(node, ast.Import | ast.ImportFrom)], [])
 
 
 def parse(name: str) -> ast.Module:
@@ -87,8 +96,9 @@ def test_the_lower_layers_know_no_lightning(name: str) -> None:
 
 @pytest.mark.parametrize("name", sorted(name for name in MODULES if belongs(name, WITHOUT_TORCH)))
 def test_light_modules_import_no_torch(name: str) -> None:
-    top = ast.Module([node for node in parse(name).body if isinstance(node, ast.Import | ast.ImportFrom)], [])
-    assert not {i for i in imports(top) if i.split(".")[0] in ("torch", "torchvision", "lightning")}
+    assert not {
+        i for i in imports(top_imports(MODULES[name])) if i.split(".")[0] in ("torch", "torchvision", "lightning")
+    }
 
 
 def test_the_classifier_knows_no_data_and_the_data_no_model() -> None:
@@ -126,6 +136,13 @@ def test_files_and_functions_stay_small(name: str) -> None:
             first = node.body[1] if len(node.body) > 1 and ast.get_docstring(node) else node.body[0]
             lines = (node.end_lineno or 0) - first.lineno + 1  # without the signature and the docstring
             assert lines <= 60, f"{node.name} has {lines} lines"
+
+
+@pytest.mark.parametrize("folder", ["cifar_lightning", "tests", "benchmarks"])
+def test_windows_can_import_everything(folder: str) -> None:
+    """What functions use is checked by `mypy --platform win32`; tests that Windows can't run are marked ``posix``."""
+    for path in (ROOT / folder).rglob("*.py"):
+        assert not {i.split(".")[0] for i in imports(top_imports(path))} & POSIX_ONLY, path
 
 
 @pytest.mark.parametrize("name", sorted(MODULES))

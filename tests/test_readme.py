@@ -138,6 +138,7 @@ def test_command_does_what_it_says(command: str, data_root: Path) -> None:
 
 @pytest.mark.usefixtures("ready")
 @pytest.mark.parametrize("command", SERVE)
+@pytest.mark.posix("Windows sends Ctrl+C to whole consoles only")
 def test_serve_starts_answers_and_stops(command: str, start: Start) -> None:
     words = shlex.split(command)
     environment = dict(word.split("=", 1) for word in words[: words.index("cifar-lightning")])
@@ -159,6 +160,7 @@ def test_serve_starts_answers_and_stops(command: str, start: Start) -> None:
     assert server.returncode == 0, said
 
 
+@pytest.mark.posix("SLURM runs on Linux")
 def test_the_batch_script_trains_and_then_resumes(here: Path) -> None:
     (script,) = SCRIPTS
     Path("srun").write_text('#!/bin/sh\necho "$@"\n', encoding="utf-8")

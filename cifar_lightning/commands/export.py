@@ -1,10 +1,9 @@
 """export: write a checkpoint as an ONNX or .pt2 file that takes images as they are."""
 
-import shlex
 from collections.abc import Sequence
 
 from cifar_lightning.commands.arguments import ArgumentParser
-from cifar_lightning.io.text import say
+from cifar_lightning.io.text import command_line, say
 
 
 def main(argv: Sequence[str]) -> int:
@@ -45,7 +44,7 @@ def main(argv: Sequence[str]) -> int:
     )
     card, size = result.card, result.path.stat().st_size / 1e6
     trust = ["--allow_custom_arch"] if result.path.suffix == ".pt2" else []  # A .pt2 file is a program.
-    command = shlex.join(["cifar-lightning", "predict", "--ckpt_path", str(result.path), *trust])
+    command = command_line("cifar-lightning", "predict", "--ckpt_path", result.path, *trust)
     say(
         f"largest difference from the checkpoint's probabilities: {result.drawn_difference:.1e} on "
         f"{VERIFICATION_IMAGES} drawn images, {result.random_difference:.1e} on {VERIFICATION_IMAGES} random ones\n"

@@ -4,7 +4,6 @@ Standard library only: the entry uses it before anything heavy is imported.
 """
 
 import re
-import shlex
 from collections.abc import Collection, Iterator, Sequence
 from itertools import takewhile
 from pathlib import Path
@@ -12,6 +11,7 @@ from pathlib import Path
 from cifar_lightning.errors import UsageError, did_you_mean
 from cifar_lightning.io.files import EXPORTED
 from cifar_lightning.io.recipes import is_recipe
+from cifar_lightning.io.text import command_line
 
 COMMANDS = {
     **dict.fromkeys(("train", "training", "finetune", "fine-tune", "run", "start"), "fit"),
@@ -118,7 +118,7 @@ def name_network(name: str) -> str:
     """Return the option that chooses a network or a recipe, for the network's name."""
     if is_recipe(name):
         return f"--config {name}"
-    return f"--model.arch torchvision:{name}" if NETWORK.fullmatch(name) else f"--model.arch {shlex.quote(name)}"
+    return f"--model.arch torchvision:{name}" if NETWORK.fullmatch(name) else f"--model.arch {command_line(name)}"
 
 
 def translate(command: str, option: str, value: str = "") -> str:
@@ -133,7 +133,7 @@ def translate(command: str, option: str, value: str = "") -> str:
     Returns:
         The words to write in its place, or "" if there are none.
     """
-    name, shown = option.lstrip("-").split(".")[-1].replace("-", "_").lower(), shlex.quote(value) if value else "…"
+    name, shown = option.lstrip("-").split(".")[-1].replace("-", "_").lower(), command_line(value) if value else "…"
     if name in CHECKPOINT and (found := _translate_checkpoint(command, name, value)):
         return found
     if command == "predict" and name in PREDICT:
@@ -153,13 +153,13 @@ def translate(command: str, option: str, value: str = "") -> str:
 def _translate_checkpoint(command: str, name: str, value: str) -> str:
     option = "--model" if command == "serve" else "--ckpt_path"
     if name.startswith("resume"):
-        return f"{option} {shlex.quote(value) if value.lower() not in ('', 'true', 'auto') else 'last'}"
+        return f"{option} {command_line(value) if value.lower() not in ('', 'true', 'auto') else 'last'}"
     is_file = Path(value).suffix in (".ckpt", ".pt", ".pth", *EXPORTED)
     if name == "weights" and command in ("fit", "bench", "sweep") and Path(value).suffix != ".ckpt":
-        return f"--model.weights {shlex.quote(value) if value else 'DEFAULT'}"
+        return f"--model.weights {command_line(value) if value else 'DEFAULT'}"
     if name == "model" and not is_file:
         return ""
-    return f"{option} {shlex.quote(value or 'best.ckpt')}"
+    return f"{option} {command_line(value or 'best.ckpt')}"
 
 
 def _translate_device(value: str) -> str:
@@ -167,7 +167,7 @@ def _translate_device(value: str) -> str:
     if kind.replace(",", "").isdigit():
         kind, number = "cuda", kind
     accelerator = {"": "gpu", "cuda": "gpu"}.get(kind, kind)
-    return f"--trainer.accelerator {shlex.quote(accelerator)}" + (f" --trainer.devices '[{number}]'" if number else "")
+    return f"--trainer.accelerator {command_line(accelerator)}" + (f" --trainer.devices '[{number}]'" if number else "")
 
 
 def check_foreign_words(command: str, words: Sequence[str]) -> None:
@@ -189,7 +189,7 @@ def check_foreign_words(command: str, words: Sequence[str]) -> None:
         if name in NOT_NEEDED and name not in own and command in WITH_NETWORK:
             raise UsageError(f"unknown option {option}. Leave it out: images are loaded without worker processes.")
         if option.startswith(SECTIONS):
-            found[option] = f"--{option} {shlex.quote(value)}"
+            found[option] = f"--{option} {command_line(value)}"
         elif name not in own and (ours := translate(command, option, value)):
             found[option] = ours
     if found:

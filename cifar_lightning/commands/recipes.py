@@ -1,7 +1,6 @@
 """recipes: list the recipes that come with the package, print one, or copy one to edit."""
 
 import argparse
-import shlex
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -9,7 +8,7 @@ from cifar_lightning.commands.arguments import ArgumentParser
 from cifar_lightning.errors import UsageError, did_you_mean
 from cifar_lightning.io.files import write_output
 from cifar_lightning.io.recipes import builtin_recipes, list_recipes
-from cifar_lightning.io.text import say
+from cifar_lightning.io.text import command_line, say
 
 WIDTH = 35
 """The longest title of a recipe, in characters; with it a line has 80."""
@@ -65,7 +64,7 @@ def main(argv: Sequence[str]) -> int:
         return 0
     written = copy_recipe(options.recipe, options.target, overwrite=options.force)
     command = "sweep" if Path(options.recipe).stem == "sweep" else "fit"
-    say(f"written: {written}\nnext:  cifar-lightning {command} --config {shlex.quote(str(written))}")
+    say(f"written: {written}\nnext:  cifar-lightning {command} --config {command_line(written)}")
     return 0
 
 

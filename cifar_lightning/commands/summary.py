@@ -1,6 +1,5 @@
 """What ``fit`` prints before and after a training: the network, how it went, and what can be done next."""
 
-import shlex
 import signal
 
 from lightning.pytorch import Trainer
@@ -8,6 +7,7 @@ from lightning.pytorch.loggers import TensorBoardLogger
 
 from cifar_lightning.commands.session import say_once
 from cifar_lightning.data.datamodule import ImageDataModule
+from cifar_lightning.io.text import command_line
 from cifar_lightning.reporting.metrics_log import read_throughput
 from cifar_lightning.reporting.record_schema import FIT, read_record
 from cifar_lightning.training.checkpoint import Checkpoint
@@ -79,7 +79,7 @@ def print_next(result: FitResult) -> None:
     commands.append(f"{next_command(training, 'predict', path)} YOUR_IMAGES")
     say_once("\n  ".join(["next:", *commands]))
     if any(isinstance(logger, TensorBoardLogger) for logger in training.trainer.loggers):
-        say_once(f"  tensorboard --logdir {shlex.quote(str(folder.parent.parent))}")
+        say_once(f"  tensorboard --logdir {command_line(folder.parent.parent)}")
         say_once("  (see CUSTOM SCALARS for training and validation in one chart, HPARAMS for all runs)")
     record, _ = read_record(folder / "fit.json", FIT)
     epochs, steps = record.get("epochs", training.trainer.current_epoch), record.get("steps", 0)

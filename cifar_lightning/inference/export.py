@@ -3,7 +3,6 @@
 ``Predictor`` and other programs run the exported file; ``pipeline.py`` is what it contains.
 """
 
-import os
 from dataclasses import dataclass, replace
 from importlib.metadata import version
 from importlib.util import find_spec
@@ -19,6 +18,7 @@ from cifar_lightning.errors import UsageError
 from cifar_lightning.inference.card import Card
 from cifar_lightning.inference.pipeline import Pipeline, load_pipeline
 from cifar_lightning.inference.predictor import Predictor
+from cifar_lightning.io.files import move_complete
 
 FORMATS = ("onnx", "pt2")
 """The formats, which are also the suffixes of the files' names."""
@@ -82,9 +82,7 @@ def export_checkpoint(
         card = write_model(pipeline, card, written)
         reference = Predictor(checkpoint, device="cpu", arch=arch, allow_custom_arch=allow_custom_arch)
         drawn, random = verify(written, reference)
-        with written.open("rb") as file:
-            os.fsync(file.fileno())
-        written.replace(output)
+        move_complete(written, output)
     return ExportResult(output, card, drawn, random)
 
 

@@ -1,12 +1,11 @@
 """Finding the checkpoint that a user named, before anything heavy is imported."""
 
-import shlex
 from collections.abc import Sequence
 from pathlib import Path
 
 from cifar_lightning.errors import UsageError
 from cifar_lightning.io.files import EXPORTED
-from cifar_lightning.io.text import first_ten, say
+from cifar_lightning.io.text import command_line, first_ten, say
 
 SHORTCUTS = {"best": "best.ckpt", "last": "last.ckpt", "best.ckpt": "best.ckpt", "last.ckpt": "last.ckpt"}
 """What may be named in place of a path, and the file of the newest run that it means."""
@@ -52,7 +51,7 @@ def explain_missing_checkpoint(command: str, option: str, words: Sequence[str]) 
     """
     files = [word for word in words if Path(word).suffix == ".ckpt" or Path(word).suffix in EXPORTED]
     rest = [word for word in words if word not in files]
-    line = shlex.join(["cifar-lightning", command, option, *(files or ["best.ckpt"]), *rest])
+    line = command_line("cifar-lightning", command, option, *(files or ["best.ckpt"]), *rest)
     if files:
         return f"{command} needs a checkpoint, which is named by an option: {line}"
     if find_newest_checkpoint():

@@ -21,7 +21,7 @@ from rich.progress import (
     TransferSpeedColumn,
 )
 
-from cifar_lightning.io.files import hash_file
+from cifar_lightning.io.files import hash_file, move_complete
 from cifar_lightning.io.text import printable, say
 
 _CHUNK = 1 << 20  # bytes
@@ -97,7 +97,8 @@ def _fetch(url: str, path: Path, checksum: str, algorithm: str, max_bytes: int) 
         if url.startswith(("http://", "https://")):
             _download(url, part, max_bytes)
         else:
-            _copy(Path(url.removeprefix("file://")), part, max_bytes)
+            local = urllib.request.url2pathname(url.removeprefix("file:")) if url.startswith("file:") else url
+            _copy(Path(local), part, max_bytes)
     except TooLargeError:
         part.unlink()
         raise
@@ -112,9 +113,7 @@ def _fetch(url: str, path: Path, checksum: str, algorithm: str, max_bytes: int) 
         if resumed and url.startswith("http"):  # The part from an earlier download may be wrong.
             return _fetch(url, path, checksum, algorithm, max_bytes)
         raise DownloadError(f"the file does not have the official checksum ({algorithm.upper()} {checksum})")
-    with part.open("rb") as file:
-        os.fsync(file.fileno())
-    part.replace(path)
+    move_complete(part, path)
 
 
 def _open(part: Path, mode: Literal["wb", "ab"]) -> BinaryIO:

@@ -17,6 +17,9 @@ EXPORTED = frozenset({".onnx", ".pt2"})
 UNFINISHED = ".*.unfinished"
 """A pattern for the names of files that are being written, or were when their process was killed."""
 
+_PATIENCE = 2.0 if os.name == "nt" else 0.0
+"""Seconds to wait for other processes that have a file open, which only Windows then refuses to replace."""
+
 
 def write_atomically(path: Path, content: str | bytes | memoryview | Callable[[BinaryIO], object]) -> None:
     """Write a file so that at any moment it has either the previous or the new content, each complete.
@@ -40,13 +43,26 @@ def write_atomically(path: Path, content: str | bytes | memoryview | Callable[[B
                 data(file)
             else:
                 file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        unfinished.replace(path)
+        move_complete(unfinished, path)
     except BaseException:
         with suppress(OSError):
             unfinished.unlink()
         raise
+
+
+def move_complete(written: Path, path: Path) -> None:
+    """Flush a file to the disk, and only then give it its name, also if a file of that name exists.
+
+    Args:
+        written: The complete file, in the same file system.
+        path: The name that it gets.
+
+    Raises:
+        OSError: If it can't be flushed or renamed.
+    """
+    with written.open("r+b") as file:  # Windows flushes only files that are open for writing.
+        os.fsync(file.fileno())
+    _replace(written, path)
     if os.name == "posix":
         with suppress(OSError):  # Some file systems can't flush a folder.
             folder = os.open(path.parent, os.O_RDONLY)
@@ -54,6 +70,19 @@ def write_atomically(path: Path, content: str | bytes | memoryview | Callable[[B
                 os.fsync(folder)
             finally:
                 os.close(folder)
+
+
+def _replace(written: Path, path: Path) -> None:
+    """Rename a file over another one; on Windows, first wait for readers and virus scanners that have it open."""
+    deadline = time.monotonic() + _PATIENCE
+    while True:
+        try:
+            written.replace(path)
+            return
+        except PermissionError:
+            if time.monotonic() >= deadline:
+                raise
+            time.sleep(0.05)
 
 
 def write_output(path: Path, content: str | Callable[[BinaryIO], object]) -> None:

@@ -1,6 +1,8 @@
 """Untrusted names (of files, classes, data sets) made safe to show in a terminal and in a spreadsheet; messages."""
 
+import os
 import re
+import shlex
 import sys
 import unicodedata
 from collections.abc import Collection
@@ -43,6 +45,15 @@ def say(text: str, file: TextIO | None = None) -> None:
     Line breaks are kept, so untrusted names in the text must have been made printable.
     """
     print(printable(text, keep="\n"), file=file or sys.stdout, flush=True)
+
+
+def command_line(*words: str | Path) -> str:
+    """Join words as a command to be pasted into the user's shell: a POSIX one, or cmd.exe or PowerShell on Windows."""
+    if os.name == "nt":
+        from subprocess import list2cmdline
+
+        return list2cmdline(map(str, words))
+    return shlex.join(map(str, words))
 
 
 def csv_text(text: str | Path) -> str:

@@ -2,7 +2,6 @@
 
 import csv
 import io
-import shlex
 import shutil
 import sys
 import textwrap
@@ -14,7 +13,7 @@ from typing import Any
 
 from rich.cells import cell_len
 
-from cifar_lightning.io.text import csv_text, printable, say
+from cifar_lightning.io.text import command_line, csv_text, printable, say
 from cifar_lightning.reporting.leaderboard import MARKS, Leaderboard, LeaderboardRow, RunRecords
 
 COLUMNS = ("recipe", "test accuracy", "n", "val/acc", "parameters", "MFLOPs", "time", "on")
@@ -249,7 +248,7 @@ def _ask_for_tests(runs: Sequence[RunRecords]) -> list[str]:
             from cifar_lightning.models import is_custom
 
             words += ["--model.arch", arch] if is_custom(arch) else []
-        commands.append(f"  {printable(shlex.join(words))}")
+        commands.append(f"  {printable(command_line(*words))}")
     notes = []
     if commands:
         notes.append("untested, tested in part, or trained further since the test:\n" + "\n".join(commands))

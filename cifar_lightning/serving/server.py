@@ -2,6 +2,7 @@
 
 import signal
 import socket
+import sys
 import threading
 from contextlib import suppress
 from math import ceil
@@ -100,10 +101,10 @@ class _Server(uvicorn.Server):
 
 def _raise_file_limit() -> int:
     """Raise the soft limit on open files and return it."""
-    try:
-        import resource
-    except ImportError:  # On Windows, sockets do not count as open files.
+    if sys.platform == "win32":  # There, sockets do not count as open files.
         return MAX_OPEN_FILES
+    import resource
+
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     soft, hard = (MAX_OPEN_FILES if limit == resource.RLIM_INFINITY else limit for limit in (soft, hard))
     if soft < min(hard, MAX_OPEN_FILES):

@@ -18,6 +18,7 @@ from optuna.storages import BaseStorage, GrpcStorageProxy, RDBStorage, RetryHear
 from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy.pool import NullPool
 
 from cifar_lightning.errors import UsageError, did_you_mean
 from cifar_lightning.sweeping.space import Sweep
@@ -97,7 +98,10 @@ def open_storage(sweep: Sweep, folder: Path) -> BaseStorage:
     if url is None:
         folder.mkdir(parents=True, exist_ok=True)
         url = f"sqlite:///{folder / 'study.db'}"
-    options = {"connect_args": {"timeout": 60}} if url.startswith("sqlite") else {"pool_pre_ping": True}
+    options: dict[str, Any] = {"pool_pre_ping": True}
+    if url.startswith("sqlite"):
+        # A pool would keep the file open, which Python 3.13 warns about, and Windows couldn't delete it.
+        options = {"connect_args": {"timeout": 60}, "poolclass": NullPool}
     for attempt in range(10):
         try:
             return RDBStorage(

@@ -1,6 +1,7 @@
 """Workers: each takes trials from the study and trains them, alone or beside others on this machine."""
 
 import contextlib
+import ctypes
 import multiprocessing
 import os
 import signal
@@ -286,13 +287,22 @@ def _run_processes(search: Search, is_new: bool) -> None:
 def _run_process(search: Search, index: int, seed: int | None, lifeline: Connection) -> None:
     """Run a worker in a process of its own, until the parent closes its end of ``lifeline`` or dies."""
     protect_streams()
-    os.setpgrp()  # The terminal sends Ctrl+C to the parent's group; a second one, beside the pipe's, would be too many.
+    # The terminal sends Ctrl+C to the parent's group; a second one, beside the pipe's, would be too many.
+    if sys.platform == "win32":
+        ctypes.windll.kernel32.SetConsoleCtrlHandler(
+            None, True
+        )  # Ignore it from the console, not from the thread below.
+    else:
+        os.setpgrp()
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
     def interrupt_when_closed() -> None:
         with contextlib.suppress(EOFError, OSError):
             lifeline.recv()
-        signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGINT)
+        if sys.platform == "win32":
+            signal.raise_signal(signal.SIGINT)
+        else:  # Sent to the main thread, it also interrupts a system call that the thread is waiting in.
+            signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGINT)
 
     threading.Thread(target=interrupt_when_closed, daemon=True).start()
     if "OMP_NUM_THREADS" not in os.environ:

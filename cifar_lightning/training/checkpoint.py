@@ -7,6 +7,7 @@ keeps, and when; ``resume`` decides how a run resumes from one.
 """
 
 import io
+import os
 import re
 import reprlib
 import warnings
@@ -284,7 +285,8 @@ def _load(path: Path) -> dict[str, Any]:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # PyTorch warns before it raises.
-            content = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+            # Windows can't replace a file that is mapped, and training replaces the one that it resumes from.
+            content = torch.load(path, map_location="cpu", weights_only=True, mmap=os.name == "posix")
     except UnpicklingError as error:
         raise UsageError(
             f"{path} is not loaded: it is no checkpoint, or it holds code instead of plain data, which a checkpoint of "

@@ -17,8 +17,12 @@ from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 
-SIGNALS = tuple(getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP", "SIGUSR1") if hasattr(signal, name))
-"""Signals that end a training; Windows has fewer. SLURM can send SIGUSR1 shortly before a job's time is up."""
+SIGNALS = tuple(
+    getattr(signal, name)
+    for name in ("SIGINT", "SIGTERM", "SIGHUP", "SIGUSR1", "SIGBREAK")
+    if hasattr(signal, name)  # Windows has no SIGHUP and SIGUSR1, and only Windows has SIGBREAK.
+)
+"""Signals that end a training. SLURM can send SIGUSR1 shortly before a job's time is up; SIGBREAK is Ctrl+Break."""
 
 HANGUP = getattr(signal, "SIGHUP", None)
 """The signal that a terminal sends when it is closed."""

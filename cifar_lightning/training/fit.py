@@ -5,7 +5,6 @@
 
 import errno
 import re
-import shlex
 import time
 from collections.abc import Callable
 from contextlib import nullcontext
@@ -19,6 +18,7 @@ from lightning.pytorch.trainer.states import TrainerStatus
 
 from cifar_lightning.data.datamodule import ImageDataModule
 from cifar_lightning.errors import UsageError
+from cifar_lightning.io.text import command_line
 from cifar_lightning.models import is_custom
 from cifar_lightning.training.callbacks import Throughput
 from cifar_lightning.training.checkpoint import Checkpoint
@@ -193,4 +193,4 @@ def next_command(training: Training, command: str, checkpoint: Path) -> str:
         options += ["--checkpoint_every_n_minutes", str(minutes)]
     if command == "fit" and training.named:
         options += ["--config", str(training.folder / "config.yaml")]
-    return shlex.join(["cifar-lightning", command, "--ckpt_path", str(checkpoint), *options])
+    return command_line("cifar-lightning", command, "--ckpt_path", checkpoint, *options)

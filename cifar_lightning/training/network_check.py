@@ -1,6 +1,5 @@
 """Checking that a network accepts the images and the batch size, on blank images, before any data are loaded."""
 
-import shlex
 from copy import deepcopy
 
 import torch
@@ -9,6 +8,7 @@ from torch import nn
 
 from cifar_lightning.data.datamodule import ImageDataModule
 from cifar_lightning.errors import UsageError
+from cifar_lightning.io.text import command_line
 from cifar_lightning.models import create_model
 from cifar_lightning.models.pretrained import evaluate_frozen
 from cifar_lightning.training.classifier import ImageClassifier, main_output
@@ -92,7 +92,7 @@ def _suggest(model: ImageClassifier, network: nn.Module, size: int) -> str:
             continue
         if _accepts(other_network.eval(), 1, size):
             text = yaml.safe_dump(built_for, default_flow_style=True, width=1000).strip()
-            suggestions.append(f"--model.arch_options {shlex.quote(text)}")
+            suggestions.append(f"--model.arch_options {command_line(text)}")
     return f". Ways out: {', or '.join(suggestions)}" if suggestions else ""
 
 

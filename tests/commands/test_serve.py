@@ -1,7 +1,6 @@
 """serve: options, messages, start and shutdown."""
 
 import json
-import resource
 import signal
 import socket
 import subprocess
@@ -48,14 +47,15 @@ def started(model: Path) -> Iterator[Callable[..., tuple[Server, subprocess.Pope
         process.communicate()
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, pytest.param(signal.SIGHUP, marks=pytest.mark.slow)])
-def test_it_runs_without_torch_and_answers_current_requests_before_it_stops(number: int, started: Any) -> None:
+@pytest.mark.parametrize("name", ["SIGTERM", pytest.param("SIGHUP", marks=pytest.mark.slow)])
+@pytest.mark.posix("Windows ends a process at once")
+def test_it_runs_without_torch_and_answers_current_requests_before_it_stops(name: str, started: Any) -> None:
     server, process = started()
     sent = image("green")
     assert server.ask("POST", "/v1/predict", sent).json["label"] == "green"
     held = [server.begin_upload(sent) for _ in range(32)]
     server.wait_for_active(32)
-    process.send_signal(number)
+    process.send_signal(signal.Signals[name])
     with suppress(ConnectionRefusedError, ConnectionResetError):  # The latter while it closes its listener.
         while True:  # Until it accepts no more connections.
             server.connect().close()
@@ -71,7 +71,10 @@ def test_it_runs_without_torch_and_answers_current_requests_before_it_stops(numb
 
 
 @pytest.mark.slow
+@pytest.mark.posix("sockets are no files on Windows")
 def test_more_half_sent_heads_than_files_may_be_open(started: Any) -> None:
+    import resource
+
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if hard < 1024:
         pytest.skip("needs 1,024 open files")

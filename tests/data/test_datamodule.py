@@ -147,6 +147,7 @@ def test_other_classes_are_rejected(data: ImageDataModule) -> None:
         data.load_state_dict({"classes": ["cat", "dog"], "mean": [0.5], "std": [0.5]})
 
 
+@pytest.mark.posix("links need rights on Windows")
 def test_validation_can_be_off_or_come_with_the_data(image_folder: Path) -> None:
     off = ImageDataModule("folder", str(image_folder), val_size=0)
     off.prepare_data()
@@ -275,6 +276,7 @@ def load_state(data: ImageDataModule, stage: TrainerFn, state: dict[str, object]
     data.load_state_dict(state)
 
 
+@pytest.mark.posix("links need rights on Windows")
 def test_images_that_were_trained_on_are_never_validated_or_tested_on(image_folder: Path) -> None:
     state = {}
     for size in (0, 0.2):

@@ -120,6 +120,7 @@ def test_the_output_needs_a_folder(here: Path) -> None:
     assert not Path("out").exists()
 
 
+@pytest.mark.posix("links need rights on Windows")
 def test_no_image_is_overwritten(here: Path) -> None:
     paint(["images/cat.png"])
     Path("link").symlink_to("images")

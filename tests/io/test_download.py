@@ -105,7 +105,7 @@ def test_no_server_answers(tmp_path: Path) -> None:
 
 
 def test_local_files(tmp_path: Path) -> None:
-    source = tmp_path / "source"
+    source = tmp_path / "my source"
     source.write_bytes(CONTENT)
     for url in (str(source), source.as_uri()):
         target = tmp_path / "target"

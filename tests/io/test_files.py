@@ -9,6 +9,7 @@ from typing import BinaryIO
 
 import pytest
 
+from cifar_lightning.io import files
 from cifar_lightning.io.files import (
     find_named,
     hash_data,
@@ -43,6 +44,25 @@ def test_after_an_error_the_previous_file_is_intact(tmp_path: Path) -> None:
     assert [each.name for each in tmp_path.iterdir()] == ["file"]
 
 
+def test_on_windows_a_reader_only_delays_a_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    refusals = [PermissionError("in use")] * 2
+
+    def replace(written: Path, path: Path) -> None:  # as on Windows while another process has the file open
+        if refusals:
+            raise refusals.pop()
+        written.rename(path)
+
+    monkeypatch.setattr(Path, "replace", replace)
+    path = tmp_path / "file"
+    with pytest.raises(PermissionError, match="in use"):
+        write_atomically(path, "new")
+    monkeypatch.setattr(files, "_PATIENCE", 60)
+    write_atomically(path, "new")
+    assert not refusals
+    assert [each.name for each in tmp_path.iterdir()] == ["file"]
+
+
+@pytest.mark.posix("links need rights on Windows")
 def test_no_link_is_followed_unless_the_user_has_chosen_the_file(tmp_path: Path) -> None:
     target, link = tmp_path / "target", tmp_path / "link"
     target.write_text("old")
@@ -76,6 +96,7 @@ def test_unfinished_files_are_removed_after_a_day(tmp_path: Path) -> None:
     assert {path.name for path in tmp_path.iterdir()} == {new.name, other.name}
 
 
+@pytest.mark.posix("links need rights on Windows")
 def test_files_are_found_through_links_once(tmp_path: Path) -> None:
     for name in ("a/b", "c"):
         (tmp_path / name).mkdir(parents=True)

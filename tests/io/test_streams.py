@@ -48,6 +48,7 @@ def test_predictions_in_an_encoding_that_lacks_characters(
     assert "\\x80" in shown
 
 
+@pytest.mark.posix("needs /dev/full")
 def test_training_when_nothing_can_be_printed(trained: Path, here: Path, data_root: Path, become: Become) -> None:
     output = become("/dev/full", "utf-8")
     words = ["fit", "--data.dataset=synthetic", f"--data.root={data_root}", "--data.val_size=0", "--data.train_size=32"]
@@ -87,6 +88,7 @@ def test_epoch_lines_without_a_progress_bar(here: Path, data_root: Path, capsys:
 
 
 @pytest.mark.parametrize("command", ["predict", "leaderboard"])
+@pytest.mark.posix("needs /dev/full")
 def test_a_file_that_can_not_be_written(
     command: str, trained: Path, image_folder: Path, here: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -1,12 +1,13 @@
 """Names that would control a terminal, look like other names, or be formulas in a spreadsheet."""
 
+import os
 from pathlib import Path
 
 import pytest
 import torch
 
 from cifar_lightning.cli import main
-from cifar_lightning.io.text import csv_text, first_ten, printable, say
+from cifar_lightning.io.text import command_line, csv_text, first_ten, printable, say
 from cifar_lightning.reporting.tables import class_table
 
 
@@ -50,6 +51,14 @@ def test_cells_contain_no_control_characters() -> None:
 def test_each_name_in_a_message_is_one_line() -> None:
     assert first_ten(["a\nb", Path("c\x1b")]) == "a\\nb, c\\x1b"
     assert first_ten([str(n) for n in range(11)], "\n  ").endswith("8\n  9\n  … (11 in all)")
+
+
+def test_commands_can_be_pasted_into_the_user_s_shell(monkeypatch: pytest.MonkeyPatch) -> None:
+    words = ["cifar-lightning", "test", "--ckpt_path", r"my runs\best.ckpt", "{depth: 10}"]
+    assert command_line(*words) == r"cifar-lightning test --ckpt_path 'my runs\best.ckpt' '{depth: 10}'"
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "name", "nt")
+        assert command_line(*words) == r'cifar-lightning test --ckpt_path "my runs\best.ckpt" "{depth: 10}"'
 
 
 def test_class_names_in_tables_and_messages(

@@ -159,6 +159,7 @@ def test_a_broken_record_is_a_problem_of_one_run(file: str, content: str, here: 
     assert rank_runs(runs)[0].rows[0].test_values("accuracy") == [0.5]
 
 
+@pytest.mark.posix("links need rights on Windows")
 def test_linked_folders_are_searched_once(here: Path) -> None:
     make_run(here / "elsewhere" / "version_0", 0, 0.5)
     make_run(here / "runs" / "cnn" / "version_0", 0, 0.6, lr=0.2)

@@ -2,7 +2,6 @@
 
 import csv
 import json
-import os
 import re
 import signal
 import sqlite3
@@ -99,7 +98,7 @@ class InterruptSecondRun(Callback):
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
         if trainer.global_step == 2 and Path("runs/cnn/version_1").exists():
-            os.kill(os.getpid(), signal.SIGINT)
+            signal.raise_signal(signal.SIGINT)
 
 
 def test_ctrl_c_ends_all_runs_and_keeps_the_finished_ones(fit: list[str], capsys: pytest.CaptureFixture[str]) -> None:

@@ -1,7 +1,6 @@
 """Checkpoints are whole, whatever happens while they are written; those with odd contents are refused or work."""
 
 import os
-import resource
 import shutil
 import subprocess
 import sys
@@ -21,6 +20,7 @@ from tests.conftest import ROOT
 
 
 @pytest.mark.slow
+@pytest.mark.posix("Windows has no fork")
 def test_kill_9_at_any_moment(data_root: Path) -> None:
     kills = os.environ.get("CIFAR_LIGHTNING_KILLS", "8")
     done = subprocess.run(
@@ -32,7 +32,10 @@ def test_kill_9_at_any_moment(data_root: Path) -> None:
     assert f"{kills} kills" in done.stdout
 
 
+@pytest.mark.posix("needs a limit to the size of files")
 def test_a_full_disk(trained: Path, here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    import resource
+
     last = shutil.copytree(trained, here / "runs" / "demo" / "version_0") / "last.ckpt"
     before = last.read_bytes()
     assert len(before) > 10**6

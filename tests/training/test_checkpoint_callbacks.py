@@ -12,6 +12,7 @@ from cifar_lightning.cli import main
 from tests.conftest import Start
 
 
+@pytest.mark.posix("Windows sends Ctrl+C to whole consoles only")
 def test_ctrl_c_saves_and_says_how_to_resume(
     here: Path, data_root: Path, start: Start, capsys: pytest.CaptureFixture[str]
 ) -> None:

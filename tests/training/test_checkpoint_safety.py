@@ -217,6 +217,7 @@ def test_a_pt2_file_is_a_program(exported: Path, here: Path, capsys: pytest.Capt
 
 
 @pytest.mark.parametrize("place", ["../secret.bin", "{root}/secret.bin", "link.bin"])
+@pytest.mark.posix("links need rights on Windows")
 def test_an_onnx_file_reads_nothing_outside_its_folder(place: str, exported: Path, here: Path) -> None:
     (here / "models").mkdir()
     model = onnx.load(exported / "model.onnx")

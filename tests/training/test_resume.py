@@ -2,7 +2,6 @@
 
 import json
 import os
-import pty
 import shlex
 import signal
 import sys
@@ -23,6 +22,7 @@ from cifar_lightning.errors import UsageError
 from cifar_lightning.reporting.run_report import CAPTIONS
 from cifar_lightning.reporting.run_reporter import RunReporter
 from cifar_lightning.training.checkpoint import Checkpoint
+from cifar_lightning.training.checkpoint_callbacks import SIGNALS
 from cifar_lightning.training.resume import check_time_left
 from tests.conftest import FAST, ROOT, RUN
 
@@ -49,7 +49,7 @@ class Signal(Callback):
             if number == "stop":
                 trainer.should_stop = True
             else:
-                os.kill(os.getpid(), int(number))
+                signal.raise_signal(int(number))
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
         self._send(trainer, "train")
@@ -145,7 +145,7 @@ def test_a_stopped_training_resumes_as_if_it_had_not_been(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    number = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGHUP)[step % 4]
+    number = SIGNALS[step % len(SIGNALS)]
     unstopped = whole(name)
     with monkeypatch.context() as patch:
         patch.setenv("SIGNAL", f"{number:d} 0 {step} {stage}")
@@ -236,6 +236,7 @@ def test_max_steps_may_end_inside_an_epoch(
         assert_same(resumed, expected)
 
 
+@pytest.mark.posix("Windows has no such signals")
 def test_a_hangup_that_is_ignored_stays_ignored(data_root: Path, here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     before = signal.signal(signal.SIGHUP, signal.SIG_IGN)  # as nohup does
     try:
@@ -248,7 +249,10 @@ def test_a_hangup_that_is_ignored_stays_ignored(data_root: Path, here: Path, mon
 
 
 @pytest.mark.slow
+@pytest.mark.posix("Windows has no pseudo-terminals")
 def test_a_closed_terminal_ends_a_training_and_loses_nothing(data_root: Path, here: Path) -> None:
+    import pty
+
     words = [word for word in FIT if "progress_bar" not in word] + [f"--data.root={data_root}"]
     pid, terminal = pty.fork()
     if pid == 0:

@@ -82,6 +82,7 @@ def test_a_folder_is_removed_only_if_it_has_no_results(file: str, tmp_path: Path
     assert RunFolder.claim(tmp_path / "runs" / "cnn", 0).path.name == "version_1"
 
 
+@pytest.mark.posix("links need rights on Windows")
 def test_unfinished_files_of_a_killed_process_are_removed(tmp_path: Path) -> None:
     for folder in (tmp_path, tmp_path / "figures"):
         folder.mkdir(exist_ok=True)
@@ -93,6 +94,7 @@ def test_unfinished_files_of_a_killed_process_are_removed(tmp_path: Path) -> Non
     assert (tmp_path / "victim").read_text() == "mine", "links are removed, not followed"
 
 
+@pytest.mark.posix("links need rights on Windows")
 def test_a_folder_that_cannot_be_made(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     (tmp_path / "link").symlink_to("nowhere")
@@ -122,6 +124,7 @@ def test_a_folder_that_was_renamed_stays(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("strategy", ["ddp_fork", "ddp_spawn", "ddp_notebook"])
+@pytest.mark.posix("Windows has no fork")
 def test_strategies_that_fork_or_spawn_their_processes(strategy: str, data_root: Path, here: Path) -> None:
     words = [*FIT, f"--data.root={data_root}", "--trainer.accelerator=cpu", "--trainer.devices=2"]
     done = subprocess.run(
@@ -142,6 +145,7 @@ def test_strategies_that_fork_or_spawn_their_processes(strategy: str, data_root:
 
 
 @pytest.mark.slow
+@pytest.mark.posix("Windows has no fork")
 def test_a_signal_to_the_first_process_ends_all(data_root: Path, here: Path) -> None:
     words = [*FIT, f"--data.root={data_root}", "--trainer.accelerator=cpu", "--trainer.devices=2"]
     with subprocess.Popen(

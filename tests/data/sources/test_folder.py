@@ -107,6 +107,7 @@ def test_a_digest_is_of_contents_and_labels(image_folder: Path, tmp_path: Path) 
     assert digest(copy) != before
 
 
+@pytest.mark.posix("links need rights on Windows")
 def test_nested_and_linked_folders_belong_to_their_class(
     image_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -212,6 +213,7 @@ def test_other_files_are_left_out_and_listed(image_folder: Path, capsys: pytest.
     assert "DS_Store" not in out
 
 
+@pytest.mark.posix("links need rights on Windows")
 def test_a_symlink_to_itself_is_not_an_image(image_folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (image_folder / "train" / "red" / "ring.png").symlink_to("ring.png")
     assert len(folder(image_folder).load("train")) == 60
