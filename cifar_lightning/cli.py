@@ -21,6 +21,7 @@ from cifar_lightning.io.streams import protect_streams, report_lost_output
 from cifar_lightning.io.text import say
 
 COMMANDS = {
+    "demo": ("demo", "train, test and predict on the built-in images, in about a minute"),
     "fit": ("fit", "train a classifier; resume with --ckpt_path last.ckpt"),
     "validate": ("evaluate", "measure a checkpoint on the validation images"),
     "test": ("evaluate", "measure a checkpoint on the test images, with figures and a report"),

@@ -78,7 +78,7 @@ NETWORK = re.compile(
 DATA_SETS = {"cifar": "cifar10", "cifar10": "cifar10", "cifar100": "cifar100", "synthetic": "synthetic"}
 """What other programs call the data sets that need no folder, in lower case and without dashes."""
 
-WITH_NETWORK = ("fit", "validate", "test", "predict", "bench", "sweep")
+WITH_NETWORK = ("demo", "fit", "validate", "test", "predict", "bench", "sweep")
 """The commands that have the options of the network, the data and the Trainer."""
 
 SECTIONS = ("model.", "data.", "trainer.")
