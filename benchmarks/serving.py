@@ -34,7 +34,7 @@ from cifar_lightning.errors import UsageError
 LITSERVE = "litserve==0.2.19"
 INSTALLED = Path(__file__).with_name(".litserve")
 SCRIPT = Path(__file__).with_name("_litserve_script.py")
-IMAGE = Path(__file__).parent.parent / "docs" / "images" / "cat.jpg"
+IMAGE = Path(__file__).parent.parent / "cifar_lightning" / "serving" / "web" / "examples" / "cat.jpg"
 CLIENTS = (1, 32)
 
 

@@ -18,6 +18,7 @@ from PIL import Image
 
 import cifar_lightning
 from cifar_lightning.cli import COMMANDS, main
+from cifar_lightning.commands.demo import write_sample_images
 from cifar_lightning.data.sources.drawings import draw_images
 from tests.conftest import FAST, ROOT, Start
 from tests.test_configs import SHRUNK
@@ -60,7 +61,7 @@ def run_elsewhere(command: str) -> bool:
 SERVE = [c for c in SHOWN if " serve " in c]
 MAKE = [c for c in SHOWN if c.startswith("make")]
 CURL = [c for c in SHOWN if c.startswith("curl")]
-SET_UP = [c for c in SHOWN if re.match(r"\. |pip ", c)]
+SET_UP = [c for c in SHOWN if re.match(r"\. |pip |(UV_TORCH_BACKEND=cpu )?uvx? ", c)]
 IN_PROCESS = [c for c in SHOWN if c.startswith("cifar-lightning ") and c not in SERVE and not run_elsewhere(c)]
 
 SLOW = re.compile(r".*(--workers 2|--corruptions)|cifar-lightning fit --config configs/\w+.yaml$")
@@ -94,7 +95,7 @@ def test_make_knows_the_target(command: str) -> None:
 def ready(here: Path, trained: Path, exported: Path, image_folder: Path) -> None:
     """Make the current folder one in which the commands have what they need."""
     shutil.copytree(ROOT / "configs", "configs")
-    shutil.copytree(ROOT / "docs" / "images", "docs/images")
+    write_sample_images(Path("demo-images"))
     shutil.copytree(trained, "runs/demo/version_0")
     shutil.copytree(trained, "runs/cnn/version_0")
     shutil.copy(exported / "model.onnx", "model.onnx")

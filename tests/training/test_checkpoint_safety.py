@@ -16,7 +16,8 @@ import torch
 from cifar_lightning import Predictor, create_model
 from cifar_lightning.cli import main
 from cifar_lightning.errors import UsageError
-from tests.conftest import FAST, ROOT, replace_network
+from cifar_lightning.serving.app import WEB
+from tests.conftest import FAST, replace_network
 
 PAYLOAD = """
 from pathlib import Path
@@ -143,7 +144,7 @@ def own(here: Path, trained: Path, monkeypatch: pytest.MonkeyPatch) -> str:
 def test_the_code_of_a_network_runs_only_if_it_is_allowed(own: str, capsys: pytest.CaptureFixture[str]) -> None:
     Path("own.yaml").write_text("model: {arch: own_code:Net}")
     Path("other.yaml").write_text("model: {lr: 0.1}")
-    image = str(ROOT / "docs" / "images" / "cat.jpg")
+    image = str(WEB / "examples" / "cat.jpg")
     for words in ([], ["--config=other.yaml"], ["--model.arch=cnn"], ["--model.arch=own_code:Other"]):
         assert main(["predict", image, f"--ckpt_path={own}", *words]) == 2
         error = capsys.readouterr().err
@@ -204,7 +205,7 @@ def test_a_pt2_file_is_a_program(exported: Path, here: Path, capsys: pytest.Capt
         for name in source.namelist():
             hostile = name.endswith("sample_inputs/model.pt")
             copy.writestr(name, pickle.dumps(Reduced()) if hostile else source.read(name))
-    image = str(ROOT / "docs" / "images" / "cat.jpg")
+    image = str(WEB / "examples" / "cat.jpg")
     for command in (["predict", image, "--ckpt_path=hostile.pt2"], ["serve", "--model=hostile.pt2"]):
         assert main(command) == 2
         assert "hostile.pt2 is a program" in capsys.readouterr().err
