@@ -22,7 +22,6 @@ import pytest
 import torch
 import torchvision
 from hypothesis import HealthCheck, settings
-from matplotlib.figure import Figure
 from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
@@ -302,8 +301,8 @@ def _two_threads_at_most() -> None:
 
 BLANK = SimpleNamespace(**vars(figures))
 for _name, _value in vars(figures).items():
-    if getattr(_value, "__annotations__", {}).get("return") is Figure:
-        setattr(BLANK, _name, lambda *_, **__: Figure(figsize=(1, 1)))
+    if getattr(_value, "__annotations__", {}).get("return") is figures.Figure:
+        setattr(BLANK, _name, lambda *_, **__: figures.Figure(figsize=(1, 1)))
 
 
 @pytest.fixture(autouse=True)

@@ -14,6 +14,7 @@ PACKAGE = ROOT / "cifar_lightning"
 LAYERS = [  # A module imports from its own folder and from the layers below it.
     {"__main__"},
     {"cli"},
+    {"api"},
     {"commands"},
     {"sweeping"},
     {"serving"},
@@ -29,8 +30,8 @@ WITHOUT_LIGHTNING = {"models", "transforms", "io", "errors"}
 WITHOUT_TORCH = {
     "cli", "commands.leaderboard", "commands.predict", "commands.recipes", "errors", "inference.card",
     "inference.contact_sheet", "inference.image_files", "inference.prediction_table", "inference.predictor", "io",
-    "reporting.figures", "reporting.leaderboard", "reporting.leaderboard_table", "reporting.record_schema",
-    "transforms.decode",
+    "reporting.display", "reporting.figures", "reporting.leaderboard", "reporting.leaderboard_table",
+    "reporting.record_schema", "reporting.run", "transforms.decode",
 }  # fmt: skip
 """Modules that import PyTorch only inside the functions that need it."""
 

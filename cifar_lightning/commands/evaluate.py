@@ -1,7 +1,7 @@
 """validate and test: measure a checkpoint on the validation or the test images."""
 
-import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
 from lightning.pytorch import Trainer
@@ -11,6 +11,7 @@ from rich.table import Table
 from cifar_lightning.commands.lightning_cli import TrainingCLI, build_evaluator
 from cifar_lightning.commands.session import is_rank_zero, say_once, session
 from cifar_lightning.errors import UsageError
+from cifar_lightning.reporting.evaluation import EvaluationResult
 from cifar_lightning.reporting.robustness import measure_corruptions
 from cifar_lightning.reporting.run_reporter import RunReporter
 from cifar_lightning.reporting.tables import class_table, corruption_table
@@ -34,11 +35,28 @@ def main(argv: Sequence[str]) -> int:
     """
     command, words = argv[0], argv[1:]
     with session(training=False):
-        if command == "test":
-            _test(TrainingCLI("test", words, training=False, description=TEST, add_options=add_test_options))
-        else:
-            _validate(TrainingCLI("validate", words, training=False, description=VALIDATE))
+        cli = parse(command, words)
+        result = measure(cli, _print_result)
+    if command == "test":
+        folder = result.checkpoint.parent
+        say_once(f"written: {folder / 'report.html'}, {folder / 'test.json'}, {folder / 'figures'}/test_*.png")
     return 0
+
+
+def parse(command: str, words: Sequence[str], **given: Any) -> TrainingCLI:
+    """Parse the options of ``validate`` or ``test``.
+
+    Args:
+        command: The command.
+        words: Its arguments.
+        **given: What Python passes to ``TrainingCLI``: settings and callbacks.
+
+    Raises:
+        UsageError: If an option is unknown or its value impossible.
+    """
+    if command == "test":
+        return TrainingCLI("test", words, training=False, description=TEST, add_options=add_test_options, **given)
+    return TrainingCLI("validate", words, training=False, description=VALIDATE, **given)
 
 
 def add_test_options(parser: Any) -> None:
@@ -46,15 +64,26 @@ def add_test_options(parser: Any) -> None:
     parser.add_argument("--corruptions", action="store_true", help="Also measure the accuracy on corrupted images.")
 
 
-def _validate(cli: TrainingCLI) -> None:
-    if not cli.datamodule.hparams["val_size"]:
-        raise UsageError("validation is off (data.val_size 0). Measure the test images: cifar-lightning test")
-    _evaluate(cli, "val", build_evaluator(cli))
+def measure(
+    cli: TrainingCLI, on_measured: Callable[[EvaluationResult], object] = lambda result: None
+) -> EvaluationResult:
+    """Measure a checkpoint: for ``validate`` and ``test``, and for ``cifar_lightning.evaluate``.
 
+    Args:
+        cli: The parsed options. With those of ``test``, figures and records are written to the run's folder.
+        on_measured: Called with the result, and again when corruptions are measured, too, which takes longer.
 
-def _test(cli: TrainingCLI) -> None:
+    Raises:
+        UsageError: If the user made a mistake, or the result could not be written.
+    """
     assert cli.checkpoint is not None
     path, data = cli.checkpoint.path, cli.datamodule
+    if cli.command == "validate":
+        if not data.hparams["val_size"]:
+            raise UsageError("validation is off (data.val_size 0). Measure the test images: cifar-lightning test")
+        result = _evaluate(cli, "val", build_evaluator(cli))
+        on_measured(result)
+        return result
     trained_on = cli.checkpoint.data_settings["dataset"]
     if data.hparams["dataset"] != trained_on:
         say_once(
@@ -63,43 +92,48 @@ def _test(cli: TrainingCLI) -> None:
         )
     reporter = RunReporter(path.parent, path, cli.checkpoint.steps)
     trainer = build_evaluator(cli, callbacks=[reporter])
-    is_known = _evaluate(cli, "test", trainer)
-    if cli.config.corruptions and is_known:
-        accuracy = measure_corruptions(trainer, cli.model, data)
-        _print(corruption_table(accuracy, f"{data.description}, test: accuracy by severity"))
+    result = _evaluate(cli, "test", trainer)
+    on_measured(result)
+    if cli.config.corruptions and result.is_known:
+        result = replace(result, corruptions=measure_corruptions(trainer, cli.model, data))
+        on_measured(result)
         if is_rank_zero() and not reporter.error:
-            reporter.add_corruptions(data, accuracy)
+            reporter.add_corruptions(data, result.corruptions)
     if reporter.error:
         raise UsageError(f"the result above could not be written to {path.parent}: {reporter.error}")
-    folder = path.parent
-    say_once(f"written: {folder / 'report.html'}, {folder / 'test.json'}, {folder / 'figures'}/test_*.png")
+    return result
 
 
-def _evaluate(cli: TrainingCLI, split: str, trainer: Trainer) -> bool:
-    """Measure a split and print the result; return whether the network's output is a number."""
+def _evaluate(cli: TrainingCLI, split: str, trainer: Trainer) -> EvaluationResult:
     model, data = cli.model, cli.datamodule
     check_network(model, data)
     assert cli.checkpoint is not None
-    path = str(cli.checkpoint.path)
+    path = cli.checkpoint.path
     run = trainer.test if split == "test" else trainer.validate
-    run(model, datamodule=data, ckpt_path=path, weights_only=True, verbose=False)
+    run(model, datamodule=data, ckpt_path=str(path), weights_only=True, verbose=False)
     evaluation = (model.test_metrics if split == "test" else model.val_metrics).evaluation
     if evaluation is None:
         raise UsageError(f"no images were measured: trainer.limit_{split}_batches is 0.")
-    counts = evaluation.confusion
     means = {name: float(value) for name, value in trainer.callback_metrics.items()}
-    if not math.isfinite(means[f"{split}/loss"]):
-        say_once(f"{split}/acc unknown: the network's output is not a number ({data.description}, {path})")
-        return False
-    _print(class_table(counts, data.classes, f"{data.description}, {split}"))
+    counts = evaluation.confusion.cpu().numpy()
+    return EvaluationResult(path, data.description, split, tuple(data.classes), counts, means)
+
+
+def _print_result(result: EvaluationResult) -> None:
+    split, means = result.split, result.metrics
+    if result.corruptions:  # The rest is printed already.
+        _print(corruption_table(result.corruptions, f"{result.dataset}, test: accuracy by severity"))
+        return
+    if not result.is_known:
+        say_once(f"{split}/acc unknown: the network's output is not a number ({result.dataset}, {result.checkpoint})")
+        return
+    _print(class_table(result.confusion, result.classes, f"{result.dataset}, {split}"))
     further = [f"{split}/{name}" for name in ("ece", "top2", "top3") if f"{split}/{name}" in means]
-    correct, total = int(counts.trace()), int(counts.sum())
     say_once(
-        f"{split}/acc {correct / total:.2%} of {total:,} images, {split}/loss {means[f'{split}/loss']:.4f} "
-        f"({data.description}, {path})\n"
+        f"{split}/acc {result.accuracy:.2%} of {result.images:,} images, {split}/loss {result.loss:.4f} "
+        f"({result.dataset}, {result.checkpoint})\n"
         f"{', '.join(f'{name} {means[name]:.2%}' for name in further)}; the loss is the negative log-likelihood"
     )
-    return True
 
 
 def _print(table: Table) -> None:

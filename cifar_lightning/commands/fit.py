@@ -25,12 +25,13 @@ from cifar_lightning.reporting.leaderboard_table import format_table, print_note
 from cifar_lightning.reporting.metrics_log import MetricsLog
 from cifar_lightning.reporting.record import FitRecorder
 from cifar_lightning.reporting.run_reporter import RunReporter
-from cifar_lightning.training.callbacks import AnnounceDuration, EpochLines, ProgressBar, Throughput, TrainerSettings
+from cifar_lightning.training.callbacks import AnnounceDuration, EpochLines, Throughput, TrainerSettings
 from cifar_lightning.training.checkpoint import TRAINER_SETTINGS, is_plain
 from cifar_lightning.training.checkpoint_callbacks import LastCheckpoint, RunCheckpoint
 from cifar_lightning.training.divergence import DivergedError
 from cifar_lightning.training.fit import MINUTES, FitResult, LostProcessError, Training, fit
 from cifar_lightning.training.network_check import check_network
+from cifar_lightning.training.progress import make_progress_bar
 from cifar_lightning.training.resume import check_callbacks, check_position
 from cifar_lightning.training.run_folder import RunFolder, next_number
 from cifar_lightning.training.trainer import build_plugins, build_trainer, settle_precision
@@ -266,7 +267,7 @@ def build(cli: TrainingCLI, folder: Path, callbacks: Sequence[Callback] = (), *,
     if not settings.fast_dev_run:
         built += [SaveConfig(cli, folder), *([AnnounceDuration()] if reports else [])]
     if settings.enable_progress_bar is not False and not any(isinstance(c, AnyProgressBar) for c in given):
-        built.append(ProgressBar())
+        built.append(make_progress_bar())
     if settings.enable_checkpointing is not False:
         plain = {name: settings[name] for name in TRAINER_SETTINGS} | {"precision": precision}
         stored = {name: value for name, value in plain.items() if is_plain(value)}

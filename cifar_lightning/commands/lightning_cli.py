@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, cast
 
 from lightning.pytorch import Callback, Trainer
+from lightning.pytorch.callbacks import ProgressBar
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 
 from cifar_lightning.commands.arguments import split_options
@@ -24,6 +25,7 @@ from cifar_lightning.reporting.record_schema import FIT, read_record
 from cifar_lightning.training.checkpoint import Checkpoint
 from cifar_lightning.training.classifier import ImageClassifier
 from cifar_lightning.training.launcher import join_processes
+from cifar_lightning.training.progress import in_notebook, make_progress_bar
 from cifar_lightning.training.resume import plan_resumption
 from cifar_lightning.training.trainer import build_trainer, set_default_epochs, settle_precision
 
@@ -209,6 +211,8 @@ def build_evaluator(
     if settings.logger in (None, True):
         fixed["logger"] = False
     given = [*cli.user_callbacks, *callbacks]
+    if in_notebook() and settings.enable_progress_bar is not False:
+        given += [make_progress_bar()] * (not any(isinstance(callback, ProgressBar) for callback in given))
     trainer = build_trainer(settings, enable_checkpointing=False, callbacks=given, **fixed)
     print_model(trainer, cli.model, cli.datamodule, reason)
     return trainer

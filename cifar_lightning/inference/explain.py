@@ -7,12 +7,16 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torchvision.models import VisionTransformer
 
 from cifar_lightning.errors import UsageError
+from cifar_lightning.inference.pipeline import Pipeline
+from cifar_lightning.inference.predictor import Predictor, list_images
+from cifar_lightning.reporting import figures
 
 try:
     from captum.attr import LayerGradCam
@@ -44,6 +48,28 @@ def grad_cam(network: nn.Module, images: Tensor, classes: Tensor) -> Tensor:
     low: Tensor = maps[0] if isinstance(maps, tuple) else maps  # The first output of _ToMap are the patches.
     heat = F.interpolate(low.detach().float(), images.shape[2:], mode="bilinear").squeeze(1)
     return heat / heat.amax((1, 2), keepdim=True).clamp_min(torch.finfo(heat.dtype).tiny)
+
+
+def draw_explanation(predictor: Predictor, pipeline: Pipeline, images: Any, title: str = "") -> figures.Figure:
+    """Draw images with their predictions, each beside where the evidence for the predicted class lies.
+
+    Args:
+        predictor: Classifies the images.
+        pipeline: The same network, on the CPU.
+        images: One or several images in any form that ``Predictor`` takes.
+        title: The title of the figure.
+
+    Raises:
+        ImageError: If an image can't be read.
+        UsageError: If an argument is no image, or the network has no feature map.
+    """
+    decoded = np.stack([predictor.decode(image) for image in list_images(images)])
+    probabilities = predictor.probabilities(decoded)
+    inputs = pipeline.preprocess(torch.from_numpy(decoded).permute(0, 3, 1, 2))
+    heat = grad_cam(pipeline.classifier.net, inputs, torch.from_numpy(probabilities.argmax(1)))
+    return figures.prediction_grid(
+        figures.beside_heat(decoded, heat.numpy()), probabilities, predictor.classes, title=title
+    )
 
 
 def _last_feature_map(network: nn.Module, image: Tensor) -> nn.Module:

@@ -182,7 +182,7 @@ class Predictor:
         """
         if top_k < 1:
             raise UsageError(f"top_k is {top_k}; it must be at least 1.")
-        listed = _list_images(images)
+        listed = list_images(images)
         predictions = []
         for first in range(0, len(listed), self.batch_size):  # At most one batch is in memory.
             decoded = []
@@ -234,7 +234,8 @@ class Predictor:
         return np.concatenate(batches) if batches else np.empty((0, len(self.classes)), np.float32)
 
 
-def _list_images(images: Any) -> Sequence[ImageInput]:
+def list_images(images: Any) -> Sequence[ImageInput]:
+    """Return one or several images, in any form that ``Predictor`` takes, as a sequence of images."""
     if isinstance(images, np.ndarray) or _is_tensor(images):
         return images if images.ndim == 4 else [images]
     if isinstance(images, str | Path | bytes | Image.Image):

@@ -1,7 +1,7 @@
 """Settings in YAML files, recipes and a run's ``config.yaml``, without the command line's parser."""
 
 from collections.abc import Mapping
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Any
 
 import yaml
@@ -35,6 +35,55 @@ def flatten(settings: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     for key, value in settings.items():
         flat |= flatten(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {f"{prefix}{key}": value}
     return flat
+
+
+def nest(settings: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nest settings given in Python, with values as in YAML: the inverse of ``flatten``.
+
+    Args:
+        settings: By dotted name, or nested, or both: {"model.lr": 0.1, "data": {"val_size": 0}}.
+        prefix: Put before each name in messages.
+
+    Raises:
+        UsageError: If a setting is given twice, or a value is an object that YAML can't hold.
+    """
+    nested: dict[str, Any] = {}
+    for name, value in settings.items():
+        if not isinstance(name, str) or not name:
+            raise UsageError(f"{name!r} is no name of a setting; it must be a string such as 'model.lr'.")
+        *sections, last = name.split(".")
+        content = {last: _to_plain(value, prefix + name)}
+        for section in reversed(sections):
+            content = {section: content}
+        _merge(nested, content, prefix)
+    return nested
+
+
+def _merge(target: dict[str, Any], more: Mapping[str, Any], prefix: str) -> None:
+    for key, value in more.items():
+        if isinstance(value, dict) and isinstance(target.get(key), dict):
+            _merge(target[key], value, f"{prefix}{key}.")
+        elif key in target:
+            raise UsageError(f"{prefix}{key} is given twice; leave out one of them.")
+        else:
+            target[key] = value
+
+
+def _to_plain(value: Any, name: str) -> Any:
+    if value is None or isinstance(value, str | bool | int | float):
+        return value
+    if isinstance(value, Mapping):
+        return nest(value, f"{name}.")
+    if isinstance(value, list | tuple):
+        return [_to_plain(inner, name) for inner in value]
+    if isinstance(value, PurePath):
+        return str(value)
+    if hasattr(value, "item") and not getattr(value, "shape", ()):  # a number of NumPy or PyTorch
+        return value.item()
+    raise UsageError(
+        f"{name} is a {type(value).__name__}; a setting must be a number, a string, True, False, None, or a list or "
+        "dictionary of them. Callbacks are given as callbacks=[…]."
+    )
 
 
 def read_config(path: Path) -> tuple[dict[str, Any], str]:

@@ -3,6 +3,7 @@
 Shapes: n images, H height, W width, K classes. run_figures.py chooses what a run draws with them.
 """
 
+import io
 import textwrap
 from collections.abc import Mapping, Sequence
 
@@ -10,10 +11,11 @@ import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.figure import Figure
+from matplotlib.figure import Figure as PlainFigure
 from matplotlib.patches import Rectangle
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 from numpy.typing import NDArray
+from PIL import Image
 
 from cifar_lightning.io.text import printable
 
@@ -27,6 +29,13 @@ ENDS = 50
 
 BINS = 15
 """Confidence bins of the calibration error and the reliability diagram, as in https://arxiv.org/abs/1706.04599."""
+
+
+class Figure(PlainFigure):
+    """A figure that a notebook shows as an image; matplotlib does so only for the figures of pyplot."""
+
+    def _repr_png_(self) -> bytes:
+        return to_png(to_pixels(self))
 
 
 def prediction_grid(
@@ -360,7 +369,7 @@ def _show_mosaic(axis: Axes, images: NDArray[np.uint8], rows: Sequence[str], col
     axis.spines[:].set_visible(False)
 
 
-def to_pixels(figure: Figure) -> NDArray[np.uint8]:
+def to_pixels(figure: PlainFigure) -> NDArray[np.uint8]:
     """Render a figure.
 
     Returns:
@@ -369,3 +378,10 @@ def to_pixels(figure: Figure) -> NDArray[np.uint8]:
     canvas = FigureCanvasAgg(figure)
     canvas.draw()  # type: ignore[no-untyped-call]
     return np.asarray(canvas.buffer_rgba())[..., :3]  # type: ignore[no-untyped-call]
+
+
+def to_png(pixels: NDArray[np.uint8]) -> bytes:
+    """Return the content of a PNG file of pixels (H, W, 3)."""
+    content = io.BytesIO()
+    Image.fromarray(pixels).save(content, "png")
+    return content.getvalue()

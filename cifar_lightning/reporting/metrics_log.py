@@ -9,6 +9,7 @@ from statistics import harmonic_mean
 from typing import Any
 
 from lightning.fabric.loggers.logger import rank_zero_experiment
+from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.loggers import Logger
 from lightning.pytorch.utilities import rank_zero_only
 from torch import Tensor
@@ -91,6 +92,22 @@ class MetricsLog(Logger):
             self.path.unlink(missing_ok=True)
 
 
+class WriteMetrics(Callback):
+    """Gives any Trainer a ``MetricsLog``, also one that is resumed from a checkpoint.
+
+    Args:
+        folder: The run's folder.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Add the logger: only now is it known from which step the training resumes."""
+        others = [logger for logger in trainer.loggers if not isinstance(logger, MetricsLog)]
+        trainer.loggers = [*others, MetricsLog(self.folder, trainer.global_step)]
+
+
 def _to_csv(rows: list[dict[str, Any]], columns: list[str]) -> str:
     text = io.StringIO()
     csv.DictWriter(text, columns).writerows(rows)
@@ -126,6 +143,28 @@ def read_history(folder: Path) -> list[dict[str, Any]]:
                 number = int(row["epoch"]) + 1
                 history.setdefault(number, {"epoch": number}).update(means)
     return [means for _, means in sorted(history.items())]
+
+
+def read_epochs(folder: Path) -> list[dict[str, Any]]:
+    """Read everything that was logged for each epoch of a run; the last value where there are several.
+
+    Returns:
+        For each epoch, "epoch" from 1, the losses and accuracies, and the other values by name; nothing if there is no
+        file.
+    """
+    epochs: dict[int, dict[str, Any]] = {}
+    for row in _read_rows(folder / "metrics.csv"):
+        with suppress(KeyError, ValueError):
+            number = int(row["epoch"]) + 1
+            numbers = {name: value for name, value in row.items() if not name.startswith(("epoch", "step", "test/"))}
+            values = {name: float(value) for name, value in numbers.items()}
+            epochs.setdefault(number, {}).update(values | {"step": int(row["step"])})
+    named = sorted({name for epoch in epochs.values() for name in epoch} - set(EPOCH_MEANS))
+    return [
+        {"epoch": number} | {name: epoch[name] for name in (*EPOCH_MEANS, *named) if name in epoch}
+        for number, epoch in sorted(epochs.items())
+        if set(EPOCH_MEANS) & set(epoch)  # Otherwise it is not finished.
+    ]
 
 
 def read_throughput(folder: Path, step: int = 0) -> float:

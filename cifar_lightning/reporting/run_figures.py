@@ -4,11 +4,11 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 import torch
-from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 from cifar_lightning.data.datamodule import ImageDataModule
 from cifar_lightning.reporting import figures
+from cifar_lightning.reporting.figures import Figure
 from cifar_lightning.training.metrics import Evaluation, wilson_interval
 from cifar_lightning.transforms.corruptions import SEVERITIES, corrupt
 

@@ -1,6 +1,5 @@
 """The callback that writes a run's figures, records, ``report.html`` and hyperparameters when fit and test end."""
 
-import io
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from itertools import islice
@@ -12,14 +11,13 @@ import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import WeightAveraging
 from lightning.pytorch.loggers import TensorBoardLogger
-from matplotlib.figure import Figure
-from PIL import Image
 from torch.utils.tensorboard import SummaryWriter
 from torch.utils.tensorboard.summary import hparams
 
 from cifar_lightning.data.datamodule import ImageDataModule
 from cifar_lightning.io.files import hash_file, write_atomically, write_json
 from cifar_lightning.reporting import figures
+from cifar_lightning.reporting.figures import Figure, to_png
 from cifar_lightning.reporting.metrics_log import read_history
 from cifar_lightning.reporting.record import FitRecorder, describe_test, get_model_and_data, is_fast_dev_run
 from cifar_lightning.reporting.run_figures import draw_augmentation, draw_corruptions, draw_evaluation
@@ -173,9 +171,7 @@ class RunReporter(Callback):
         (self.folder / "figures").mkdir(parents=True, exist_ok=True)
         for name, figure in drawn.items():
             pixels = figures.to_pixels(figure)  # Rendering takes most of the time.
-            content = io.BytesIO()
-            Image.fromarray(pixels).save(content, "png")
-            write_atomically(self.folder / "figures" / f"{name.replace('/', '_')}.png", content.getbuffer())
+            write_atomically(self.folder / "figures" / f"{name.replace('/', '_')}.png", to_png(pixels))
             for writer in writers:
                 writer.add_image(name, pixels, step, dataformats="HWC")
 

@@ -2,25 +2,26 @@
 
 from collections.abc import Mapping, Sequence
 
+import numpy as np
+from numpy.typing import NDArray
 from rich.markup import escape
 from rich.table import Table
-from torch import Tensor
 
 from cifar_lightning.io.text import printable
 from cifar_lightning.training.metrics import wilson_interval
 from cifar_lightning.transforms.corruptions import SEVERITIES
 
 
-def class_table(confusion: Tensor, classes: Sequence[str], title: str) -> Table:
+def class_table(confusion: NDArray[np.integer], classes: Sequence[str], title: str) -> Table:
     """Make a table of the accuracy of each class.
 
     Args:
-        confusion: (K, K) int64, rows the true classes.
+        confusion: (K, K), rows the true classes.
         classes: The names of the K classes.
         title: The title of the table.
     """
     table = _table(title, "class", "correct", "images", "accuracy", "95% interval")
-    correct, total = confusion.diagonal().cpu().numpy(), confusion.sum(1).cpu().numpy()
+    correct, total = confusion.diagonal(), confusion.sum(1)
     for name, count, n, low, high in zip(classes, correct, total, *wilson_interval(correct, total), strict=True):
         shares = (f"{count / n:.1%}", f"{low:.1%} – {high:.1%}") if n else ("–", "–")
         table.add_row(escape(printable(name)), f"{count:,}", f"{n:,}", *shares)

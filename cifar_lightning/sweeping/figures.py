@@ -11,7 +11,6 @@ import numpy as np
 import optuna
 from matplotlib.axes import Axes
 from matplotlib.collections import LineCollection
-from matplotlib.figure import Figure
 from matplotlib.ticker import (
     FixedLocator,
     FuncFormatter,
@@ -25,7 +24,7 @@ from optuna.distributions import BaseDistribution, CategoricalDistribution, Floa
 from optuna.importance import get_param_importances
 from optuna.trial import FrozenTrial, TrialState
 
-from cifar_lightning.reporting.figures import SERIES
+from cifar_lightning.reporting.figures import SERIES, Figure
 from cifar_lightning.sweeping.space import Sweep
 from cifar_lightning.sweeping.study import counted_trials
 

@@ -1,6 +1,7 @@
 """Callbacks that print, measure and record while a network is trained.
 
-Those that write checkpoints are in ``checkpoint_callbacks``; those that write figures and records, in ``reporting``.
+Those that write checkpoints are in ``checkpoint_callbacks``; progress bars, in ``progress``; those that write figures
+and records, in ``reporting``.
 """
 
 import math
@@ -11,37 +12,7 @@ from typing import Any
 
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
-from lightning.pytorch.callbacks import EarlyStopping, RichProgressBar, Timer
-
-
-class ProgressBar(RichProgressBar):
-    """Lightning's progress bar for the running epoch; ``EpochLines`` prints the finished ones."""
-
-    def __init__(self) -> None:
-        super().__init__(refresh_rate=5)  # Per second. At Lightning's 100, a terminal is redrawn in every short step.
-        self._shown = 0.0
-
-    def get_metrics(self, trainer: Trainer, pl_module: LightningModule) -> dict[str, Any]:
-        return {}  # Each epoch's line already shows the metrics.
-
-    def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        super().on_train_epoch_start(trainer, pl_module)
-        self._count_from_one(trainer)
-
-    def on_train_batch_end(
-        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
-    ) -> None:
-        # Skip updates that would not be drawn.
-        if trainer.is_last_batch or time.monotonic() - self._shown >= 1 / self.refresh_rate:
-            super().on_train_batch_end(trainer, pl_module, outputs, batch, batch_idx)
-            self._shown = time.monotonic()
-            self._count_from_one(trainer)  # A run that resumes inside an epoch has no on_train_epoch_start.
-
-    def _count_from_one(self, trainer: Trainer) -> None:
-        """Number the epochs as the printed lines do; Lightning numbers them from 0."""
-        if self.progress is not None and self.train_progress_bar_id is not None:
-            description = f"Epoch {trainer.current_epoch + 1}{_of_all_epochs(trainer)}"
-            self.progress.update(self.train_progress_bar_id, description=description)
+from lightning.pytorch.callbacks import EarlyStopping, Timer
 
 
 class EpochLines(Callback):
@@ -58,7 +29,7 @@ class EpochLines(Callback):
         means = trainer.callback_metrics
         if not trainer.is_global_zero or "train/loss" not in means:
             return
-        total = _of_all_epochs(trainer)
+        total = of_all_epochs(trainer)
         line = f"epoch {trainer.current_epoch:>{len(total) - 1}}{total}"
         for stage in ("train", "val"):
             if f"{stage}/loss" in means:
@@ -67,7 +38,8 @@ class EpochLines(Callback):
         print(line + (f"  {rate:,.0f} img/s" if rate is not None else ""), flush=True)
 
 
-def _of_all_epochs(trainer: Trainer) -> str:
+def of_all_epochs(trainer: Trainer) -> str:
+    """Return what follows an epoch's number: "/10", or nothing if there is no such limit."""
     return f"/{trainer.max_epochs}" if (trainer.max_epochs or -1) > 0 else ""
 
 

@@ -6,6 +6,7 @@ What a checkpoint holds is in ``checkpoint``; how a run resumes from one, in ``r
 import multiprocessing
 import os
 import signal
+import sys
 import threading
 import time
 from contextlib import suppress
@@ -113,7 +114,7 @@ class LastCheckpoint(RunCheckpoint):
     It is written after each epoch, every few minutes within one, where training ends inside an epoch (``max_steps``,
     ``max_time``, early stopping), and when a signal asks training to end: Ctrl+C, SIGTERM, SIGUSR1, or SIGHUP unless it
     is ignored, as with nohup. After the first signal, the step or the validation is completed; a second Ctrl+C or
-    SIGTERM ends the process at once.
+    SIGTERM ends the process at once. In a notebook or an interactive Python, a second Ctrl+C raises KeyboardInterrupt.
 
     Args:
         folder: The run's folder.
@@ -145,7 +146,9 @@ class LastCheckpoint(RunCheckpoint):
         self.signal = number
         for each in self._handlers:
             # A closed terminal sends SIGHUP twice, from the kernel and from the shell; ``end_processes`` sends SIGUSR1.
-            again = signal.SIG_DFL if each in (signal.SIGINT, signal.SIGTERM) else signal.SIG_IGN
+            again: Any = signal.SIG_DFL if each in (signal.SIGINT, signal.SIGTERM) else signal.SIG_IGN
+            if each == signal.SIGINT and hasattr(sys, "ps1"):  # Ending the process would end the user's notebook.
+                again = signal.default_int_handler
             signal.signal(each, again)
         if number == HANGUP:
             nowhere = os.open(os.devnull, os.O_WRONLY)

@@ -176,7 +176,8 @@ def check_callbacks(checkpoint: Checkpoint, named: Sequence[str]) -> None:
     if missing := [name for name in checkpoint.callbacks if name not in named]:
         raise UsageError(
             f"this run was trained with {', '.join(missing)} (trainer.callbacks, trainer.logger), which a checkpoint "
-            f"does not contain. Name them again: --config {checkpoint.path.parent / 'config.yaml'}"
+            f"does not contain. Name them again: --config {checkpoint.path.parent / 'config.yaml'} (in Python, those "
+            "that were objects: callbacks=[…])"
         )
 
 

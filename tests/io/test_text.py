@@ -3,6 +3,7 @@
 import os
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
@@ -64,7 +65,7 @@ def test_commands_can_be_pasted_into_the_user_s_shell(monkeypatch: pytest.Monkey
 def test_class_names_in_tables_and_messages(
     trained: Path, here: Path, image_folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    table = class_table(torch.eye(1, dtype=torch.int64), ["\x1b[2Jcat"], "a \x1b[31m title")
+    table = class_table(np.eye(1, dtype=np.int64), ["\x1b[2Jcat"], "a \x1b[31m title")
     assert "\x1b" not in str(table.title) + "".join(map(str, table.columns[0].cells))
     checkpoint = torch.load(trained / "best.ckpt", weights_only=True)
     checkpoint["ImageDataModule"]["classes"] = [f"\x1b]0;{number}\x07\nforged" for number in range(10)]

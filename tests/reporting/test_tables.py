@@ -2,7 +2,7 @@
 
 import io
 
-import torch
+import numpy as np
 from rich.console import Console
 from rich.table import Table
 
@@ -18,7 +18,7 @@ def cells(table: Table) -> list[list[str]]:
 
 
 def test_the_accuracy_of_each_class() -> None:
-    confusion = torch.tensor([[8, 2, 0], [1, 9, 0], [0, 0, 0]])
+    confusion = np.array([[8, 2, 0], [1, 9, 0], [0, 0, 0]])
     assert cells(class_table(confusion, ["cat", "dog", "none"], "title")) == [
         ["class", "correct", "images", "accuracy", "95% interval"],
         ["cat", "8", "10", "80.0%", "49.0% – 94.3%"],

@@ -1,0 +1,30 @@
+"""run_callbacks: a run's files from a Trainer of one's own."""
+
+from pathlib import Path
+
+import pytest
+from lightning.pytorch import Trainer
+
+from cifar_lightning import ImageClassifier, ImageDataModule, Run, predict, run_callbacks
+from tests.conftest import ROOT
+
+
+@pytest.mark.filterwarnings("ignore")  # Lightning's about loaders without workers
+def test_a_trainer_writes_and_resumes_a_run(data_root: Path, here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    model = ImageClassifier(arch="cnn")
+    data = ImageDataModule(dataset="synthetic", root=str(data_root), val_size=100, batch_size=32)
+    for epochs in (1, 2):
+        trainer = Trainer(
+            max_epochs=epochs, limit_train_batches=2, limit_test_batches=1, logger=False, accelerator="cpu",
+            callbacks=run_callbacks("runs/mine"), enable_progress_bar=False, enable_model_summary=False,
+        )  # fmt: skip
+        trainer.fit(model, data, ckpt_path="runs/mine/last.ckpt" if epochs == 2 else None, weights_only=True)
+    trainer.test(model, data, verbose=False)
+    run = Run("runs/mine")
+    assert [row["epoch"] for row in run.metrics] == [1, 2]
+    assert run.fit["epochs"] == 2
+    assert run.test["images"] > 0
+    assert run.report
+    assert {"curves", "val_confusion", "test_confusion"} <= set(run.figures)
+    assert capsys.readouterr().out.count("epoch 2/2  train loss") == 1
+    assert predict(run, ROOT / "docs/images/cat.jpg")
