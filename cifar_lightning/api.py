@@ -21,7 +21,8 @@ from cifar_lightning.inference.predictor import ImageInput, Prediction, Predicto
 from cifar_lightning.io.checkpoint_path import find_checkpoint
 from cifar_lightning.io.config import ONLY_FLAGS, nest
 from cifar_lightning.io.files import EXPORTED
-from cifar_lightning.io.recipes import require_recipe
+from cifar_lightning.io.recipes import name_recipe, require_recipe
+from cifar_lightning.io.text import say
 from cifar_lightning.reporting.evaluation import EvaluationResult
 from cifar_lightning.reporting.figures import Figure
 from cifar_lightning.reporting.run import Run
@@ -76,7 +77,12 @@ def train(
             can mend.
         TrainingInterrupted: If a signal ended it; ``run`` and how to resume it are in the exception.
     """
-    words = [] if recipe is None else ["--config", str(require_recipe(os.fspath(recipe)))]
+    words = []
+    if recipe is not None:
+        path = require_recipe(os.fspath(recipe))
+        if path != Path(recipe):
+            say(f"recipe: {name_recipe(path)}")
+        words += ["--config", str(path)]
     if resume is not None:
         words += _checkpoint_words(_resumable(resume), allow_custom_code)
     try:

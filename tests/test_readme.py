@@ -180,7 +180,10 @@ def test_the_batch_script_trains_and_then_resumes(here: Path) -> None:
 @pytest.mark.parametrize("code", [block for block in blocks("python") if not block.startswith("# my_nets.py")])
 def test_python_example_runs(code: str, data_root: Path) -> None:
     code = code.replace("ImageDataModule(", f"ImageDataModule(root={str(data_root)!r}, ")
-    code = code.replace("Trainer(", "Trainer(limit_train_batches=2, logger=False, enable_checkpointing=False, ")
+    code = code.replace("Trainer(", "Trainer(limit_train_batches=2, logger=False, ")
+    code = code.replace('"dataset": "synthetic"', f'"dataset": "synthetic", "root": {str(data_root)!r}')
+    code = code.replace('"data.dataset": "synthetic"', f'"data.dataset": "synthetic", "data.root": {str(data_root)!r}')
+    code = code.replace('"trainer.max_epochs": 2', '"trainer.max_epochs": 2, "trainer.limit_train_batches": 2')
     exec(code, {})
 
 
