@@ -1,4 +1,4 @@
-"""What is wrong with the name or the value of an option: the messages, for the parser and before PyTorch is imported."""
+"""What is wrong with the name or the value of an option: messages, for the parser and before PyTorch is imported."""
 
 import re
 from collections.abc import Collection, Mapping
