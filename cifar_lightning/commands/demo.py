@@ -87,7 +87,7 @@ def run_demo(options: Sequence[str] = (), images: Path = IMAGES) -> int:
         ("predict", "--ckpt_path", best, str(images), "--output", str(table)),
     ):
         _announce(command, *words)
-        if status := (evaluate if command == "test" else predict).main([command, *words]):
+        if status := (evaluate.main if command == "test" else predict.main)([command, *words]):
             return status
     say(_describe_next_steps(folder, images))
     return 0
