@@ -30,6 +30,10 @@ from cifar_lightning.training.resume import plan_resumption
 from cifar_lightning.training.trainer import build_trainer, set_default_epochs, settle_precision
 
 
+class TrainingParser(Parser, LightningArgumentParser):
+    """The parser of a command with a network, images and a Trainer."""
+
+
 class TrainingCLI(LightningCLI):
     """Parses the options of a command that has a network, images and a Trainer, and builds the first two.
 
@@ -92,7 +96,7 @@ class TrainingCLI(LightningCLI):
             save_config_callback=None,
             trainer_defaults=TRAINER_DEFAULTS,
             seed_everything_default=0,
-            parser_class=Parser,
+            parser_class=TrainingParser,
             parser_kwargs={"prog": f"cifar-lightning {command}", "description": description},
             # Configs come first, so that flags win wherever they stand.
             args=[*(word for text in texts for word in ("--config", text)), *options],

@@ -1,4 +1,4 @@
-"""The parser of the commands that train, on LightningCLI's, with its errors in plain words."""
+"""The parser of the commands that train, whose errors are in plain words. Importing it does not import PyTorch."""
 
 import math
 import re
@@ -6,9 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, NoReturn, get_args, get_type_hints
 
 import yaml
-from jsonargparse import get_loader, set_loader
-from lightning.pytorch import callbacks, loggers
-from lightning.pytorch.cli import LightningArgumentParser
+from jsonargparse import ArgumentParser, get_loader, set_loader
 
 from cifar_lightning.commands.option_check import unknown_option, wrong_value
 from cifar_lightning.errors import UsageError, did_you_mean
@@ -26,7 +24,7 @@ def _load_strictly(text: str) -> Any:
 set_loader("yaml", _load_strictly, (yaml.YAMLError,))
 
 
-class Parser(LightningArgumentParser):
+class Parser(ArgumentParser):
     """Accepts options by their full names only, and raises one clear message instead of printing the usage."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
@@ -91,6 +89,8 @@ def _explain_class(option: str, message: str) -> str:
             "one in a module that is installed or in the current folder, such as my_module.MyClass."
         )
     if unknown := re.search(r"Expected a dot import path string: (.*)", message):
+        from lightning.pytorch import callbacks, loggers  # sweep parses its own options before it imports PyTorch.
+
         known = {*callbacks.__all__, *loggers.__all__}
         return (
             f"{option}: Lightning has no class {unknown[1]}.{did_you_mean(unknown[1], known)} One of your own has its "

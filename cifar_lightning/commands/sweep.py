@@ -4,26 +4,30 @@ import contextlib
 from collections.abc import Sequence
 from dataclasses import fields, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from lightning.pytorch import Callback
 from rich.console import Console
 
 from cifar_lightning.commands.arguments import split_options
-from cifar_lightning.commands.fit import build, train
-from cifar_lightning.commands.fit import parse as parse_fit
 from cifar_lightning.commands.option_check import check_names
 from cifar_lightning.commands.parser import Parser
-from cifar_lightning.commands.session import session
 from cifar_lightning.errors import UsageError
 from cifar_lightning.io.config import read_config
 from cifar_lightning.io.recipes import name_recipe
 from cifar_lightning.io.text import say
-from cifar_lightning.sweeping.results import describe_next_steps, describe_trials, make_best_table
-from cifar_lightning.sweeping.search import search
+from cifar_lightning.sweeping.results import (
+    SearchResult,
+    describe_next_steps,
+    describe_trials,
+    find_finished,
+    make_best_table,
+)
 from cifar_lightning.sweeping.space import EXAMPLE, Sweep
-from cifar_lightning.training.fit import FitResult, Training
-from cifar_lightning.training.launcher import refuse_processes
+
+if TYPE_CHECKING:  # A mistake in the config, and a finished search, need no PyTorch: they are reported at once.
+    from lightning.pytorch import Callback
+
+    from cifar_lightning.training.fit import FitResult, Training
 
 EXIT_INTERRUPTED = 130
 
@@ -40,15 +44,27 @@ def main(argv: Sequence[str]) -> int:
     Raises:
         UsageError: If an option is wrong, the storage can't be used, or all workers died.
     """
-    refuse_processes("sweep")
     sweep = parse(argv[1:])
     if sweep.recipe != Path(sweep.base):
         say(f"base recipe: {name_recipe(sweep.recipe)}")
+    if done := find_finished(sweep):
+        print(f"study {sweep.study_name}: all of its {len(done.trials)} trials are done; --trials N trains more")
+        return _print_result(done)
+    from cifar_lightning.sweeping.search import search
+    from cifar_lightning.training.launcher import refuse_processes
+
+    refuse_processes("sweep")
     result = search(sweep, check_training, train_trial, verbose=True)
     if result.interrupted:
         print(f"\ninterrupted; {result.how_to_resume}", flush=True)
         return EXIT_INTERRUPTED
-    print(f"\n{describe_trials(result)}")
+    print()
+    return _print_result(result)
+
+
+def _print_result(result: SearchResult) -> int:
+    """Print the outcome of a finished search; return the exit status."""
+    print(describe_trials(result))
     if result.best is not None:
         Console().print(make_best_table(result))
     print(describe_next_steps(result))
@@ -103,9 +119,10 @@ def _refuse_recipe(config: str, content: dict[str, Any]) -> None:
     """Refuse a config of ``fit``, whose options are in sections that ``Sweep`` does not have."""
     if {"model", "data", "trainer"} & set(content) and not {field.name for field in fields(Sweep)} & set(content):
         named = name_recipe(Path(config))
+        base = named.removesuffix(" (built in)")
         raise UsageError(
-            f"{named} is a recipe, which fit takes. The config of a sweep names it as its base and says what to "
-            f"search:\nbase: {named.removesuffix(' (built in)')}\nspace:\n  {EXAMPLE}\n"
+            f"{named} is a recipe. To train it: cifar-lightning fit --config {base}. The config of a sweep names it as "
+            f"its base and says what to search:\nbase: {base}\nspace:\n  {EXAMPLE}\n"
             "cifar-lightning recipes copy sweep writes an example."
         )
 
@@ -126,13 +143,19 @@ def _require_base_and_space(configs: Sequence[str], given: set[str]) -> None:
     raise UsageError(f"{configs[-1]} lacks {'; and '.join(say_what[name] for name in missing)}.")
 
 
-def check_training(words: Sequence[str]) -> Training:
+def check_training(words: Sequence[str]) -> "Training":
     """Build the training of some arguments of ``fit``, without starting it, for ``sweeping.space.Check``."""
+    from cifar_lightning.commands.fit import build
+    from cifar_lightning.commands.fit import parse as parse_fit
+    from cifar_lightning.commands.session import session
+
     with contextlib.redirect_stdout(None), session(training=True):
         return build(parse_fit(words, command="sweep"), Path("unused"))
 
 
-def train_trial(words: Sequence[str], folder: Path, callbacks: Sequence[Callback]) -> FitResult:
+def train_trial(words: Sequence[str], folder: Path, callbacks: "Sequence[Callback]") -> "FitResult":
     """Train a trial without printing, for ``sweeping.worker.Train``."""
+    from cifar_lightning.commands.fit import train
+
     with contextlib.redirect_stdout(None):
         return train(words, folder, callbacks)

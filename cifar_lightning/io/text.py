@@ -4,6 +4,7 @@ import os
 import re
 import shlex
 import sys
+import textwrap
 import unicodedata
 from collections.abc import Collection
 from pathlib import Path
@@ -54,6 +55,24 @@ def command_line(*words: str | Path) -> str:
 
         return list2cmdline(map(str, words))
     return shlex.join(map(str, words))
+
+
+def wrap(text: str, width: int, indent: str = "") -> list[str]:
+    """Break a text into lines at spaces; lines after the first are indented a little more.
+
+    Args:
+        text: The text.
+        width: Characters in a line; only a single word may be longer.
+        indent: Put before each line.
+    """
+    return textwrap.wrap(
+        text,
+        width,
+        initial_indent=indent,
+        subsequent_indent=f"{indent}  ",
+        break_long_words=False,
+        break_on_hyphens=False,
+    )
 
 
 def csv_text(text: str | Path) -> str:

@@ -4,7 +4,6 @@ import csv
 import io
 import shutil
 import sys
-import textwrap
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -13,7 +12,7 @@ from typing import Any
 
 from rich.cells import cell_len
 
-from cifar_lightning.io.text import command_line, csv_text, printable, say
+from cifar_lightning.io.text import command_line, csv_text, printable, say, wrap
 from cifar_lightning.reporting.leaderboard import MARKS, Leaderboard, LeaderboardRow, RunRecords
 
 COLUMNS = ("recipe", "test accuracy", "n", "val/acc", "parameters", "MFLOPs", "time", "on")
@@ -31,9 +30,9 @@ def format_table(boards: Sequence[Leaderboard], width: int | None = None) -> str
     width = width or shutil.get_terminal_size().columns
     parts: list[list[str]] = []
     for board, title, environments in _with_titles(boards):
-        listed = [line for text in _list_environments(environments) for line in _wrap(text, width)]
-        parts += [lines for lines in (_wrap(title, width), _format_rows(board, environments, width), listed) if lines]
-    parts.append([line for text in _explain(boards) for line in _wrap(text, width)])
+        listed = [line for text in _list_environments(environments) for line in wrap(text, width)]
+        parts += [lines for lines in (wrap(title, width), _format_rows(board, environments, width), listed) if lines]
+    parts.append([line for text in _explain(boards) for line in wrap(text, width)])
     return "\n\n".join("\n".join(lines) for lines in parts) + "\n"
 
 
@@ -50,7 +49,7 @@ def _format_rows(board: Leaderboard, environments: Sequence[str], width: int) ->
             _pad(cell, size, right=column in RIGHT_ALIGNED)
             for column, cell, size in zip(cells[0], figures, widths, strict=True)
         ]
-        above, name = (_wrap(name, width), "") if cell_len(name) > first else ([], name)
+        above, name = (wrap(name, width), "") if cell_len(name) > first else ([], name)
         return [*above, "  ".join([_pad(name, first), *aligned]).rstrip()]
 
     rule = "-" * (first + sum(widths) + 2 * len(widths))
@@ -60,20 +59,8 @@ def _format_rows(board: Leaderboard, environments: Sequence[str], width: int) ->
         if tested and not row.tested:
             lines.append(rule)
         tested = row.tested
-        lines += align(name, figures) + _wrap(_differences(row), width, "  ")
+        lines += align(name, figures) + wrap(_differences(row), width, "  ")
     return lines
-
-
-def _wrap(text: str, width: int, indent: str = "") -> list[str]:
-    """Break a text into lines at spaces; lines after the first are indented a little more."""
-    return textwrap.wrap(
-        text,
-        width,
-        initial_indent=indent,
-        subsequent_indent=f"{indent}  ",
-        break_long_words=False,
-        break_on_hyphens=False,
-    )
 
 
 def _pad(text: str, width: int, *, right: bool = False) -> str:

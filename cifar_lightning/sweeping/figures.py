@@ -30,6 +30,12 @@ from cifar_lightning.sweeping.study import counted_trials
 
 BLUE, ORANGE = SERIES[0][0], SERIES[1][0]
 
+FIGURES = ("history", "parallel_coordinate", "importance")
+"""The names of the figures, in the order in which they are drawn."""
+
+MIN_TRIALS = 10
+"""Fewest complete trials whose importance is computed: PED-ANOVA compares the best tenth of them with all."""
+
 
 def draw_figures(study: optuna.Study, sweep: Sweep, folder: Path) -> list[Path]:
     """Draw the figures of a study with at least one complete trial, and write them as PNG.
@@ -40,7 +46,7 @@ def draw_figures(study: optuna.Study, sweep: Sweep, folder: Path) -> list[Path]:
         folder: Where to write them; it is made.
 
     Returns:
-        The files. The importance is not drawn for fewer than two complete trials, or if it can't be computed.
+        The files. The importance needs ``MIN_TRIALS`` complete trials, and is not drawn if it can't be computed.
     """
     folder.mkdir(exist_ok=True)
     trials = counted_trials(study)
@@ -184,6 +190,8 @@ def compute_importance(study: optuna.Study) -> dict[str, float]:
     Returns:
         Fractions that add up to 1, by parameter; empty where there are too few trials to tell, or all are alike.
     """
+    if len(_complete(counted_trials(study))) < MIN_TRIALS:
+        return {}
     with warnings.catch_warnings():
         # "The number of trials is too small …", "Target and region quantiles select the same set of trials. …"
         warnings.filterwarnings("error", ".*Parameter importances will be equal")

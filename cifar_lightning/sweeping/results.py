@@ -11,13 +11,26 @@ from typing import Any
 import optuna
 import yaml
 from optuna.trial import FrozenTrial, TrialState
+from rich.markup import escape
 from rich.table import Column, Table
 
+from cifar_lightning.io.config import read_config
 from cifar_lightning.io.files import write_atomically
 from cifar_lightning.io.text import csv_text
-from cifar_lightning.sweeping.figures import draw_figures
+from cifar_lightning.sweeping.figures import FIGURES, MIN_TRIALS, draw_figures
 from cifar_lightning.sweeping.space import Sweep, format_param, to_flags
-from cifar_lightning.sweeping.study import EXCESS_TRIAL, count_finished, counted_trials, find_best, retried_trial
+from cifar_lightning.sweeping.study import (
+    EXCESS_TRIAL,
+    count_finished,
+    counted_trials,
+    explained_storage_errors,
+    find_best,
+    find_study,
+    retried_trial,
+)
+
+TRIALS, BEST = "trials.csv", "best.yaml"
+"""The files in a study's folder: the table of all trials, and the recipe with the best trial's values."""
 
 
 @dataclass
@@ -64,6 +77,29 @@ class SearchResult:
         return f"{self.finished} of {self.sweep.trials} trials are done. To resume, give the same command again."
 
 
+def find_finished(sweep: Sweep) -> SearchResult | None:
+    """Return the outcome of a search that has no trial left to train, from its storage and its folder alone.
+
+    Returns:
+        The outcome; None if there are trials to train, or results to write.
+
+    Raises:
+        UsageError: If the study's trials can't be compared with those of this search.
+    """
+    recipe, _ = read_config(sweep.recipe)
+    folder = sweep.find_folder(recipe)
+    if not (folder / TRIALS).is_file():
+        return None
+    with explained_storage_errors():
+        study = find_study(sweep, recipe, folder)
+        result = SearchResult(sweep, study, folder) if study else None
+        if result is None or result.finished < max(sweep.trials, len(result.trials)):
+            return None
+        result.files = [path for path in (folder / BEST, folder / TRIALS) if path.is_file()]
+        result.files += [path for name in FIGURES if (path := folder / "figures" / f"{name}.png").is_file()]
+        return result if result.best is None or result.files[0].name == BEST else None
+
+
 def write_results(result: SearchResult, recipe: Mapping[str, Any]) -> None:
     """Write trials.csv and, if a trial is complete, best.yaml and the figures, to the study's folder.
 
@@ -72,10 +108,10 @@ def write_results(result: SearchResult, recipe: Mapping[str, Any]) -> None:
         recipe: The content of the base recipe.
     """
     result.folder.mkdir(parents=True, exist_ok=True)
-    result.files = [result.folder / "trials.csv"]
+    result.files = [result.folder / TRIALS]
     write_trials(result, result.files[0])
     if result.best is not None:
-        result.files.insert(0, result.folder / "best.yaml")
+        result.files.insert(0, result.folder / BEST)
         write_best_recipe(result, result.best, recipe, result.files[0])
         result.files += draw_figures(result.study, result.sweep, result.folder / "figures")
 
@@ -139,14 +175,15 @@ def _original_choice(entry: Mapping[str, Any], key: str, value: Any) -> Any:
 
 
 def make_best_table(result: SearchResult, count: int = 5) -> Table:
-    """Make a table of the best complete trials, to be printed."""
+    """Make a table of the best complete trials, to be printed. Each is a column, so that any number of options fits."""
     sweep = result.sweep
     complete = [trial for trial in result.trials if trial.state == TrialState.COMPLETE]
-    names = ["trial", sweep.monitor, *(key.split(".")[-1] for key in sweep.space)]
-    table = Table(*(Column(name, overflow="fold") for name in names))
-    for trial in sorted(complete, key=lambda t: t.value or 0.0, reverse=sweep.maximize)[:count]:
-        params = [format_param(trial.params[key]) for key in sweep.space]
-        table.add_row(str(trial.number), sweep.format(trial.value), *params)
+    best = sorted(complete, key=lambda trial: trial.value or 0.0, reverse=sweep.maximize)[:count]
+    columns = [Column(str(trial.number), justify="right", overflow="fold") for trial in best]
+    table = Table("trial", *columns, title=f"the best {len(best)} of {len(complete)} complete trials")
+    table.add_row(sweep.monitor, *(sweep.format(trial.value) for trial in best))
+    for key in sweep.space:
+        table.add_row(escape(key), *(escape(format_param(trial.params[key])) for trial in best))
     return table
 
 
@@ -162,13 +199,24 @@ def describe_trials(result: SearchResult) -> str:
 def describe_next_steps(result: SearchResult) -> str:
     """Say which run is the best, what was written, and how to use it."""
     if result.best is None:
-        return f"No trial is complete; {result.folder / 'trials.csv'} says why."
-    importance = result.folder / "figures" / "importance.png"
+        return f"No trial is complete; {result.folder / TRIALS} says why."
     written = ", ".join(str(file.relative_to(result.folder)) for file in result.files)
-    missing = "" if importance in result.files else " (no importance.png: too few complete trials to compute it)"
+    missing = (
+        "" if any(file.stem == "importance" for file in result.files) else f"\nno importance.png: {_explain(result)}"
+    )
     return (
         f"best: {result.best_run} (trial {result.best.number})\n"
         f"written to {result.folder}: {written}{missing}\n"
         f"next:\n  cifar-lightning fit --config {result.folder / 'best.yaml'}\n"
         f"  cifar-lightning predict --ckpt_path {result.best_run}/best.ckpt YOUR_IMAGES"
     )
+
+
+def _explain(result: SearchResult) -> str:
+    """Say why there is no figure of the importance."""
+    complete = sum(trial.state == TrialState.COMPLETE for trial in result.trials)
+    if complete < MIN_TRIALS:
+        return (
+            f"it means something only from {MIN_TRIALS} complete trials on (there are {complete}); --trials adds more"
+        )
+    return "the trials are too much alike"

@@ -1,7 +1,5 @@
 """A search from its checks to its results."""
 
-from pathlib import Path
-
 from cifar_lightning.errors import UsageError
 from cifar_lightning.io.config import read_config
 from cifar_lightning.sweeping.results import SearchResult, write_results
@@ -62,5 +60,4 @@ def _prepare(sweep: Sweep, check: Check, train: Train, verbose: bool) -> Search:
     create_pruner(sweep)
     training.data.prepare_data()
     recipe, _ = read_config(sweep.recipe)
-    root = Path(training.settings.trainer.default_root_dir or "runs")
-    return Search(sweep, recipe, space, root / sweep.study_name, train, verbose)
+    return Search(sweep, recipe, space, sweep.find_folder(recipe), train, verbose)

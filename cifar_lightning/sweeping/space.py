@@ -4,14 +4,17 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
 from optuna.trial import Trial
 
 from cifar_lightning.errors import UsageError
+from cifar_lightning.io.config import flatten
 from cifar_lightning.io.recipes import require_recipe
-from cifar_lightning.training.fit import Training
+
+if TYPE_CHECKING:  # It imports PyTorch, which a finished search does not need.
+    from cifar_lightning.training.fit import Training
 
 EXAMPLE = "model.lr: {low: 1.0e-4, high: 0.1, log: true}"
 """An entry of ``space``, for messages."""
@@ -73,6 +76,15 @@ class Sweep:
         """The study's name, and that of its folder."""
         return self.study or "sweep"
 
+    def find_folder(self, recipe: Mapping[str, Any]) -> Path:
+        """Return the study's folder, in the folder of all runs.
+
+        Args:
+            recipe: The content of the base recipe.
+        """
+        root = flatten(recipe).get("trainer.default_root_dir")
+        return Path(self.overrides.get("trainer.default_root_dir", root) or "runs") / self.study_name
+
     @property
     def recipe(self) -> Path:
         """The file of the recipe to start from."""
@@ -102,7 +114,7 @@ class Sweep:
 class Check(Protocol):
     """A function that builds a training from the arguments of ``fit``, which checks them, without starting it."""
 
-    def __call__(self, words: Sequence[str]) -> Training:
+    def __call__(self, words: Sequence[str]) -> "Training":
         """Build the training of ``words``, such as ["--config", "configs/cnn.yaml"]. Nothing is written.
 
         Raises:
@@ -110,7 +122,7 @@ class Check(Protocol):
         """
 
 
-def check_space(sweep: Sweep, check: Check) -> tuple[dict[str, BaseDistribution], Training]:
+def check_space(sweep: Sweep, check: Check) -> "tuple[dict[str, BaseDistribution], Training]":
     """Check a sweep before its first trial: build a training at each end of each range and for each choice.
 
     Args:

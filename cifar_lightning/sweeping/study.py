@@ -29,6 +29,9 @@ MAX_RETRIES = 3
 MACHINE_OPTIONS = ("data.root", "data.url", "trainer.accelerator", "trainer.devices", "trainer.default_root_dir")
 """Options that may differ between the workers of a study: where, and on what, they train."""
 
+STORAGE = "study.db"
+"""The storage in a study's folder, unless ``Sweep.storage`` names another."""
+
 EXCESS_TRIAL = "surplus"
 """User attribute of a trial that does not count: two workers asked for the last trial at the same moment."""
 
@@ -61,23 +64,50 @@ def open_study(sweep: Sweep, recipe: Mapping[str, Any], folder: Path) -> tuple[o
         UsageError: If the study exists, but its trials can't be compared with those of this search.
     """
     storage = open_storage(sweep, folder)
-    overrides = {key: value for key, value in sweep.overrides.items() if key not in MACHINE_OPTIONS}
-    # Trials of two workers are comparable only if these are the same.
-    terms = {"base": recipe, "overrides": overrides, "space": sweep.space, "monitor": sweep.monitor}
     try:
         direction = StudyDirection.MAXIMIZE if sweep.maximize else StudyDirection.MINIMIZE
         study = optuna.create_study(storage=storage, study_name=sweep.study_name, direction=direction)
-        study.set_user_attr("terms", json.dumps(terms, sort_keys=True))
+        study.set_user_attr("terms", json.dumps(_terms(sweep, recipe), sort_keys=True))
         return study, True
     except DuplicatedStudyError:
-        study = optuna.load_study(study_name=sweep.study_name, storage=storage)
+        return _join_study(sweep, recipe, storage), False
+
+
+def find_study(sweep: Sweep, recipe: Mapping[str, Any], folder: Path) -> optuna.Study | None:
+    """Return the study of a search if it has been started.
+
+    Args:
+        sweep: The search.
+        recipe: The content of its base recipe.
+        folder: The study's folder, where the storage is by default.
+
+    Raises:
+        UsageError: If the study exists, but its trials can't be compared with those of this search.
+    """
+    if sweep.storage is None and not (folder / STORAGE).is_file():
+        return None
+    try:
+        return _join_study(sweep, recipe, open_storage(sweep, folder))
+    except KeyError:
+        return None
+
+
+def _join_study(sweep: Sweep, recipe: Mapping[str, Any], storage: BaseStorage) -> optuna.Study:
+    study = optuna.load_study(study_name=sweep.study_name, storage=storage)
+    terms = _terms(sweep, recipe)
     before = json.loads(study.user_attrs.get("terms", json.dumps(terms)))
     if changed := [name for name, value in terms.items() if json.loads(json.dumps(value)) != before[name]]:
         raise UsageError(
             f"the study {sweep.study_name} exists with a different {' and '.join(changed)}, so its trials can't be "
             "compared with new ones. Name a new study with --study, or restore what was changed."
         )
-    return study, False
+    return study
+
+
+def _terms(sweep: Sweep, recipe: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what must be the same for the trials of two workers to be comparable."""
+    overrides = {key: value for key, value in sweep.overrides.items() if key not in MACHINE_OPTIONS}
+    return {"base": recipe, "overrides": overrides, "space": sweep.space, "monitor": sweep.monitor}
 
 
 def open_storage(sweep: Sweep, folder: Path) -> BaseStorage:
@@ -97,7 +127,7 @@ def open_storage(sweep: Sweep, folder: Path) -> BaseStorage:
         return proxy
     if url is None:
         folder.mkdir(parents=True, exist_ok=True)
-        url = f"sqlite:///{folder / 'study.db'}"
+        url = f"sqlite:///{folder / STORAGE}"
     options: dict[str, Any] = {"pool_pre_ping": True}
     if url.startswith("sqlite"):
         # A pool would keep the file open, which Python 3.13 warns about, and Windows couldn't delete it.

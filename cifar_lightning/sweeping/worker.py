@@ -4,6 +4,7 @@ import contextlib
 import ctypes
 import multiprocessing
 import os
+import shutil
 import signal
 import sys
 import threading
@@ -26,6 +27,7 @@ from rich.console import Console
 
 from cifar_lightning.errors import UsageError
 from cifar_lightning.io.streams import protect_streams
+from cifar_lightning.io.text import wrap
 from cifar_lightning.sweeping.space import Sweep, format_param, suggest, to_flags
 from cifar_lightning.sweeping.study import (
     EXCESS_TRIAL,
@@ -230,10 +232,11 @@ class Worker:
         best = find_best(self.study)
         seconds = trial.duration.total_seconds() if trial.duration else 0.0
         params = [(key, trial.params[key]) for key in self.sweep.space if key in trial.params]
+        searched = ", ".join(f"{key.split('.')[-1]} {format_param(value)}" for key, value in params)
         return (
-            f"trial {trial.number:<3} {outcome}, {seconds:.0f} s; "
-            f"best {f'{self.sweep.format(best.value)} (trial {best.number})' if best else '–'}; "
-            + ", ".join(f"{key.split('.')[-1]} {format_param(value)}" for key, value in params)
+            f"trial {trial.number}: {outcome}, {seconds:.0f} s; "
+            f"best {f'{self.sweep.format(best.value)} (trial {best.number})' if best else '–'}"
+            + "\n".join(["", *wrap(searched, shutil.get_terminal_size().columns, "  ")])
         )
 
 

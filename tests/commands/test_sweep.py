@@ -3,6 +3,7 @@
 import csv
 import os
 import signal
+import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -88,7 +89,8 @@ def test_a_search(search: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert recipe["trainer"] == base["trainer"]
     assert recipe["model"] == {"arch": "nets:Net", "momentum": 0.5, "lr": float(best["model.lr"])}
     assert recipe["data"] == {**base["data"], "translate": int(best["data.translate"])}
-    assert len(list(Path("runs/search/figures").glob("*.png"))) == 3
+    assert {p.stem for p in Path("runs/search/figures").glob("*.png")} == {"history", "parallel_coordinate"}
+    assert "no importance.png: it means something only from 10 complete trials on (there are 3)" in out
     assert "fit --config runs/search/best.yaml" in out
     assert main(["fit", "--config=runs/search/best.yaml", "--trainer.max_epochs=1"]) == 0
 
@@ -128,6 +130,32 @@ def test_the_test_images_are_never_read(search: Path, image_folder: Path) -> Non
     assert main(["test", "--ckpt_path=runs/search/version_0/best.ckpt", "--model.arch=nets:Net"]) == 2
 
 
+def test_a_finished_search_and_a_recipe_are_answered_without_pytorch(search: Path) -> None:
+    assert main(["sweep", f"--config={search}", "--trials=1"]) == 0
+    code = (
+        "import sys; from cifar_lightning.cli import main\n"
+        "status = [main(['sweep', '--config=search.yaml', '--trials=1']), main(['sweep', '--config=base.yaml'])]\n"
+        "print(status, {'torch', 'lightning'} & set(sys.modules))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines()[0] == "study search: all of its 1 trials are done; --trials N trains more"
+    assert "next:\n  cifar-lightning fit --config runs/search/best.yaml" in done.stdout
+    assert done.stdout.splitlines()[-1] == "[0, 2] set()"
+
+
+def test_a_finished_search_goes_on_with_more_trials_and_not_with_another_space(
+    search: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["sweep", f"--config={search}", "--trials=1"]) == 0
+    assert main(["sweep", f"--config={search}", "--trials=2"]) == 0
+    assert "[2/2] trial 1: " in capsys.readouterr().out
+    assert len(table()) == 2
+    search.write_text(search.read_text().replace("high: 0.1", "high: 0.2"))
+    assert main(["sweep", f"--config={search}", "--trials=2"]) == 2
+    assert "the study search exists with a different space" in capsys.readouterr().err
+    assert main(["sweep", f"--config={search}", "--trials=1", "--study=other"]) == 0
+
+
 def test_without_options(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["sweep"]) == 2
     assert "cifar-lightning sweep --config configs/sweep.yaml" in capsys.readouterr().err
@@ -145,7 +173,7 @@ def test_without_options(here: Path, capsys: pytest.CaptureFixture[str]) -> None
         ("base: base.yaml\nspace: {}", "space is empty. Name at least one option to search, such as model.lr: {"),
         ("base: base.yaml\nspace:", "own.yaml lacks space, the options to search"),
         ("base:\nspace: {model.lr: {low: 1e-3, high: 0.1}}", "own.yaml lacks base, the recipe to start from"),
-        ("model: {lr: 0.1}\ntrainer: {max_epochs: 2}", "own.yaml is a recipe, which fit takes."),
+        ("model: {lr: 0.1}\ntrainer: {}", "own.yaml is a recipe. To train it: cifar-lightning fit --config own.yaml."),
     ],
 )
 def test_a_config_without_base_or_space(
@@ -155,7 +183,7 @@ def test_a_config_without_base_or_space(
     assert main(["sweep", "--config=own.yaml"]) == 2
     error = capsys.readouterr().err
     assert message in error
-    assert ("base: own.yaml\nspace:\n" in error) == ("recipe, which" in error), "it shows the way out"
+    assert ("base: own.yaml\nspace:\n" in error) == ("is a recipe." in error), "it shows the way out"
 
 
 def test_base_and_space_as_flags(search: Path) -> None:

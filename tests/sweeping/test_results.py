@@ -30,6 +30,7 @@ def result(sweep: Sweep, study: optuna.Study) -> SearchResult:
 
 
 def test_results(result: SearchResult) -> None:
+    result.study.add_trials(result.study.trials)
     write_results(result, RECIPE)
     assert [str(file) for file in result.files] == [
         "runs/own/best.yaml",
@@ -38,7 +39,7 @@ def test_results(result: SearchResult) -> None:
         "runs/own/figures/parallel_coordinate.png",
         "runs/own/figures/importance.png",
     ]
-    assert describe_trials(result) == "6 trials: 5 complete, 1 pruned, 0 failed"
+    assert describe_trials(result) == "12 trials: 10 complete, 2 pruned, 0 failed"
     steps = describe_next_steps(result)
     assert "best: runs/own/version_4 (trial 4)" in steps
     assert "cifar-lightning fit --config runs/own/best.yaml" in steps
@@ -52,23 +53,10 @@ def test_results_without_a_complete_trial(sweep: Sweep) -> None:
     assert describe_next_steps(result) == "No trial is complete; runs/own/trials.csv says why."
 
 
-def test_one_trial_tells_nothing_about_importance(sweep: Sweep) -> None:
-    study = optuna.create_study(direction="maximize")
-    params: dict[str, optuna.distributions.BaseDistribution] = {
-        "model.lr": optuna.distributions.FloatDistribution(1e-3, 0.1),
-        "data.translate": optuna.distributions.IntDistribution(0, 4),
-    }
-    study.add_trial(
-        optuna.create_trial(
-            value=0.5,
-            params={"model.lr": 0.01, "data.translate": 2},
-            distributions=params,
-            user_attrs={"run": "runs/x"},
-        )
-    )
-    result = SearchResult(sweep, study, Path("runs/own"))
+def test_few_trials_tell_nothing_about_importance(result: SearchResult) -> None:
     write_results(result, RECIPE)
-    assert "no importance.png: too few complete trials to compute it" in describe_next_steps(result)
+    steps = describe_next_steps(result)
+    assert "no importance.png: it means something only from 10 complete trials on (there are 5)" in steps
 
 
 def test_the_table_of_trials(result: SearchResult, here: Path) -> None:
@@ -116,9 +104,15 @@ def test_choices_that_are_mappings_are_written_as_such(sweep: Sweep, here: Path)
     assert yaml.safe_load(Path("best.yaml").read_text())["model"]["arch_options"] == {"width": 2}
 
 
-def test_the_best_trials(result: SearchResult) -> None:
+def test_the_best_trials_fit_into_80_columns(result: SearchResult) -> None:
+    for number in range(9):
+        result.sweep.space[f"model.a_long_option_{number}"] = {}
+        for trial in result.study.get_trials(deepcopy=False):
+            trial.params[f"model.a_long_option_{number}"] = 0.0123456789
     console = Console(width=80)
     with console.capture() as capture:
-        console.print(make_best_table(result, count=2))
-    rows = [line for line in capture.get().splitlines() if "%" in line]
-    assert ["50.00%" in rows[0], "40.00%" in rows[1], len(rows)] == [True, True, 2]
+        console.print(make_best_table(result))
+    lines = [line.strip("│").replace("│", " ").split() for line in capture.get().splitlines() if "│" in line]
+    assert lines[0] == ["val/acc", "50.00%", "40.00%", "30.00%", "20.00%", "10.00%"]
+    assert lines[1] == ["model.lr", "0.005", "0.004", "0.003", "0.002", "0.001"]
+    assert lines[-1] == ["model.a_long_option_8"] + ["0.0123"] * 5

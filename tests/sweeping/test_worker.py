@@ -40,7 +40,8 @@ def test_a_worker_trains_all_trials(sweep: Sweep, capsys: pytest.CaptureFixture[
         assert trial.value == max(trial.intermediate_values.values())
         assert trial.user_attrs["run"] == f"runs/own/version_{trial.number}"
     lines = capsys.readouterr().out.splitlines()
-    assert [line[:13] for line in lines] == ["[1/3] trial 0", "[2/3] trial 1", "[3/3] trial 2"]
+    assert [line[:14] for line in lines[::2]] == ["[1/3] trial 0:", "[2/3] trial 1:", "[3/3] trial 2:"]
+    assert all(line.startswith("  lr 0.0") for line in lines[1::2])
     assert "; best " in lines[-1]
     assert f"; lr {study.trials[2].params['model.lr']:.3g}, translate " in lines[-1]
 
