@@ -42,8 +42,8 @@ def test_a_worker_trains_all_trials(sweep: Sweep, capsys: pytest.CaptureFixture[
     lines = capsys.readouterr().out.splitlines()
     assert [line[:14] for line in lines[::2]] == ["[1/3] trial 0:", "[2/3] trial 1:", "[3/3] trial 2:"]
     assert all(line.startswith("  lr 0.0") for line in lines[1::2])
-    assert "; best " in lines[-1]
-    assert f"; lr {study.trials[2].params['model.lr']:.3g}, translate " in lines[-1]
+    assert "; best " in lines[-2]
+    assert f"  lr {study.trials[2].params['model.lr']:.3g}, translate " in lines[-1]
 
 
 def test_a_search_that_is_not_verbose_prints_nothing(sweep: Sweep, capsys: pytest.CaptureFixture[str]) -> None:
