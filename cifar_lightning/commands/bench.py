@@ -25,7 +25,7 @@ from cifar_lightning.commands.fit import build, parse
 from cifar_lightning.commands.session import session
 from cifar_lightning.data.loading import BatchSampler, training_loader
 from cifar_lightning.errors import UsageError
-from cifar_lightning.io.files import to_json, write_output
+from cifar_lightning.io.files import prepare_output, to_json, write_output
 from cifar_lightning.reporting.record import environment
 from cifar_lightning.training.fit import Training
 from cifar_lightning.training.launcher import refuse_processes
@@ -85,11 +85,8 @@ def _adjust(options: Any) -> None:
     """Check bench's own options, and reset those that it decides itself."""
     if options.batches is not None and options.batches < 2:
         raise UsageError(f"--batches is {options.batches}; it must be at least 2.")
-    output = Path(options.output).absolute() if options.output else None
-    if output and not output.parent.is_dir():
-        raise UsageError(f"--output is {options.output}; there is no such folder.")
-    if output and output.is_dir():
-        raise UsageError(f"--output is {options.output}, a folder; name a file in it: {options.output}/bench.json.")
+    if options.output:
+        prepare_output(Path(options.output))
     defaults = inspect.signature(Trainer).parameters
     ends = ("max_steps", "min_steps", "min_epochs", "max_time", "overfit_batches", "fast_dev_run")
     for name in (*ends, "check_val_every_n_epoch", "val_check_interval"):

@@ -13,7 +13,7 @@ from cifar_lightning.commands.session import is_rank_zero, say_once, session
 from cifar_lightning.errors import UsageError
 from cifar_lightning.reporting.evaluation import EvaluationResult
 from cifar_lightning.reporting.robustness import measure_corruptions
-from cifar_lightning.reporting.run_reporter import RunReporter
+from cifar_lightning.reporting.run_reporter import RunReporter, find_test_folder
 from cifar_lightning.reporting.tables import class_table, corruption_table
 from cifar_lightning.training.network_check import check_network
 
@@ -37,8 +37,7 @@ def main(argv: Sequence[str]) -> int:
     with session(training=False):
         cli = parse(command, words)
         result = measure(cli, _print_result)
-    if command == "test":
-        folder = result.checkpoint.parent
+    if folder := result.folder:
         say_once(f"written: {folder / 'report.html'}, {folder / 'test.json'}, {folder / 'figures'}/test_*.png")
     return 0
 
@@ -84,15 +83,15 @@ def measure(
         result = _evaluate(cli, "val", build_evaluator(cli))
         on_measured(result)
         return result
-    trained_on = cli.checkpoint.data_settings["dataset"]
-    if data.hparams["dataset"] != trained_on:
+    folder = find_test_folder(cli.checkpoint, data)
+    if folder != path.parent:
         say_once(
-            f"note: the network was trained on {trained_on}; the run's test.json and figures will be those of "
-            f"{data.description}"
+            f"note: the network was trained on {cli.checkpoint.data_settings['dataset']}, so this test of "
+            f"{data.description} is written to a folder of its own, and the run keeps its own test"
         )
-    reporter = RunReporter(path.parent, path, cli.checkpoint.steps)
+    reporter = RunReporter(folder, path, cli.checkpoint.steps)
     trainer = build_evaluator(cli, callbacks=[reporter])
-    result = _evaluate(cli, "test", trainer)
+    result = replace(_evaluate(cli, "test", trainer), folder=folder)
     on_measured(result)
     if cli.config.corruptions and result.is_known:
         result = replace(result, corruptions=measure_corruptions(trainer, cli.model, data))
@@ -100,7 +99,7 @@ def measure(
         if is_rank_zero() and not reporter.error:
             reporter.add_corruptions(data, result.corruptions)
     if reporter.error:
-        raise UsageError(f"the result above could not be written to {path.parent}: {reporter.error}")
+        raise UsageError(f"the result above could not be written to {folder}: {reporter.error}")
     return result
 
 

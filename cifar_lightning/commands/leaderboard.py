@@ -6,7 +6,7 @@ from pathlib import Path
 
 from cifar_lightning.commands.arguments import ArgumentParser
 from cifar_lightning.errors import UsageError
-from cifar_lightning.io.files import write_output
+from cifar_lightning.io.files import prepare_output, write_output
 from cifar_lightning.io.text import say
 from cifar_lightning.reporting.leaderboard import rank_runs, read_runs, select_dataset
 from cifar_lightning.reporting.leaderboard_table import (
@@ -42,7 +42,7 @@ def main(argv: Sequence[str]) -> int:
     boards = rank_runs(select_dataset(runs, options.dataset) if options.dataset else runs)
     text = FORMATS[options.format or SUFFIXES[suffix]](boards)
     if options.output:
-        options.output.parent.mkdir(parents=True, exist_ok=True)
+        prepare_output(options.output)
         write_output(options.output, text)
         say(f"written: {options.output}")
     else:

@@ -143,6 +143,11 @@ class TrainingCLI(LightningCLI):
         config.model.num_classes = data.num_classes
         if self.training and config.model.weights is not None:
             self.notes += use_preprocessing_of_weights(config)
+        elif self.training and config.model.freeze != "none":
+            self.notes.append(
+                f"model.freeze {config.model.freeze} without model.weights: what is frozen keeps its random initial "
+                "values. Pretrained ones: --model.weights DEFAULT or a file"
+            )
 
     def instantiate_classes(self) -> None:
         """Build the network, the images, and the callbacks and loggers that the user named; but no Trainer."""

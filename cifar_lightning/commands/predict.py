@@ -83,7 +83,7 @@ def _predict_with_trainer(words: Sequence[str]) -> int:
             title=str(checkpoint.path),
             explain=cli.config.explain,
         )
-        return print_summary(summary) if summary else 0
+        return print_summary(summary, checkpoint.data_settings["dataset"]) if summary else 0
 
 
 def _predict_exported(words: Sequence[str]) -> int:
@@ -116,4 +116,4 @@ def _predict_exported(words: Sequence[str]) -> int:
             title=options.ckpt_path,
             on_progress=lambda done, total: progress.update(task, completed=done, total=total),
         )
-    return print_summary(summary)
+    return print_summary(summary, predictor.card.dataset)

@@ -7,7 +7,7 @@ from lightning.pytorch.loggers import TensorBoardLogger
 
 from cifar_lightning.commands.session import say_once
 from cifar_lightning.data.datamodule import ImageDataModule
-from cifar_lightning.io.text import command_line
+from cifar_lightning.io.text import command_line, describe_seconds
 from cifar_lightning.reporting.metrics_log import read_throughput
 from cifar_lightning.reporting.record_schema import FIT, read_record
 from cifar_lightning.training.checkpoint import Checkpoint
@@ -42,10 +42,12 @@ def print_trained(result: FitResult) -> None:
     training, folder = result.training, result.folder
     record, _ = read_record(folder / "fit.json", FIT)
     epochs = record.get("epochs", training.trainer.current_epoch)
-    resumed, rate = training.checkpoint, _images_per_second(result)
+    rate = _images_per_second(result)
     say_once(
         f"\ntrained {training.model.hparams['arch']} on {training.data.description}: "
-        f"{epochs} epoch{'s' * (epochs != 1)} in {result.seconds:.0f} s{' since it was resumed' * bool(resumed)}"
+        f"{epochs} epoch{'s' * (epochs != 1)}"
+        # As in fit.json and the leaderboard: with validation, without loading the images and drawing the figures.
+        + (f" in {describe_seconds(record['seconds'])}" if record else "")
         + (f", {rate:,.0f} images/s" if rate else "")
     )
     best, last = folder / "best.ckpt", folder / "last.ckpt"

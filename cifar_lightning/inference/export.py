@@ -18,7 +18,7 @@ from cifar_lightning.errors import UsageError
 from cifar_lightning.inference.card import Card
 from cifar_lightning.inference.pipeline import Pipeline, load_pipeline
 from cifar_lightning.inference.predictor import Predictor
-from cifar_lightning.io.files import move_complete
+from cifar_lightning.io.files import move_complete, prepare_output
 
 FORMATS = ("onnx", "pt2")
 """The formats, which are also the suffixes of the files' names."""
@@ -76,7 +76,7 @@ def export_checkpoint(
     output = choose_output(checkpoint, output, format)
     require_packages(output)
     pipeline, card = load_pipeline(checkpoint, arch, allow_custom_arch)
-    output.parent.mkdir(parents=True, exist_ok=True)
+    prepare_output(output)
     with TemporaryDirectory(prefix=".export-", dir=output.parent) as folder:
         written = Path(folder) / output.name
         card = write_model(pipeline, card, written)

@@ -12,6 +12,7 @@ from cifar_lightning.errors import UsageError
 from cifar_lightning.inference.contact_sheet import Explain, compute_heat, write_contact_sheet
 from cifar_lightning.inference.prediction_table import SHEET_IMAGES, PredictionSummary, Row, describe, write_rows
 from cifar_lightning.inference.predictor import Predictor
+from cifar_lightning.io.files import prepare_output
 from cifar_lightning.transforms.decode import decode_files, find_images
 
 
@@ -54,13 +55,12 @@ def prepare(names: Sequence[str], classes: Sequence[str], output: Path, top_k: i
         raise UsageError(f"--top_k is {top_k}; it must be from 1 to {len(classes)}.")
     if output.suffix not in (".csv", ".json"):
         raise UsageError(f"--output is {output}; its name must end in .csv or .json.")
-    if not output.parent.is_dir():
-        raise UsageError(f"--output is {output}, but there is no folder {output.parent}. Create it, or name another.")
     job = PredictionJob(find_images(names), classes, top_k, output)
     for written in (job.table, job.sheet):
         real = os.path.realpath(written)
         if written.exists() and any(os.path.realpath(path) == real for path in job.paths):
             raise UsageError(f"{written} is one of the images and would be overwritten. Name another --output.")
+    prepare_output(output)
     return job
 
 
@@ -81,7 +81,7 @@ def predict_files(
     Args:
         predictor: The model.
         names: Image files, and folders of them.
-        output: The table's file, .csv or .json, in a folder that exists; the sheet is the same with .png.
+        output: The table's file, .csv or .json, whose folder is created; the sheet is the same with .png.
         top_k: Number of classes to name for each image, from 1 to K; None names 3, or all.
         title: Title of the contact sheet.
         on_progress: Called after each batch with the number of images done and of all.

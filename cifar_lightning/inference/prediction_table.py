@@ -21,7 +21,8 @@ from rich.table import Table
 from cifar_lightning.errors import UsageError
 from cifar_lightning.inference.predictor import ClassProbability, top_classes
 from cifar_lightning.io.files import write_output
-from cifar_lightning.io.text import csv_text, first_ten, printable, say
+from cifar_lightning.io.text import csv_text, first_ten, percent, printable, say
+from cifar_lightning.reporting.record_schema import caution
 from cifar_lightning.transforms.decode import conversion_hint
 
 ROWS_SHOWN = 50
@@ -147,7 +148,7 @@ def _json_parts(rows: Iterable[Row]) -> Iterator[str]:
         entry = {
             "image": str(row.image),
             "error": row.error or None,
-            "top": [{"class": each.label, "probability": each.probability} for each in row.top],
+            "top": [{"label": each.label, "probability": each.probability} for each in row.top],
         }
         yield separator + textwrap.indent(json.dumps(entry, indent=2, ensure_ascii=False, allow_nan=False), "  ")
         separator = ",\n"
@@ -168,8 +169,12 @@ def _csv_lines(rows: Iterable[Row], top_k: int) -> Iterator[str]:
         yield line.getvalue()
 
 
-def print_summary(summary: PredictionSummary) -> int:
+def print_summary(summary: PredictionSummary, dataset: str = "") -> int:
     """Show the first rows, the first images without a prediction, and the files that were written.
+
+    Args:
+        summary: The predictions.
+        dataset: What the network was trained on.
 
     Returns:
         The exit status: 0 if all images have a prediction, 3 if some have none.
@@ -182,6 +187,8 @@ def print_summary(summary: PredictionSummary) -> int:
         shown = printable(f"{row.image}: {row.error}")
         say(f"{'' if row.error == NO_PREDICTION else 'unreadable: '}{shown}")
     say(f"written: {summary.table}, {summary.sheet}")
+    if warning := caution(dataset):
+        say(f"note: {warning}")
     if summary.failed:
         hint = conversion_hint(row.image for row in summary.first_failed)
         say(f"no prediction for {summary.failed:,} of the {summary.images:,} images{'.' * bool(hint)}{hint}")
@@ -197,7 +204,7 @@ def _print_table(summary: PredictionSummary) -> None:
     table = Table("image", *(f"{n}." for n in range(1, summary.top_k + 1)))
     table.columns[0].overflow = "fold"
     for name, row in zip(names, summary.first, strict=True):
-        cells = [escape(f"{printable(each.label)} {each.probability:.1%}") for each in row.top]
+        cells = [escape(f"{printable(each.label)} {percent(each.probability)}") for each in row.top]
         table.add_row(escape(name), *(cells or ["no prediction" if row.error == NO_PREDICTION else "unreadable"]))
     Console().print(table)
     if summary.images > len(summary.first):

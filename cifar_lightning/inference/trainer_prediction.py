@@ -49,8 +49,8 @@ def predict_with_trainer(
         model: The classifier, with its trained weights.
         data: The data module with the checkpoint's state: classes and normalisation.
         names: Image files, and folders of them.
-        output: The table's file, .csv or .json, in a folder that exists, which all processes share; the sheet is the
-            same with .png.
+        output: The table's file, .csv or .json, in a folder that all processes share, which is created. The sheet
+            is the same with .png.
         top_k: Number of classes to name for each image, from 1 to K; None names 3, or all.
         title: Title of the contact sheet.
         explain: Whether to draw heat maps (Grad-CAM) beside the images of the contact sheet.

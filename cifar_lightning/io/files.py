@@ -11,6 +11,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any, BinaryIO
 
+from cifar_lightning.errors import UsageError
+
 EXPORTED = frozenset({".onnx", ".pt2"})
 """Suffixes of exported networks; any other file is taken for a checkpoint."""
 
@@ -83,6 +85,23 @@ def _replace(written: Path, path: Path) -> None:
             if time.monotonic() >= deadline:
                 raise
             time.sleep(0.05)
+
+
+def prepare_output(path: Path) -> None:
+    """Check a file that the user wants written, and create its folder, before the work whose result it holds begins.
+
+    Args:
+        path: The file.
+
+    Raises:
+        UsageError: If it is a folder, or its folder can't be created.
+    """
+    if path.is_dir():
+        raise UsageError(f"--output is {path}, a folder; name a file in it.")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UsageError(f"--output is {path}, but its folder can't be created: {error.strerror}.") from error
 
 
 def write_output(path: Path, content: str | Callable[[BinaryIO], object]) -> None:

@@ -1,5 +1,6 @@
 """Untrusted names (of files, classes, data sets) made safe to show in a terminal and in a spreadsheet; messages."""
 
+import math
 import os
 import re
 import shlex
@@ -7,6 +8,7 @@ import sys
 import textwrap
 import unicodedata
 from collections.abc import Collection
+from decimal import ROUND_HALF_UP, Decimal
 from pathlib import Path
 from typing import TextIO
 
@@ -55,6 +57,24 @@ def command_line(*words: str | Path) -> str:
 
         return list2cmdline(map(str, words))
     return shlex.join(map(str, words))
+
+
+def percent(fraction: float, digits: int = 1) -> str:
+    """Write a fraction in per cent, halves rounded up as people do: 0.7665 is 76.7%, whatever its binary form is.
+
+    Args:
+        fraction: A fraction, exact to about the 7 digits of a float32.
+        digits: Digits after the point.
+    """
+    if not math.isfinite(fraction):
+        return "–"
+    exact = 100 * Decimal(repr(round(float(fraction), 7)))
+    return f"{exact.quantize(Decimal(1).scaleb(-digits), ROUND_HALF_UP)}%"
+
+
+def describe_seconds(seconds: float) -> str:
+    """Write a duration in seconds: with a digit after the point if it is short."""
+    return f"{seconds:.1f} s" if seconds < 10 else f"{seconds:,.0f} s"
 
 
 def wrap(text: str, width: int, indent: str = "") -> list[str]:

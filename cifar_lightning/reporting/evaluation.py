@@ -24,6 +24,7 @@ class EvaluationResult:
         confusion: (K, K) int64 numbers of images; rows are the true classes, columns the predicted ones.
         metrics: All that was measured, by name, such as "test/acc", "test/loss", "test/ece" and "test/top2".
         corruptions: By corruption, the accuracy in [0, 1] at severities 1 to 5; empty if it was not measured.
+        folder: Where ``test.json``, figures and ``report.html`` are written; None for validation.
     """
 
     checkpoint: Path
@@ -33,6 +34,7 @@ class EvaluationResult:
     confusion: NDArray[np.int64]
     metrics: Mapping[str, float]
     corruptions: Mapping[str, Sequence[float]] = field(default_factory=dict)
+    folder: Path | None = None
 
     @property
     def is_known(self) -> bool:

@@ -303,6 +303,8 @@ def learning_curves(history: Sequence[Mapping[str, float]], title: str = "") -> 
                 axis.plot(*zip(*points, strict=True), line, color=colour, marker=shown, markersize=4, label=label_of)
         axis.set(xlabel="epoch", ylabel=label)
         axis.xaxis.set_major_locator(MaxNLocator(integer=True))
+        if len({epoch["epoch"] for epoch in history}) == 1:  # Matplotlib would show a twentieth of an epoch around it.
+            axis.set_xlim(history[0]["epoch"] - 1, history[0]["epoch"] + 1)
         axis.grid(alpha=0.3)
         if axis.lines:
             axis.legend(fontsize=9)

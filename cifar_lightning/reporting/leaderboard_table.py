@@ -12,7 +12,7 @@ from typing import Any
 
 from rich.cells import cell_len
 
-from cifar_lightning.io.text import command_line, csv_text, printable, say, wrap
+from cifar_lightning.io.text import command_line, csv_text, describe_seconds, printable, say, wrap
 from cifar_lightning.reporting.leaderboard import MARKS, Leaderboard, LeaderboardRow, RunRecords
 
 COLUMNS = ("recipe", "test accuracy", "n", "val/acc", "parameters", "MFLOPs", "time", "on")
@@ -142,7 +142,7 @@ def _figures(row: LeaderboardRow, environments: Sequence[str]) -> tuple[str, ...
         f"{100 * mean(validated):.2f} %" if validated else "–",
         f"{row.fact('parameters'):,}" if row.fact("parameters") else "–",
         f"{row.fact('flops') / 1e6:,.0f}" if row.fact("flops") else "–",
-        f"{mean(seconds):,.0f} s" if seconds else "–",
+        describe_seconds(mean(seconds)) if seconds else "–",
     )
     return (*cells, f"({environments.index(row.environment) + 1})" if row.environment else "–")[
         : len(_columns(environments))

@@ -72,6 +72,13 @@ TEST = _COMMON | {
 """The fields of ``test.json``."""
 
 
+def caution(dataset: str) -> str:
+    """Return what people who use a model should know about the data set it was trained on, or ""."""
+    if dataset == "synthetic":
+        return "The network was trained on synthetic drawings: its answers for photos mean nothing."
+    return ""
+
+
 def read_record(
     path: Path, kinds: Mapping[str, Kind], needed: Collection[str] | None = None
 ) -> tuple[dict[str, Any], str]:

@@ -10,8 +10,9 @@ import jinja2
 from PIL import Image
 
 from cifar_lightning.io.files import hash_file, write_atomically
+from cifar_lightning.io.text import describe_seconds, percent
 from cifar_lightning.reporting.metrics_log import read_history
-from cifar_lightning.reporting.record_schema import FIT, TEST, read_record
+from cifar_lightning.reporting.record_schema import FIT, TEST, caution, read_record
 
 CAPTIONS = {
     "predictions": "Images drawn at random, each with the predicted class and its probability.",
@@ -51,6 +52,7 @@ def write_report(folder: Path, fit: dict[str, Any] | None = None) -> None:
         config=config.read_text(encoding="utf-8", errors="replace") if config.exists() else "",
         figures=_read_figures(folder),
         captions=CAPTIONS,
+        caution=caution(fit.get("dataset", "")),
     )
     write_atomically(folder / "report.html", page)
 
@@ -80,9 +82,9 @@ def _template() -> jinja2.Template:
     environment = jinja2.Environment(
         autoescape=True, loader=loader, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
-    environment.filters["percent"] = _percent
+    environment.filters |= {"percent": _percent, "seconds": describe_seconds}
     return environment.get_template("report.html")
 
 
 def _percent(fraction: float | None, digits: int = 2) -> str:
-    return "–" if fraction is None or math.isnan(fraction) else f"{fraction:.{digits}%}"
+    return percent(math.nan if fraction is None else fraction, digits)

@@ -1,5 +1,6 @@
 """The callback that writes a run's figures, records, ``report.html`` and hyperparameters when fit and test end."""
 
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from itertools import islice
@@ -22,8 +23,28 @@ from cifar_lightning.reporting.metrics_log import read_history
 from cifar_lightning.reporting.record import FitRecorder, describe_test, get_model_and_data, is_fast_dev_run
 from cifar_lightning.reporting.run_figures import draw_augmentation, draw_corruptions, draw_evaluation
 from cifar_lightning.reporting.run_report import write_report
+from cifar_lightning.training.checkpoint import Checkpoint
 from cifar_lightning.training.classifier import ImageClassifier
 from cifar_lightning.training.metrics import Evaluation
+
+
+def find_test_folder(checkpoint: Checkpoint, data: ImageDataModule) -> Path:
+    """Return where the results of a test belong: the run's folder, or one in it for images of another data set.
+
+    The run's ``test.json`` stays the test of the data set that the network was trained on, which the leaderboard and
+    the model's card show. Folders of images are another data set if their path is another.
+
+    Args:
+        checkpoint: The checkpoint that is tested.
+        data: The images.
+    """
+    now, before = data.hparams, checkpoint.data_settings
+    name, same = str(now["dataset"]), now["dataset"] == before["dataset"]
+    if name == "folder":
+        root = Path(now["root"]).resolve()
+        name, same = root.name, same and root == Path(before.get("root", root)).resolve()
+    run = checkpoint.path.parent
+    return run if same else run / ("test-" + re.sub(r"[^\w.-]+", "-", name))
 
 
 class RunReporter(Callback):
@@ -138,6 +159,7 @@ class RunReporter(Callback):
         checkpoint = self.checkpoint.name if self.checkpoint else None
         source = {"checkpoint": checkpoint, "checkpoint_sha256": self._checkpoint_sha256}
         self._test_record = describe_test(trainer, model, evaluation, means) | source
+        self.folder.mkdir(exist_ok=True)
         write_json(self.folder / "test.json", self._test_record)
         drawn = draw_evaluation(data, "test", evaluation, str(self.checkpoint or ""))
         # The Trainer's logger would put the results of a test at step 0 of the curves.

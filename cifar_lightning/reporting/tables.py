@@ -7,7 +7,7 @@ from numpy.typing import NDArray
 from rich.markup import escape
 from rich.table import Table
 
-from cifar_lightning.io.text import printable
+from cifar_lightning.io.text import percent, printable
 from cifar_lightning.training.metrics import wilson_interval
 from cifar_lightning.transforms.corruptions import SEVERITIES
 
@@ -23,7 +23,7 @@ def class_table(confusion: NDArray[np.integer], classes: Sequence[str], title: s
     table = _table(title, "class", "correct", "images", "accuracy", "95% interval")
     correct, total = confusion.diagonal(), confusion.sum(1)
     for name, count, n, low, high in zip(classes, correct, total, *wilson_interval(correct, total), strict=True):
-        shares = (f"{count / n:.1%}", f"{low:.1%} – {high:.1%}") if n else ("–", "–")
+        shares = (percent(count / n), f"{percent(low)} – {percent(high)}") if n else ("–", "–")
         table.add_row(escape(printable(name)), f"{count:,}", f"{n:,}", *shares)
     return table
 
@@ -38,7 +38,7 @@ def corruption_table(accuracy: Mapping[str, Sequence[float]], title: str) -> Tab
     table = _table(title, "corruption", *map(str, SEVERITIES), "mean")
     for name, values in accuracy.items():
         row = [*values, sum(values) / len(values)]
-        table.add_row(name.replace("_", " "), *(f"{share:.1%}" for share in row))
+        table.add_row(name.replace("_", " "), *map(percent, row))
     return table
 
 

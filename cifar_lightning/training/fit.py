@@ -5,7 +5,6 @@
 
 import errno
 import re
-import time
 from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import dataclass, field
@@ -81,12 +80,10 @@ class FitResult:
 
     Attributes:
         training: What was trained.
-        seconds: How long it took, from loading the images to the last figure.
         interrupted: The number of the signal that ended it early, or 0.
     """
 
     training: Training
-    seconds: float
     interrupted: int = 0
 
     @property
@@ -114,7 +111,7 @@ def fit(training: Training) -> FitResult:
         LostProcessError: If another process of the training has ended.
         UsageError: If it ends for a reason that the user can mend, such as a full disk; the message says how to resume.
     """
-    trainer, started = training.trainer, time.perf_counter()
+    trainer = training.trainer
     path = str(training.checkpoint.path) if training.checkpoint else None
     try:
         with restoring(path, lambda: training.throughput.has_begun) if path else nullcontext():
@@ -124,7 +121,7 @@ def fit(training: Training) -> FitResult:
             raise
         end_processes()
         code = 128 + training.signal if training.signal else int(end.code or 0)
-        return FitResult(training, time.perf_counter() - started, interrupted=code - 128 if code > 128 else 2)
+        return FitResult(training, interrupted=code - 128 if code > 128 else 2)
     except DivergedError as error:
         raise DivergedError(f"{error} {_describe_kept(training)}", training.signal) from error
     except UsageError as error:
@@ -143,7 +140,7 @@ def fit(training: Training) -> FitResult:
     for logger in trainer.loggers:
         if isinstance(logger, WandbLogger):
             logger.experiment.finish()  # Otherwise the next run of this process would be logged as a part of this one.
-    return FitResult(training, time.perf_counter() - started)
+    return FitResult(training)
 
 
 def _lost_process(training: Training, error: RuntimeError) -> LostProcessError:

@@ -10,7 +10,10 @@ import torch
 
 from cifar_lightning import ImageClassifier, Predictor
 from cifar_lightning.cli import main
+from cifar_lightning.data.datamodule import ImageDataModule
 from cifar_lightning.data.sources.drawings import draw_images
+from cifar_lightning.reporting.run_reporter import find_test_folder
+from cifar_lightning.training.checkpoint import Checkpoint
 from cifar_lightning.transforms.corruptions import CORRUPTIONS, corrupt
 from tests.conftest import events
 
@@ -108,9 +111,12 @@ def test_a_checkpoint_of_other_classes(
     assert "3 classes, blue, green, red; the checkpoint was trained on 10, airplane" in capsys.readouterr().err
 
 
-def test_a_test_on_another_data_set_is_announced_and_is_not_the_model_s_accuracy(
+def test_a_test_on_another_data_set_has_a_folder_of_its_own(
     run: Path, image_folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    assert main(["test", f"--ckpt_path={run / 'best.ckpt'}"]) == 0
+    own = {path: path.read_bytes() for path in run.rglob("*") if path.is_file()}
+    measured = Predictor(run / "best.ckpt").card.test_accuracy
     for split in ("train", "test"):
         for name in Predictor(run / "best.ckpt").classes:
             shutil.copytree(image_folder / split / "red", image_folder / split / name)
@@ -118,5 +124,25 @@ def test_a_test_on_another_data_set_is_announced_and_is_not_the_model_s_accuracy
             shutil.rmtree(image_folder / split / name)
     words = ["--data.dataset=folder", f"--data.root={image_folder}"]
     assert main(["test", f"--ckpt_path={run / 'best.ckpt'}", *words]) == 0
-    assert "note: the network was trained on synthetic" in capsys.readouterr().out
-    assert Predictor(run / "best.ckpt").card.test_accuracy is None
+    out = capsys.readouterr().out
+    assert "note: the network was trained on synthetic, so this test of folder" in out
+    other = run / f"test-{image_folder.name}"
+    assert f"written: {other / 'report.html'}, {other / 'test.json'}, {other / 'figures'}/test_*.png" in out
+    assert {path: path.read_bytes() for path in own} == own, "the run keeps its own test, report and figures"
+    assert json.loads((other / "test.json").read_text())["dataset"] == f"folder {image_folder}"
+    assert len(list((other / "figures").glob("test_*.png"))) == 5
+    assert measured == Predictor(run / "best.ckpt").card.test_accuracy is not None
+
+
+def test_where_a_test_belongs(run: Path, image_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    checkpoint = Checkpoint.read(run / "best.ckpt")
+    for dataset, root, folder in [
+        ("synthetic", "elsewhere", run),  # The same images, in another cache.
+        ("cifar10", "data", run / "test-cifar10"),
+        ("folder", "my/own images", run / "test-own-images"),
+    ]:
+        assert find_test_folder(checkpoint, ImageDataModule(dataset, root=root)) == folder
+    checkpoint.content["datamodule_hyper_parameters"].update(dataset="folder", root=str(image_folder))
+    monkeypatch.chdir(image_folder)
+    assert find_test_folder(checkpoint, ImageDataModule("folder", root=".")) == run
+    assert find_test_folder(checkpoint, ImageDataModule("folder", root="train")) == run / "test-train"

@@ -113,11 +113,12 @@ def test_probabilities_that_are_not_numbers(here: Path) -> None:
         predict_files(PREDICTOR, [bad])
 
 
-def test_the_output_needs_a_folder(here: Path) -> None:
-    names = paint(["cat.png"])
-    with pytest.raises(UsageError, match=r"--output is out/p\.csv, but there is no folder out\. Create it"):
-        predict_files(PREDICTOR, names, Path("out/p.csv"))
-    assert not Path("out").exists()
+def test_the_output_s_folder_is_created(here: Path) -> None:
+    with pytest.raises(UsageError):
+        predict_files(PREDICTOR, ["cat.png"], Path("new/out/p.csv"), top_k=99)
+    assert not Path("new").exists(), "not before the options are checked"
+    predict_files(PREDICTOR, paint(["cat.png"]), Path("new/out/p.csv"))
+    assert {path.name for path in Path("new/out").iterdir()} == {"p.csv", "p.png"}
 
 
 @pytest.mark.posix("links need rights on Windows")

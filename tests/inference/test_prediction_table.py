@@ -40,7 +40,7 @@ def test_json_is_formatted_as_a_whole_would_be(here: Path) -> None:
     assert text == json.dumps(entries, indent=2, ensure_ascii=False) + "\n"
     assert [entry["image"] for entry in entries] == [*names, "missing.png"]
     assert [entry["error"] for entry in entries] == [None] * 3 + ["why"]
-    assert entries[0]["top"] == [{"class": "cat", "probability": 0.75}]
+    assert entries[0]["top"] == [{"label": "cat", "probability": 0.75}]
 
 
 @pytest.mark.parametrize("suffix", [".csv", ".json"])

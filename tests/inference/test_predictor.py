@@ -311,7 +311,7 @@ def test_the_command_predicts_what_predictor_does(
     predictor = Predictor(exported / name, device="cpu", allow_custom_arch=True)
     predictions = predictor([f"own/{n}.png" for n in range(5)], top_k=10)
     for row, other, prediction in zip(rows[:5], expected[:5], predictions, strict=True):
-        said, of_checkpoint = ({entry["class"]: entry["probability"] for entry in each["top"]} for each in (row, other))
+        said, of_checkpoint = ({entry["label"]: entry["probability"] for entry in each["top"]} for each in (row, other))
         assert said == pytest.approx({each.label: each.probability for each in prediction.top}, abs=1e-4)
         assert said == pytest.approx(of_checkpoint, abs=1e-4)
     assert "not a PNG" in rows[5]["error"]

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from cifar_lightning.cli import main
-from cifar_lightning.io.text import command_line, csv_text, first_ten, printable, say
+from cifar_lightning.io.text import command_line, csv_text, describe_seconds, first_ten, percent, printable, say
 from cifar_lightning.reporting.tables import class_table
 
 
@@ -80,3 +80,13 @@ def test_class_names_in_tables_and_messages(
     cells = (here / "predictions.csv").read_text(encoding="utf-8")
     assert "\\x1b]0;" in cells
     assert "\x1b" not in cells
+
+
+def test_halves_of_a_per_cent_are_rounded_up() -> None:
+    shares = [0.7665, float(torch.tensor(0.7665)), 0.0625, 0.0005, 0.76649, 1, 0, float("nan")]
+    assert [percent(share) for share in shares] == ["76.7%", "76.7%", "6.3%", "0.1%", "76.6%", "100.0%", "0.0%", "–"]
+    assert [percent(share, 2) for share in (0.542, float(torch.tensor(0.54205)))] == ["54.20%", "54.21%"]
+
+
+def test_durations() -> None:
+    assert [describe_seconds(seconds) for seconds in (0.04, 9.87, 12.3, 4321)] == ["0.0 s", "9.9 s", "12 s", "4,321 s"]

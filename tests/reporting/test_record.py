@@ -80,7 +80,7 @@ def test_a_resumed_run_continues_its_records(fit: list[str], capsys: pytest.Capt
     assert main(["fit", "--ckpt_path=last.ckpt", "--trainer.max_epochs=2"]) == 0
     rows = metrics(folder)
     assert rows[: len(first)] == first
-    said = re.search(r" s since it was resumed, ([\d,]+) images/s", capsys.readouterr().out)
+    said = re.search(r" 2 epochs in [\d.]+ s, ([\d,]+) images/s", capsys.readouterr().out)
     assert said
     newest = pytest.approx(float(rates(folder)[1]), rel=1e-6, abs=1)  # printed without decimals
     assert int(said[1].replace(",", "")) == newest

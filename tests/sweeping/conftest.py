@@ -43,7 +43,7 @@ def check(words: Sequence[str]) -> Training:
 def end(folder: Path, signal: int = 0, *, interrupted: bool = False) -> FitResult:
     """Return the result of a training that a signal has, or has not, asked to end."""
     training = cast(Training, SimpleNamespace(folder=folder, signal=signal))
-    return FitResult(training, seconds=0.0, interrupted=signal if interrupted else 0)
+    return FitResult(training, interrupted=signal if interrupted else 0)
 
 
 def train(words: Sequence[str], folder: Path, callbacks: Sequence[Callback]) -> FitResult:

@@ -35,8 +35,8 @@ def test_ctrl_c_saves_and_says_how_to_resume(
     status, (out, err) = main(["fit", "--ckpt_path=last.ckpt", "--trainer.max_epochs=3"]), capsys.readouterr()
     # it may have been saved between two epochs, or when the third was done
     assert status == 0 or "already been trained" in err
-    assert " 0 img/s" not in out
-    assert " 1 img/s" not in out
+    assert " 0 images/s" not in out
+    assert " 1 images/s" not in out
 
 
 def test_a_moved_run_keeps_its_best(run: Path) -> None:

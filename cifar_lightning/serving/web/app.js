@@ -29,8 +29,8 @@ async function showModel() {
   const named = card.classes.length > 20 ? [...card.classes.slice(0, 20), "…"] : card.classes;
   $("warning").textContent =
     `The model knows only ${card.classes.length} classes: ${named.join(", ")}. ` +
-    "It assigns one of them to every image, even to an image of something else." +
-    (drawn ? " It was trained on drawings, so expect wrong results for photographs." : "");
+    "It assigns one of them to every image, even to an image of something else.";
+  $("drawings").hidden = !drawn;
   $("warning").hidden = false;
   const facts = {
     network: card.arch,
