@@ -2,6 +2,7 @@
 
 import io
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -84,7 +85,8 @@ def test_epoch_lines_without_a_progress_bar(here: Path, data_root: Path, capsys:
     words += ["--trainer.max_epochs=2", "--trainer.logger=false", "--trainer.accelerator=cpu"]
     assert main([*words, "--trainer.enable_progress_bar=false"]) == 0
     lines = [line for line in capsys.readouterr().out.splitlines() if line.startswith("epoch")]
-    assert [line.split(" loss")[0] for line in lines] == ["epoch 1/2  train", "epoch 2/2  train"]
+    assert [line.split(" loss")[0] for line in lines] == ["epoch 1/2:", "epoch 2/2:"]
+    assert all(re.search(r" acc +\d+\.\d\d%, [\d,]+ images/s$", line) for line in lines)
 
 
 @pytest.mark.parametrize("command", ["predict", "leaderboard"])
