@@ -1,5 +1,6 @@
 """leaderboard: compare runs by their records; it needs no PyTorch."""
 
+import sys
 from argparse import Namespace
 from collections.abc import Sequence
 from pathlib import Path
@@ -7,8 +8,8 @@ from pathlib import Path
 from cifar_lightning.commands.arguments import ArgumentParser
 from cifar_lightning.errors import UsageError
 from cifar_lightning.io.files import prepare_output, write_output
-from cifar_lightning.io.text import say
-from cifar_lightning.reporting.leaderboard import rank_runs, read_runs, select_dataset
+from cifar_lightning.io.text import printable, say
+from cifar_lightning.reporting.leaderboard import leave_out_trials, rank_runs, read_runs, select_dataset
 from cifar_lightning.reporting.leaderboard_table import (
     format_csv,
     format_markdown,
@@ -37,8 +38,10 @@ def main(argv: Sequence[str]) -> int:
     suffix = options.output.suffix if options.output else ".txt"
     if options.format is None and suffix not in SUFFIXES:
         raise UsageError(f"--output is {options.output}; name it .md, .csv or .txt, or add --format.")
-    runs, unreadable = read_runs([Path(path) for path in options.runs])
+    named = [Path(path) for path in options.runs]
+    runs, unreadable = read_runs(named)
     print_unreadable(unreadable)
+    runs, trials = (runs, {}) if options.sweeps else leave_out_trials(runs, named)
     boards = rank_runs(select_dataset(runs, options.dataset) if options.dataset else runs)
     text = FORMATS[options.format or SUFFIXES[suffix]](boards)
     if options.output:
@@ -48,6 +51,11 @@ def main(argv: Sequence[str]) -> int:
     else:
         say(text.removesuffix("\n"))
     print_notes(boards)
+    for study, count in trials.items():
+        say(
+            f"note: {count} trial{'s' * (count > 1)} of the sweep {printable(study)} left out; --sweeps lists all",
+            sys.stderr,
+        )
     return 0
 
 
@@ -59,6 +67,7 @@ def _parse(argv: Sequence[str]) -> Namespace:
     )
     parser.add_argument("runs", nargs="*", default=["runs"], help="run folders, or folders of them (default: runs)")
     parser.add_argument("--dataset", help="only the runs on this data set: cifar10, …, or the name of a folder")
+    parser.add_argument("--sweeps", action="store_true", help="also the trials of sweeps")
     parser.add_argument("--format", choices=tuple(FORMATS), help="default: by the name of --output, else table")
     parser.add_argument("--output", type=Path, help="a file to write: .md, .csv or .txt")
     return parser.parse_args(argv[1:])

@@ -4,6 +4,7 @@ It needs no PyTorch, so it starts at once. leaderboard_table.py formats the resu
 """
 
 import json
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -72,6 +73,12 @@ class RunRecords:
         """The seed of the training."""
         seed: int = self.config["seed_everything"]
         return seed
+
+    @property
+    def study(self) -> Path | None:
+        """The folder of the sweep whose trial the run is; None if it is no trial."""
+        folder = self.folder.parent
+        return folder if any((folder / name).is_file() for name in ("study.db", "trials.csv")) else None
 
     @property
     def dataset(self) -> str:
@@ -267,6 +274,34 @@ def _is_tested(run: RunRecords) -> bool:
     if not checkpoint.is_file():
         return True
     return bool(hash_file(checkpoint) == run.test.get("checkpoint_sha256"))
+
+
+def leave_out_trials(runs: Sequence[RunRecords], named: Sequence[Path]) -> tuple[list[RunRecords], dict[Path, int]]:
+    """Leave out the trials of sweeps, unless the folder of their sweep, or one in it, is named.
+
+    Args:
+        runs: Any runs.
+        named: What the user asked for.
+
+    Returns:
+        The other runs, and for each sweep the number of its trials that are left out.
+
+    Raises:
+        UsageError: If no other run is left.
+    """
+    asked = [path.resolve() for path in named]
+    trials = {
+        run.folder: run.study
+        for run in runs
+        if run.study and not any(path.is_relative_to(run.study.resolve()) for path in asked)
+    }
+    kept = [run for run in runs if run.folder not in trials]
+    left_out = dict(Counter(trials.values()))
+    if not kept:
+        raise UsageError(
+            f"all runs are trials of sweeps. Add --sweeps, or name a sweep: cifar-lightning leaderboard {min(left_out)}"
+        )
+    return kept, left_out
 
 
 def select_dataset(runs: Sequence[RunRecords], name: str) -> list[RunRecords]:

@@ -59,7 +59,7 @@ def _format_rows(board: Leaderboard, environments: Sequence[str], width: int) ->
         if tested and not row.tested:
             lines.append(rule)
         tested = row.tested
-        lines += align(name, figures) + wrap(_differences(row), width, "  ")
+        lines += align(name, figures) + wrap(_first_differences(row), width, "  ")
     return lines
 
 
@@ -156,15 +156,38 @@ def _name(row: LeaderboardRow) -> str:
 
 
 def _differences(row: LeaderboardRow) -> str:
-    """Return the first differences, each shortened; only the last of several changes."""
+    """Return all differences, but of several changes only the last."""
+    return printable(
+        ", ".join(_last_change(key, value) or _difference(key, value) for key, value in row.differences.items())
+    )
+
+
+def _first_differences(row: LeaderboardRow) -> str:
+    """Return the first differences, each shortened, for people."""
     parts = []
     for key, value in row.differences.items():
-        if key == "changes" and len(value) > 1:
-            part = f"{len(value)} changes, the last: {value[-1]}"
-        else:
-            part = _difference(key, value)
+        part = _last_change(key, value) or f"{key.removeprefix('trainer.')} {_shorten(value)}"
         parts.append(part if len(part) <= 60 else f"{part[:59]}…")
-    return printable(", ".join(parts[:4]) + (", …" if len(parts) > 4 else ""))
+    return printable(", ".join(parts[:4]) + (f", … ({len(parts)} differences)" if len(parts) > 4 else ""))
+
+
+def _shorten(value: Any) -> str:
+    """Write a value for people: three significant digits, the first items of a list, and a class by its name."""
+    if isinstance(value, float):
+        return f"{value:.3g}"
+    if isinstance(value, list):
+        shown = ", ".join(map(_shorten, value[:3]))
+        return shown + (f", … ({len(value)})" if len(value) > 3 else "")
+    if isinstance(value, dict):
+        if "class_path" in value:
+            return str(value["class_path"]).rpartition(".")[2]
+        return "{" + _shorten([f"{key}: {_shorten(each)}" for key, each in value.items()]) + "}"
+    return str(value)
+
+
+def _last_change(key: str, value: Any) -> str:
+    """Return the number of several changes and the last one; "" for anything else."""
+    return f"{len(value)} changes, the last: {value[-1]}" if key == "changes" and len(value) > 1 else ""
 
 
 def _difference(key: str, value: Any) -> str:

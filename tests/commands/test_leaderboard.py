@@ -53,6 +53,21 @@ def test_several_data_sets(here: Path, capsys: pytest.CaptureFixture[str]) -> No
     assert "There are runs on folder my/images, synthetic." in capsys.readouterr().err
 
 
+def test_trials_of_sweeps_are_listed_when_asked_for(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for number in range(2):
+        make_run(here / "runs" / "search" / f"version_{number}", 0, 0.5, lr=0.1 * (number + 2))
+    (here / "runs" / "search" / "study.db").touch()
+    assert main(["leaderboard"]) == 2
+    assert "all runs are trials of sweeps. Add --sweeps, or name a sweep" in capsys.readouterr().err
+    make_run(here / "runs" / "cnn" / "version_0", 0, 0.5)
+    assert main(["leaderboard"]) == 0
+    out, err = capsys.readouterr()
+    assert "search" not in out
+    assert err == "note: 2 trials of the sweep runs/search left out; --sweeps lists all\n"
+    for words, count in [((), 1), (("--sweeps",), 3), (("runs/search",), 2), (("runs/search/version_1",), 1)]:
+        assert len(table(capsys, *words)) == count, words
+
+
 def test_notes_are_not_part_of_the_table(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
     make_run(here / "runs" / "cnn" / "version_0", 0, None)
     (make_run(here / "runs" / "cnn" / "version_1", 1, 0.6) / "test.json").write_text("{")

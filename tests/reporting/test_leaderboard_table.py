@@ -107,6 +107,22 @@ def test_a_long_history_of_changes_is_shortened(here: Path) -> None:
     assert all(change in csv_rows()[1]["recipe"] for change in CHANGES)
 
 
+def test_differences_are_short_in_the_table_and_complete_elsewhere(here: Path) -> None:
+    stop = [{"class_path": "lightning.pytorch.callbacks.EarlyStopping", "init_args": {"monitor": "val/loss"}}]
+    options = {"widths": [64, 128, 256, 512, 1024]}
+    make_run(here / "runs" / "cnn" / "version_0", 0, 0.5)
+    make_run(
+        here / "runs" / "cnn" / "version_1", 0, 0.6, lr=0.0014252090642467932, arch_options=options, callbacks=stop
+    )
+    (line,) = (line for line in format_table(leaderboards(), 200).splitlines() if "EarlyStopping" in line)
+    assert set(line.strip().split(", model")) == {
+        "callbacks EarlyStopping", ".arch_options.widths 64, 128, 256, … (5)", ".lr 0.00143"
+    }  # fmt: skip
+    for text in (format_markdown(leaderboards()), csv_rows()[0]["recipe"]):
+        assert "model.lr 0.0014252090642467932" in text
+        assert "64, 128, 256, 512, 1024" in text
+
+
 def test_untested_runs_are_listed_with_the_command(here: Path) -> None:
     make_run(here / "runs" / "cnn" / "version_0", 0, 0.5)
     make_run(here / "runs" / "cnn" / "version_1", 1, None)
