@@ -130,6 +130,8 @@ def _describe(error: Exception) -> str:
 
 
 def _run_command(args: list[str]) -> int:
+    if args[:1] == ["help"] and len(args) > 1:
+        args = [args[1], "--help"]
     if not args or args[0] in ("-h", "--help", "help"):
         print(HELP)
         return 0 if args else 2

@@ -53,6 +53,10 @@ class Parser(ArgumentParser):
             ]
             if value and wanted:
                 raise wrong_value(wrong[1], value[1], " or ".join(dict.fromkeys(filter(None, wanted)))) from ex
+        if missing := re.search(r"argument (--[\w.]+): expected one argument", message):
+            message = f"{missing[1]} needs a value."
+        if stray := re.search(r"unrecognized arguments: ([^-].*)", message):
+            message = f"unexpected argument: {stray[1]}. The names of options begin with --."
         if re.search(r"required: images\b", message):
             message = "name at least one image or folder: cifar-lightning predict --ckpt_path best.ckpt cat.jpg"
         raise UsageError(message.strip()) from ex

@@ -82,7 +82,7 @@ def print_next(result: FitResult) -> None:
     say_once("\n  ".join(["next:", *commands]))
     if any(isinstance(logger, TensorBoardLogger) for logger in training.trainer.loggers):
         say_once(f"  tensorboard --logdir {command_line(folder.parent.parent)}")
-        say_once("  (see CUSTOM SCALARS for training and validation in one chart, HPARAMS for all runs)")
+        say_once("  (CUSTOM SCALARS: train and val in one chart; HPARAMS: a table of the runs)")
     record, _ = read_record(folder / "fit.json", FIT)
     epochs, steps = record.get("epochs", training.trainer.current_epoch), record.get("steps", 0)
     if not -1 < training.trainer.max_steps <= steps and Checkpoint.read(last).is_within_epoch:

@@ -49,14 +49,20 @@ def explain_missing_checkpoint(command: str, option: str, words: Sequence[str]) 
         option: Its option for the checkpoint.
         words: The command's arguments.
     """
-    files = [word for word in words if Path(word).suffix == ".ckpt" or Path(word).suffix in EXPORTED]
+    files = [word for word in words if _may_be_checkpoint(word)]
     rest = [word for word in words if word not in files]
-    line = command_line("cifar-lightning", command, option, *(files or ["best.ckpt"]), *rest)
+    named = [str(Path(word) / "best.ckpt") if Path(word).is_dir() else word for word in files] or ["best.ckpt"]
+    line = command_line("cifar-lightning", command, option, *named[:1], *rest)
     if files:
         return f"{command} needs a checkpoint, which is named by an option: {line}"
     if find_newest_checkpoint():
         return f"{command} needs a checkpoint. That of the newest run: {line}"
     return f"{command} needs a checkpoint, and {_there_is_none()}"
+
+
+def _may_be_checkpoint(word: str) -> bool:
+    path = Path(word)
+    return word in SHORTCUTS or path.suffix == ".ckpt" or path.suffix in EXPORTED or (path / "best.ckpt").is_file()
 
 
 def find_newest_checkpoint() -> Path | None:

@@ -111,10 +111,17 @@ def _find_builder(arch: str) -> Callable[..., Any]:
         return find_timm_builder(arch.removeprefix("timm:"))
     if is_custom(arch):
         return _import_builder(arch)
+    hint = f" Did you mean torchvision:{arch}?" if _is_of_torchvision(arch) else did_you_mean(arch, list_models())
     raise UsageError(
-        f"unknown model.arch {arch!r}.{did_you_mean(arch, list_models())} The built-in networks are "
+        f"unknown model.arch {arch!r}.{hint} The built-in networks are "
         f"{', '.join(list_models())}; others are torchvision:<name>, timm:<name> and your own package.module:Class."
     )
+
+
+def _is_of_torchvision(name: str) -> bool:
+    import torchvision.models
+
+    return name in torchvision.models.list_models(module=torchvision.models)
 
 
 def _without_auxiliary_heads(builder: Callable[..., Any]) -> Callable[..., Any]:

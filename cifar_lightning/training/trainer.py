@@ -123,9 +123,12 @@ def build_trainer(settings: Any, **fixed: Any) -> Trainer:
         return Trainer(**{**dict(settings), **fixed})
     except (MisconfigurationException, ImportError, RuntimeError, TypeError, ValueError) as error:
         # The Trainer depends on nothing but these options.
-        on_device = not torch.accelerator.is_available() and settings.accelerator not in ("auto", "cpu")
-        way_out = " --trainer.accelerator auto uses what the machine has." if on_device else ""
-        raise UsageError(f"the trainer options don't fit this machine or each other: {error}{way_out}") from error
+        if settings.accelerator in ("gpu", "cuda", "mps") and not torch.accelerator.is_available():
+            raise UsageError(
+                f"trainer.accelerator is {settings.accelerator}, but PyTorch finds no GPU on this machine. Leave the "
+                "option out: by default, training uses what the machine has."
+            ) from error
+        raise UsageError(f"the trainer options don't fit this machine or each other: {error}") from error
 
 
 def keep_freed_memory() -> None:
