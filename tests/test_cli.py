@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -105,6 +106,12 @@ def test_a_mistake_gets_one_message(words: list[str], message: str, here: Path, 
     (here / "configs" / "cnn.yaml").touch()
     (here / "runs").mkdir()
     assert message in refusal(*words)
+
+
+def test_help_of_a_command(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with suppress(SystemExit):
+        main(["help", "export"])
+    assert "--ckpt_path" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("command", ["fit", "test"])

@@ -44,6 +44,10 @@ def test_a_checkpoint_that_is_not_named(runs: Path, capsys: pytest.CaptureFixtur
     assert "That of the newest run: cifar-lightning predict --ckpt_path best.ckpt cat.jpg" in capsys.readouterr().err
     assert main(["predict", "cat.jpg", "my.ckpt"]) == 2
     assert "named by an option: cifar-lightning predict --ckpt_path my.ckpt cat.jpg" in capsys.readouterr().err
+    (runs / "version_0" / "best.ckpt").touch()
+    for word in ("best", "runs/cnn/version_0"):
+        assert main(["test", word]) == 2
+        assert "named by an option: cifar-lightning test --ckpt_path " in capsys.readouterr().err
 
 
 def test_in_python_only_a_path_names_a_checkpoint(runs: Path) -> None:
