@@ -12,13 +12,15 @@ from typing import NoReturn
 
 from cifar_lightning import __version__
 from cifar_lightning.commands.arguments import split_options
+from cifar_lightning.commands.help import TEXTS, find_topic, show_help
 from cifar_lightning.commands.hints import check_foreign_words, suggest_command
+from cifar_lightning.commands.option_check import check_config, check_words
 from cifar_lightning.errors import UsageError
 from cifar_lightning.io.checkpoint_path import explain_missing_checkpoint, find_checkpoint
 from cifar_lightning.io.files import EXPORTED
 from cifar_lightning.io.recipes import SUFFIXES, name_recipe, require_recipe
 from cifar_lightning.io.streams import protect_streams, report_lost_output
-from cifar_lightning.io.text import say
+from cifar_lightning.io.text import print_styled, say
 
 COMMANDS = {
     "demo": ("demo", "train, test and predict on the built-in images, in about a minute"),
@@ -131,19 +133,39 @@ def _describe(error: Exception) -> str:
 
 def _run_command(args: list[str]) -> int:
     if args[:1] == ["help"] and len(args) > 1:
-        args = [args[1], "--help"]
+        args = [args[1], "--help", *args[2:]]
     if not args or args[0] in ("-h", "--help", "help"):
-        print(HELP)
+        print_styled(HELP)
         return 0 if args else 2
     if args[0] == "--version":
         print(f"cifar-lightning {__version__}")
         return 0
     module = _find_command(args[0])
-    args = [args[0], "--help"] if {"-h", "--help"} & set(args) else _check_files(args)
+    topic = find_topic(args[1:])
+    if topic is not None and args[0] in TEXTS:
+        show_help(args[0], topic)
+        return 0
+    args = _check_files(args) if topic is None else [args[0], "--help"]
+    if args[0] in TEXTS:
+        _check_options(args[0], args[1:])
     if (here := str(Path.cwd())) not in sys.path:
         # People keep their own networks, callbacks and loggers here. `python -m` does this by itself.
         sys.path.append(here)
     return int(_import(f"cifar_lightning.commands.{module}").main(args))
+
+
+def _check_options(command: str, words: Sequence[str]) -> None:
+    """Check the options on the command line and in configs, as far as that is possible without PyTorch."""
+    configs, words = split_options(words, CONFIG)
+    checkpoints, _ = split_options(words, ("--ckpt_path",))
+    if any(Path(path).suffix in EXPORTED for path in checkpoints):
+        return  # predict has other options then.
+    check_words(command, words)
+    if command != "sweep":  # Its configs have other names.
+        from cifar_lightning.io.config import read_config
+
+        for config in configs:
+            check_config(command, read_config(Path(config))[0])
 
 
 def _import(name: str) -> ModuleType:

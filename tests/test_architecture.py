@@ -116,6 +116,7 @@ def test_the_classifier_knows_no_data_and_the_data_no_model() -> None:
     [
         "cli",
         "commands.arguments",
+        "commands.help",
         "commands.hints",
         "commands.option_check",
         "commands.schema",

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from typing import Any, NoReturn
 
 from cifar_lightning.errors import UsageError, did_you_mean
+from cifar_lightning.io.text import print_styled
 
 
 class ArgumentParser(argparse.ArgumentParser):
@@ -25,6 +26,10 @@ class ArgumentParser(argparse.ArgumentParser):
     def __init__(self, command: str, hint: str | None = None, **settings: Any) -> None:
         super().__init__(prog=f"cifar-lightning {command}", allow_abbrev=False, **settings)
         self._hint = f"See {self.prog} --help." if hint is None else hint
+
+    def print_help(self, file: Any = None) -> None:
+        """Print the help, in a terminal with colour."""
+        print_styled(self.format_help().rstrip("\n"))
 
     def error(self, message: str) -> NoReturn:
         """Raise a UsageError.

@@ -70,10 +70,6 @@ def main(argv: Sequence[str]) -> int:
 
 def add_options(parser: Any) -> None:
     """Add the options that ``fit`` does not have."""
-    parser.description = (
-        "Measures loading, the bare training step, fit and inference on this machine. It has the options of fit, but "
-        "decides itself how long to train and to validate. The test images are not read."
-    )
     parser.add_argument(
         "--batches", type=int | None, default=None, help="Batches a round; by default as many as take 2 s."
     )

@@ -17,9 +17,6 @@ from cifar_lightning.reporting.run_reporter import RunReporter, find_test_folder
 from cifar_lightning.reporting.tables import class_table, corruption_table
 from cifar_lightning.training.network_check import check_network
 
-VALIDATE = "Measure a checkpoint on the validation images, per class."
-TEST = "Measure a checkpoint on the test images, and write figures, test.json and report.html to the run's folder."
-
 
 def main(argv: Sequence[str]) -> int:
     """Measure a checkpoint and print the result; ``test`` also writes figures and records to the run's folder.
@@ -54,8 +51,8 @@ def parse(command: str, words: Sequence[str], **given: Any) -> TrainingCLI:
         UsageError: If an option is unknown or its value impossible.
     """
     if command == "test":
-        return TrainingCLI("test", words, training=False, description=TEST, add_options=add_test_options, **given)
-    return TrainingCLI("validate", words, training=False, description=VALIDATE, **given)
+        return TrainingCLI("test", words, training=False, add_options=add_test_options, **given)
+    return TrainingCLI("validate", words, training=False, **given)
 
 
 def add_test_options(parser: Any) -> None:

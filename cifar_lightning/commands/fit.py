@@ -185,8 +185,7 @@ def parse(
         if add_options:
             add_options(parser)
 
-    description = "Train a network, or resume a run, and write checkpoints, curves and a report to its folder."
-    cli = TrainingCLI(command, words, training=True, description=description, add_options=add, adjust=check, **given)
+    cli = TrainingCLI(command, words, training=True, add_options=add, adjust=check, **given)
     for note in cli.notes:
         say_once(f"note: {note}")
     return cli

@@ -20,6 +20,7 @@ from cifar_lightning.commands.trainer_options import TRAINER_DEFAULTS
 from cifar_lightning.data.datamodule import ImageDataModule
 from cifar_lightning.errors import UsageError
 from cifar_lightning.io.config import read_config
+from cifar_lightning.io.ranges import Range
 from cifar_lightning.models.pretrained import find_official
 from cifar_lightning.reporting.record_schema import FIT, read_record
 from cifar_lightning.training.checkpoint import Checkpoint
@@ -43,7 +44,6 @@ class TrainingCLI(LightningCLI):
         command: The command's name.
         words: Its arguments, with ``--ckpt_path`` resolved.
         training: Whether it trains, so that a checkpoint is resumed.
-        description: What the command does, for its help.
         add_options: Adds the command's own options to the parser.
         adjust: Checks and changes the settings after they are parsed and before anything is built.
         settings: Settings given in Python, nested; they take the place of those in ``--config``.
@@ -69,7 +69,6 @@ class TrainingCLI(LightningCLI):
         words: Sequence[str],
         *,
         training: bool,
-        description: str,
         add_options: Callable[[Parser], None] | None = None,
         adjust: Callable[[Any], None] | None = None,
         settings: Mapping[str, Any] | None = None,
@@ -97,7 +96,7 @@ class TrainingCLI(LightningCLI):
             trainer_defaults=TRAINER_DEFAULTS,
             seed_everything_default=0,
             parser_class=TrainingParser,
-            parser_kwargs={"prog": f"cifar-lightning {command}", "description": description},
+            parser_kwargs={"prog": f"cifar-lightning {command}"},
             # Configs come first, so that flags win wherever they stand.
             args=[*(word for text in texts for word in ("--config", text)), *options],
             run=False,
@@ -121,8 +120,10 @@ class TrainingCLI(LightningCLI):
         refuse_null("data", self.config.data, ImageDataModule)
         check_finite(self.config.as_dict())
         seed, runs = self.config.seed_everything, self.config.get("runs") or 1
-        if seed is None or isinstance(seed, bool) or not 0 <= int(seed) <= 2**32 - runs:
-            raise UsageError(f"seed_everything is {seed}; it must be from 0 to {2**32 - runs}.")
+        allowed = Range(0, below=2**32 - runs + 1)
+        if seed is None or isinstance(seed, bool):
+            raise allowed.error("seed_everything", seed)
+        allowed.check("seed_everything", int(seed))
         if self._adjust:
             self._adjust(self.config)
 

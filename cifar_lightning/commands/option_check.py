@@ -1,12 +1,17 @@
-"""What is wrong with the name or the value of an option: messages, for the parser and before PyTorch is imported."""
+"""What is wrong with an option's name or value: the messages, and a check before PyTorch is imported.
 
+The check refuses what is plainly wrong. Whatever it is not sure of, the parser decides, which has the same messages.
+"""
+
+import math
 import re
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 from cifar_lightning.commands.hints import translate
 from cifar_lightning.errors import UsageError, did_you_mean
-from cifar_lightning.io.options import describe_type, list_options
+from cifar_lightning.io.options import SECTIONS, describe_type, format_value, list_options
+from cifar_lightning.io.ranges import Range
 
 
 def unknown_option(name: str, known: Collection[str]) -> UsageError:
@@ -31,7 +36,8 @@ def wrong_value(name: str, value: object, wanted: str) -> UsageError:
         wanted: What it takes, where the schema does not say it.
     """
     option = list_options().get(name)
-    return UsageError(f"{name} is {value}; it must be {describe_type(option) if option else wanted}.")
+    shown = {"True": "true", "False": "false", "None": "null"}.get(str(value), value)
+    return UsageError(f"{name} is {shown}; it must be {describe_type(option) if option else wanted}.")
 
 
 def check_names(content: Mapping[str, Any], known: Collection[str]) -> None:
@@ -55,3 +61,98 @@ def check_names(content: Mapping[str, Any], known: Collection[str]) -> None:
         for name in names:
             if ".".join(name.rstrip("+").split(".")[:2]) not in known:
                 raise unknown_option(name, known)
+
+
+def check_words(command: str, words: Sequence[str]) -> None:
+    """Check the names of the options on a command line, and values that are plain words and numbers.
+
+    Args:
+        command: A command that is described in the schema.
+        words: Its arguments.
+
+    Raises:
+        UsageError: If an option is unknown, or its value is certainly wrong.
+    """
+    options = list_options(command)
+    if command == "sweep":
+        options = list_options("fit") | options  # It takes them as overrides.
+    remaining = iter(words)
+    for word in remaining:
+        option, equals, value = word.partition("=")
+        name = option.removeprefix("--").removesuffix("+")
+        if not option.startswith("--") or name.endswith(".help"):
+            continue
+        own = ".".join(name.split(".")[:2])  # The name may go on into a class or a mapping.
+        known = options.get(own)
+        if known is None and own not in SECTIONS:
+            error = unknown_option(name, options)
+            # A later release of Lightning may have options that the schema does not know.
+            if not name.startswith("trainer.") or "Did you mean" in str(error):
+                raise error
+        if not equals and not (known or {}).get("x-flag"):
+            value = next(remaining, "")
+        if known and own == name and not known.get("x-flag"):
+            check_value(name, known, value)
+
+
+def check_config(command: str, content: Mapping[str, Any]) -> None:
+    """Check the names of the options in a config, and the values that are plain.
+
+    Args:
+        command: A command that is described in the schema.
+        content: The content of the config.
+
+    Raises:
+        UsageError: If an option is unknown, or its value is certainly wrong.
+    """
+    options = list_options(command)
+    check_names(content, options)
+    for section, inner in content.items():
+        within = {f"{section}.{name}": value for name, value in inner.items()} if isinstance(inner, Mapping) else {}
+        for name, value in (within or {section: inner}).items():
+            if name in options:
+                check_value(name, options[name], value)
+
+
+def check_value(name: str, option: Mapping[str, Any], value: object) -> None:
+    """Check the value of an option.
+
+    Args:
+        name: Its name.
+        option: Its schema.
+        value: What was given, on a command line as text.
+
+    Raises:
+        UsageError: If it is certainly wrong.
+    """
+    read = _read_plain(value) if isinstance(value, str) else value
+    if read is None or not isinstance(read, str | bool | int | float):
+        return
+    kinds = {option["type"]} if isinstance(option.get("type"), str) else set(option.get("type", ()))
+    if choices := option.get("enum"):
+        fits = str(value) in map(format_value, choices) or (isinstance(read, bool) and read in choices)
+    elif kinds & {"string", "object", "array"}:
+        return
+    elif isinstance(read, bool):
+        fits = "boolean" in kinds
+    elif isinstance(read, int):
+        fits = bool(kinds & {"integer", "number"})
+    else:
+        fits = isinstance(read, float) and "number" in kinds
+    if not fits:
+        raise wrong_value(name, value, "")
+    is_number = isinstance(read, int | float) and not isinstance(read, bool) and math.isfinite(read)
+    if is_number and not name.startswith("trainer.") and not (allowed := Range.of(option)).fits(float(read)):
+        raise allowed.error(name, value)
+
+
+def _read_plain(text: str) -> str | bool | float | None:
+    """Return the boolean, number or word that a text is; None if it is none of these, or YAML may read it otherwise."""
+    if text.lower() in ("true", "yes", "on", "false", "no", "off"):
+        return text.lower() in ("true", "yes", "on")
+    if re.fullmatch(r"[-+]?(0|[1-9]\d*)", text):
+        return int(text)
+    if re.fullmatch(r"[-+]?\d+\.\d*([eE][-+]?\d+)?|[-+]?\d+[eE]-\d+", text):
+        return float(text)
+    is_word = re.fullmatch(r"[A-Za-z_][\w-]*", text) and text.lower() not in ("null", "nan", "inf", "infinity")
+    return text if is_word else None

@@ -11,8 +11,6 @@ from cifar_lightning.inference.predictor import Predictor
 from cifar_lightning.io.files import EXPORTED
 from cifar_lightning.io.text import printable, say
 
-DESCRIPTION = "Classify your own images: print the first predictions, and write a table and a contact sheet."
-
 HINT = """\
 With an exported file, predict takes images, --output, --top_k, --device and --allow_custom_arch: \
 cifar-lightning predict --ckpt_path model.onnx cat.jpg"""
@@ -63,7 +61,7 @@ def _predict_with_trainer(words: Sequence[str]) -> int:
     from cifar_lightning.training.network_check import check_network
 
     with session(training=False):
-        cli = TrainingCLI("predict", words, training=False, description=DESCRIPTION, add_options=add_options)
+        cli = TrainingCLI("predict", words, training=False, add_options=add_options)
         checkpoint, model, data = cli.checkpoint, cli.model, cli.datamodule
         assert checkpoint is not None
         fixed: dict[str, Any] = {}

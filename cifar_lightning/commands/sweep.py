@@ -83,7 +83,7 @@ def parse(argv: Sequence[str]) -> Sweep:
     configs, rest = split_options(argv, ("-c", "--config"))
     own, overrides = _split_overrides(rest)
     read = [read_config(Path(config)) for config in configs]
-    parser = Parser(prog="cifar-lightning sweep", description="Search for better hyperparameters.")
+    parser = Parser(prog="cifar-lightning sweep")
     parser.add_argument("-c", "--config", action="config", help="A YAML file with these options.")
     parser.add_class_arguments(Sweep)
     for config, (content, _) in zip(configs, read, strict=True):

@@ -48,10 +48,11 @@ def list_options(command: str = "fit") -> dict[str, dict[str, Any]]:
 def describe_type(option: Mapping[str, Any]) -> str:
     """Describe what an option takes, to follow "it must be"."""
     if choices := option.get("enum"):
-        return f"one of {', '.join(_word(choice) for choice in choices if choice is not None)}"
+        return f"one of {', '.join(dict.fromkeys(format_value(choice) for choice in choices if choice is not None))}"
     kinds = option.get("type", [])
     return " or ".join(PLAIN_TYPES[kind] for kind in ([kinds] if isinstance(kinds, str) else kinds) if kind != "null")
 
 
-def _word(value: object) -> str:
+def format_value(value: object) -> str:
+    """Return a value as it is written in a recipe."""
     return value if isinstance(value, str) else json.dumps(value)

@@ -1,7 +1,9 @@
 """The ranges of options that are numbers."""
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from cifar_lightning.errors import UsageError
 
@@ -20,14 +22,22 @@ class Range:
     below: float = math.inf
     above: bool = False
 
+    def fits(self, value: float) -> bool:
+        """Tell whether a number is in the range."""
+        return (self.least < value if self.above else self.least <= value) and value < self.below
+
+    def error(self, name: str, value: object) -> UsageError:
+        """Return the error for a value that is not in the range."""
+        return UsageError(f"{name} is {value}; it must be {self}.")
+
     def check(self, name: str, value: float) -> None:
         """Check the value of an option.
 
         Raises:
             UsageError: If it is not in the range.
         """
-        if not (self.least < value if self.above else self.least <= value) or not value < self.below:
-            raise UsageError(f"{name} is {value}; it must be {self}.")
+        if not self.fits(value):
+            raise self.error(name, value)
 
     def __str__(self) -> str:
         """Describe the range, to follow "it must be"."""
@@ -40,7 +50,7 @@ class Range:
         return least if self.below == math.inf else least | {"exclusiveMaximum": self.below}
 
     @classmethod
-    def of(cls, schema: dict[str, float]) -> "Range":
+    def of(cls, schema: Mapping[str, Any]) -> "Range":
         """Return the range in the keywords of a JSON schema."""
         above = "exclusiveMinimum" in schema
         least = schema["exclusiveMinimum"] if above else schema.get("minimum", -math.inf)

@@ -106,3 +106,20 @@ def csv_text(text: str | Path) -> str:
     shown = printable(text)
     formula = re.match(r"[=+\-@]", shown) and not re.fullmatch(r"[+-]?\d+(\.\d+)?", shown)
     return f"'{shown}" if formula else shown
+
+
+def print_styled(text: str) -> None:
+    """Print help, in a terminal with the titles and the names of options in colour, where rich is installed."""
+    if sys.stdout.isatty():
+        try:
+            from rich.console import Console
+            from rich.text import Text
+        except ModuleNotFoundError:
+            pass
+        else:
+            styled = Text(text)
+            styled.highlight_regex(r"(?m)^\S.*:$|^usage:", "bold")
+            styled.highlight_regex(r"(?m)^ *(-\w, )?--[\w.]+", "cyan")
+            Console(highlight=False).print(styled, soft_wrap=True)
+            return
+    print(text)

@@ -1,0 +1,54 @@
+"""The help of the commands that train or measure: short, complete by section, and in words that stay whole."""
+
+import re
+
+import pytest
+
+from cifar_lightning.cli import main
+from cifar_lightning.commands.help import TEXTS, format_help
+from cifar_lightning.io.options import SECTIONS, list_options
+from tests.conftest import Refusal
+
+
+@pytest.mark.parametrize("command", TEXTS)
+def test_the_short_help_is_short(command: str) -> None:
+    lines = format_help(command).splitlines()
+    assert len(lines) <= 60
+    assert max(map(len, lines)) <= 80
+    shown = set(re.findall(r"^  (?:-c, )?--([\w.]+)", "\n".join(lines), re.MULTILINE))
+    own = {name for name, option in list_options(command).items() if "." not in name and "x-positional" not in option}
+    assert own - shown == {"help", "print_config"}
+
+
+def test_help_all_names_every_option_in_at_most_three_lines() -> None:
+    text = format_help("fit", "all")
+    assert all(f"--{name}\n" in text or f"--{name} " in text for name in list_options("fit"))
+    blocks = re.split(r"\n(?=  -)", text)
+    assert all(block.rstrip().count("\n") <= 3 for block in blocks if block.startswith("  --trainer"))
+    assert max(map(len, text.splitlines())) <= 80
+
+
+def test_help_of_sections_and_options(capsys: pytest.CaptureFixture[str]) -> None:
+    for words in (["--help", "model"], ["--help=model"], ["-h", "model"]):
+        assert main(["fit", *words]) == 0
+        out = capsys.readouterr().out
+        assert "--model.lr " in out
+        assert "--data." not in out
+    for words in (["--help", "model.lr"], ["--help", "lr"], ["--help=model.lr"]):
+        assert main(["fit", *words]) == 0
+        out = capsys.readouterr().out
+        assert out.startswith("--model.lr\n")
+        assert "a number, above 0" in out
+        assert "0.001" in out
+    assert main(["help", "sweep"]) == 0
+    assert "--trials" in capsys.readouterr().out
+
+
+def test_an_unknown_topic_gets_one_message(refusal: Refusal) -> None:
+    assert "there is no help on modle. Did you mean model?" in refusal("fit", "--help", "modle")
+    assert all(section in refusal("test", "--help", "nothing") for section in SECTIONS)
+
+
+def test_words_stay_whole() -> None:
+    narrow = format_help("fit", "all", 60).split()
+    assert {"--trainer.reload_dataloaders_every_n_epochs", "torchvision,"} <= set(narrow)
