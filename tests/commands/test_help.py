@@ -50,5 +50,7 @@ def test_an_unknown_topic_gets_one_message(refusal: Refusal) -> None:
 
 
 def test_words_stay_whole() -> None:
-    narrow = format_help("fit", "all", 60).split()
-    assert {"--trainer.reload_dataloaders_every_n_epochs", "torchvision,"} <= set(narrow)
+    for width in range(20, 80):
+        words = format_help("fit", "trainer.callbacks", width).split()
+        assert {"my_module.MyCallback,", "EarlyStopping,", "LearningRateFinder,"} <= set(words)
+    assert "  --trainer.reload_dataloaders_every_n_epochs\n" in format_help("fit", "all", 60)
