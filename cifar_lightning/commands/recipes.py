@@ -7,6 +7,7 @@ from pathlib import Path
 from cifar_lightning.commands.arguments import ArgumentParser
 from cifar_lightning.errors import UsageError, did_you_mean
 from cifar_lightning.io.files import write_output
+from cifar_lightning.io.options import SCHEMA
 from cifar_lightning.io.recipes import builtin_recipes, list_recipes
 from cifar_lightning.io.text import command_line, say
 
@@ -103,8 +104,10 @@ def copy_recipe(name: str, target: Path | None = None, *, overwrite: bool = Fals
         )
     if not path.parent.is_dir():
         raise UsageError(f"there is no folder {path.parent} to write {path.name} to.")
-    text = source.read_text(encoding="utf-8")
-    write_output(path, text.replace(f"--config configs/{source.name}", f"--config {path.as_posix()}"))
+    text = source.read_text(encoding="utf-8").replace(f"--config configs/{source.name}", f"--config {path.as_posix()}")
+    # The schema's path is relative to the original.
+    text = re.sub(r"(?<=^# yaml-language-server: \$schema=)\S+", SCHEMA.as_uri(), text, flags=re.MULTILINE)
+    write_output(path, text)
     return path
 
 

@@ -1,5 +1,6 @@
 """recipes: what the package brings, as a list, as text and as a file to edit."""
 
+import re
 import shlex
 from pathlib import Path
 
@@ -9,6 +10,7 @@ import yaml
 from cifar_lightning.cli import main
 from cifar_lightning.commands.recipes import copy_recipe
 from cifar_lightning.errors import UsageError
+from cifar_lightning.io.options import SCHEMA
 from cifar_lightning.io.recipes import builtin_recipes
 from tests.conftest import Refusal
 
@@ -39,6 +41,8 @@ def test_a_copy_has_the_same_settings_and_names_its_own_command(
     assert yaml.safe_load(copy) == yaml.safe_load(original)
     command = command.removeprefix("next:  ")
     assert f"#   {command}\n" in copy or f"#   {command} " in copy
+    for schema in re.findall(r"\$schema=(\S+)", copy):
+        assert schema == SCHEMA.as_uri()  # that of the original is relative to it
     words = shlex.split(command)
     assert main([*words[1:], "--no.such=1"]) == 2  # the file is found, the option is not
     assert "no.such" in capsys.readouterr().err
