@@ -1,6 +1,5 @@
 """demo: train, test and predict on the built-in images, as the three commands do one after the other."""
 
-import shlex
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -14,7 +13,7 @@ from cifar_lightning.commands.summary import print_interrupted
 from cifar_lightning.data.sources.drawings import CLASSES, draw_images
 from cifar_lightning.errors import UsageError
 from cifar_lightning.io.recipes import name_recipe, require_recipe
-from cifar_lightning.io.text import say
+from cifar_lightning.io.text import command_line, say
 from cifar_lightning.training.launcher import refuse_processes
 
 IMAGES = Path("demo-images")
@@ -109,14 +108,14 @@ def write_sample_images(folder: Path) -> None:
 
 
 def _announce(*words: str) -> None:
-    say(f"\n$ {shlex.join(['cifar-lightning', *words])}")
+    say(f"\n$ {command_line(['cifar-lightning', *words])}")
 
 
 def _describe_next_steps(folder: Path, images: Path) -> str:
     looks = {
         str(folder / "report.html"): "settings, curves, results and errors",
         str(folder / "predictions.png"): f"the images in {images}, classified",
-        f"tensorboard --logdir {shlex.quote(str(folder.parent.parent))}": "the curves, in a browser",
+        command_line(["tensorboard", "--logdir", str(folder.parent.parent)]): "the curves, in a browser",
     }
     commands = {
         "cifar-lightning recipes": "what else can be trained",

@@ -1,6 +1,7 @@
 """recipes: list the recipes that come with the package, print one, or copy one to edit."""
 
 import argparse
+import re
 from collections.abc import Sequence
 from pathlib import Path
 
