@@ -108,14 +108,14 @@ def write_sample_images(folder: Path) -> None:
 
 
 def _announce(*words: str) -> None:
-    say(f"\n$ {command_line(['cifar-lightning', *words])}")
+    say(f"\n$ {command_line('cifar-lightning', *words)}")
 
 
 def _describe_next_steps(folder: Path, images: Path) -> str:
     looks = {
         str(folder / "report.html"): "settings, curves, results and errors",
         str(folder / "predictions.png"): f"the images in {images}, classified",
-        command_line(["tensorboard", "--logdir", str(folder.parent.parent)]): "the curves, in a browser",
+        command_line("tensorboard", "--logdir", folder.parent.parent): "the curves, in a browser",
     }
     commands = {
         "cifar-lightning recipes": "what else can be trained",
