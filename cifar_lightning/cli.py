@@ -205,10 +205,9 @@ def _check_files(args: list[str]) -> list[str]:
     Raises:
         UsageError: If one does not exist, or the command needs a checkpoint and none is named.
     """
-    command = args[0]
+    command, *words = ("--allow_custom_code" if word == "--allow_custom_arch" else word for word in args)
     option = NEEDS_CHECKPOINT.get(command, "--ckpt_path")
-    check_foreign_words(command, args[1:])
-    words = args[1:]
+    check_foreign_words(command, words)
     if command in TAKES_RECIPE and words and _may_be_recipe(words[0]):
         words.insert(0, CONFIG[-1])
     configs, words = split_options(words, CONFIG)

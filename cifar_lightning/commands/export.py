@@ -30,7 +30,7 @@ def main(argv: Sequence[str]) -> int:
     parser.add_argument("--output", metavar="FILE", help="the file to write (beside the checkpoint)")
     parser.add_argument("--model.arch", dest="arch", metavar="NET", help="the checkpoint's network, if it is your own")
     parser.add_argument(
-        "--allow_custom_arch", action="store_true", help="run the code of any network that the checkpoint names"
+        "--allow_custom_code", action="store_true", help="run the code of any network that the checkpoint names"
     )
     options = parser.parse_args(argv[1:])
     from cifar_lightning.inference.export import VERIFICATION_IMAGES, export_checkpoint
@@ -40,10 +40,10 @@ def main(argv: Sequence[str]) -> int:
         options.output,
         format=options.format,
         arch=options.arch,
-        allow_custom_arch=options.allow_custom_arch,
+        allow_custom_code=options.allow_custom_code,
     )
     card, size = result.card, result.path.stat().st_size / 1e6
-    trust = ["--allow_custom_arch"] if result.path.suffix == ".pt2" else []  # A .pt2 file is a program.
+    trust = ["--allow_custom_code"] if result.path.suffix == ".pt2" else []  # A .pt2 file is a program.
     command = command_line("cifar-lightning", "predict", "--ckpt_path", result.path, *trust)
     say(
         f"largest difference from the checkpoint's probabilities: {result.drawn_difference:.1e} on "

@@ -351,7 +351,7 @@ class SaveConfig(Callback):
         self.config = cli.config.clone()
         # Which checkpoint is resumed, and what else is trained, are no settings of this run.
         self.config.ckpt_path, self.config.runs = None, 1
-        self.config.pop("allow_custom_arch", None)
+        self.config.pop("allow_custom_code", None)
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Write the file, over that of the run that is resumed."""

@@ -19,16 +19,23 @@ from cifar_lightning.commands.summary import print_model
 from cifar_lightning.commands.trainer_options import TRAINER_DEFAULTS
 from cifar_lightning.data.datamodule import ImageDataModule
 from cifar_lightning.errors import UsageError
-from cifar_lightning.io.config import read_config
+from cifar_lightning.io.config import flatten, read_config
 from cifar_lightning.io.ranges import Range
 from cifar_lightning.models.pretrained import find_official
 from cifar_lightning.reporting.record_schema import FIT, read_record
-from cifar_lightning.training.checkpoint import Checkpoint
+from cifar_lightning.training.checkpoint import CUSTOM_CODE, Checkpoint
 from cifar_lightning.training.classifier import ImageClassifier
 from cifar_lightning.training.launcher import join_processes
 from cifar_lightning.training.progress import in_notebook, make_progress_bar
 from cifar_lightning.training.resume import plan_resumption
 from cifar_lightning.training.trainer import build_trainer, set_default_epochs, settle_precision
+
+CODE_USED = {
+    "predict": ("model.arch",),
+    "test": ("model.arch", "model.metrics"),
+    "validate": ("model.arch", "model.metrics"),
+}
+"""The options whose code a command imports; training imports all."""
 
 
 class TrainingParser(Parser, LightningArgumentParser):
@@ -86,8 +93,10 @@ class TrainingCLI(LightningCLI):
             texts.append(json.dumps(settings))
         path = next(reversed(split_options(options, ("--ckpt_path",))[0]), None)
         self.checkpoint = Checkpoint.read(Path(path), resume=training) if path else None
+        # Options whose code would be imported, and that the user must name.
+        self._untrusted = () if "--allow_custom_code" in options else CODE_USED.get(command, tuple(CUSTOM_CODE))
         if self.checkpoint:
-            stored = self.checkpoint.settings(resume=training, allow_custom_arch="--allow_custom_arch" in options)
+            stored = self.checkpoint.settings(resume=training, without_code=self._untrusted)
             texts.insert(0, json.dumps(stored))
         super().__init__(
             ImageClassifier,
@@ -135,7 +144,7 @@ class TrainingCLI(LightningCLI):
         data = ImageDataModule(**config.data.as_dict())
         config.data.val_size = data.hparams["val_size"]  # Its default depends on the data set.
         if self.checkpoint:
-            self.checkpoint.check_architecture(config.model.arch)
+            self.checkpoint.check_custom_code(flatten(config.as_dict()), self._untrusted)
             if self.training:
                 resumption = plan_resumption(self.checkpoint, config)
                 self.config, self.changes = resumption.settings, resumption.changes
@@ -186,7 +195,7 @@ def add_shared_options(parser: Any, *, training: bool) -> None:
         else "The checkpoint to use: a path, or best or last: that of the newest run.",
     )
     parser.add_argument(
-        "--allow_custom_arch", action="store_true", help="Run the code of a network that the checkpoint names."
+        "--allow_custom_code", action="store_true", help="Run the code that the checkpoint names, such as a network."
     )
 
 

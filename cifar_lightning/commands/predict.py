@@ -12,7 +12,7 @@ from cifar_lightning.io.files import EXPORTED
 from cifar_lightning.io.text import printable, say
 
 HINT = """\
-With an exported file, predict takes images, --output, --top_k, --device and --allow_custom_arch: \
+With an exported file, predict takes images, --output, --top_k, --device and --allow_custom_code: \
 cifar-lightning predict --ckpt_path model.onnx cat.jpg"""
 
 
@@ -94,14 +94,14 @@ def _predict_exported(words: Sequence[str]) -> int:
     parser.add_argument("--ckpt_path", required=True)
     add_options(parser)
     parser.add_argument("--device", default="auto")
-    parser.add_argument("--allow_custom_arch", action="store_true")
+    parser.add_argument("--allow_custom_code", action="store_true")
     options = parser.parse_intermixed_args(words)
     if options.explain:
         raise UsageError(
             f"--explain needs gradients, and {options.ckpt_path} has none. Name the checkpoint it was exported from: "
             "--ckpt_path best.ckpt"
         )
-    predictor = Predictor(options.ckpt_path, device=options.device, allow_custom_arch=options.allow_custom_arch)
+    predictor = Predictor(options.ckpt_path, device=options.device, allow_custom_code=options.allow_custom_code)
     say(printable(f"{predictor.card.arch}, trained on {predictor.card.dataset}"))
     columns = (*Progress.get_default_columns()[:2], MofNCompleteColumn(), TimeRemainingColumn())
     with Progress(*columns, transient=True, disable=not sys.stdout.isatty()) as progress:

@@ -55,7 +55,7 @@ def main(argv: Sequence[str]) -> int:
     from cifar_lightning.serving.server import listen, make_server, run_server
 
     predictor = Predictor(
-        options.model, device=options.device, arch=options.arch, allow_custom_arch=options.allow_custom_arch
+        options.model, device=options.device, arch=options.arch, allow_custom_code=options.allow_custom_code
     )
     limits = ServerLimits(
         bytes=int(options.max_megabytes * 1e6),
@@ -110,7 +110,7 @@ def _add_model_options(parser: ArgumentParser) -> None:
     )
     parser.add_argument("--model.arch", dest="arch", metavar="NET", help="the checkpoint's network, if it is your own")
     parser.add_argument(
-        "--allow_custom_arch",
+        "--allow_custom_code",
         action="store_true",
         help="run the code of any network that the checkpoint names, or the program in a .pt2 file",
     )

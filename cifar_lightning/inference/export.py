@@ -56,6 +56,7 @@ def export_checkpoint(
     *,
     format: str | None = None,
     arch: str | None = None,
+    allow_custom_code: bool = False,
     allow_custom_arch: bool = False,
 ) -> ExportResult:
     """Export a checkpoint as one file that turns uint8 images (B, H, W, 3) into probabilities (B, K).
@@ -67,20 +68,21 @@ def export_checkpoint(
         output: The file to write; by default it is beside the checkpoint and has the same stem.
         format: "onnx" or "pt2"; by default that of ``output``, or "onnx".
         arch: The checkpoint's network, if it is your own code ("package.module:Class").
-        allow_custom_arch: Whether to run the code of any network that the checkpoint names.
+        allow_custom_code: Whether to run the code of any network that the checkpoint names.
+        allow_custom_arch: An older name of ``allow_custom_code``.
 
     Raises:
         UsageError: If the arguments contradict each other, a package is missing, or the network can't be exported.
     """
-    checkpoint = Path(checkpoint)
+    checkpoint, allow_custom_code = Path(checkpoint), allow_custom_code or allow_custom_arch
     output = choose_output(checkpoint, output, format)
     require_packages(output)
-    pipeline, card = load_pipeline(checkpoint, arch, allow_custom_arch)
+    pipeline, card = load_pipeline(checkpoint, arch, allow_custom_code)
     prepare_output(output)
     with TemporaryDirectory(prefix=".export-", dir=output.parent) as folder:
         written = Path(folder) / output.name
         card = write_model(pipeline, card, written)
-        reference = Predictor(checkpoint, device="cpu", arch=arch, allow_custom_arch=allow_custom_arch)
+        reference = Predictor(checkpoint, device="cpu", arch=arch, allow_custom_code=allow_custom_code)
         drawn, random = verify(written, reference)
         move_complete(written, output)
     return ExportResult(output, card, drawn, random)
@@ -163,7 +165,7 @@ def verify(path: Path, reference: Predictor) -> tuple[float, float]:
     Raises:
         UsageError: If they differ by more than ``TOLERANCE``, or if the checkpoint's output is the same for all images.
     """
-    exported, size = Predictor(path, device="cpu", allow_custom_arch=True), reference.card.image_size
+    exported, size = Predictor(path, device="cpu", allow_custom_code=True), reference.card.image_size
     drawn = draw_images(VERIFICATION_IMAGES, 0, size)[0].numpy()
     random = np.random.default_rng(0).integers(0, 256, drawn.shape, dtype=np.uint8)
     expected = reference.probabilities(drawn)

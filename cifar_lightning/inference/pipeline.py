@@ -43,14 +43,14 @@ class Pipeline(nn.Module):
 
 
 def load_pipeline(
-    path: Path, arch: str | None = None, allow_custom_arch: bool = False, tta: str | None = None
+    path: Path, arch: str | None = None, allow_custom_code: bool = False, tta: str | None = None
 ) -> tuple[Pipeline, Card]:
     """Load a checkpoint, on the CPU and in evaluation mode.
 
     Args:
         path: A file that ``fit`` wrote.
         arch: The network, if it is the user's own code: a checkpoint alone must not make Python import code.
-        allow_custom_arch: Whether it may do so nevertheless.
+        allow_custom_code: Whether it may do so nevertheless.
         tta: Test-time augmentation; None uses the checkpoint's setting.
 
     Returns:
@@ -60,8 +60,8 @@ def load_pipeline(
         UsageError: If the file is not a checkpoint, or its network is not available or has changed since the training.
     """
     checkpoint = Checkpoint.read(path)
-    if not allow_custom_arch:
-        checkpoint.check_architecture(arch)
+    if not allow_custom_code:
+        checkpoint.check_custom_code({"model.arch": arch})
     settings, data = checkpoint.model_settings, checkpoint.data_settings
     settings |= {} if tta is None else {"tta": tta}
     try:

@@ -91,7 +91,8 @@ class Predictor:
             read as plain data. A .pt2 file is a program.
         device: "cpu", "cuda", "cuda:1" or "mps"; "auto" uses an accelerator where there is one.
         arch: The network of a checkpoint, if it is your own code ("package.module:Class").
-        allow_custom_arch: Whether to run any code that a checkpoint names, or that a .pt2 file holds.
+        allow_custom_code: Whether to run any code that a checkpoint names, or that a .pt2 file holds.
+        allow_custom_arch: An older name of ``allow_custom_code``.
         batch_size: Most images to classify at once, >= 1.
         tta: Test-time augmentation of a checkpoint: "none", "flip" or "flip_translate"; None uses the checkpoint's
             setting. Exported files contain the setting of their checkpoint.
@@ -110,6 +111,7 @@ class Predictor:
         *,
         device: str = "auto",
         arch: str | None = None,
+        allow_custom_code: bool = False,
         allow_custom_arch: bool = False,
         batch_size: int = 64,
         tta: str | None = None,
@@ -125,19 +127,20 @@ class Predictor:
             raise UsageError(f"batch_size is {batch_size}; it must be at least 1.")
         if tta is not None and path.suffix in EXPORTED:
             raise UsageError(f"{path} contains its test-time augmentation: leave out tta, or name the checkpoint.")
+        allow_custom_code |= allow_custom_arch
         self.batch_size = batch_size
         self._run: Run
         if path.suffix == ".onnx":
             self._run, self.card = _open_onnx(path, device)
         elif path.suffix == ".pt2":
-            if not allow_custom_arch:
+            if not allow_custom_code:
                 raise UsageError(
                     f"{path} is a program, and opening it runs whatever code is in it. If you trust whoever made it: "
-                    "--allow_custom_arch (in Python: allow_custom_arch=True). An ONNX file is only data."
+                    "--allow_custom_code (in Python: allow_custom_code=True). An ONNX file is only data."
                 )
             self._run, self.card = _open_pt2(path, device)
         else:
-            self._run, self.card = _open_checkpoint(path, device, arch, allow_custom_arch, tta)
+            self._run, self.card = _open_checkpoint(path, device, arch, allow_custom_code, tta)
         self._try(path)
 
     def _try(self, path: Path) -> None:
@@ -308,12 +311,12 @@ def _open_pt2(path: Path, device: str) -> tuple[Run, Card]:
 
 
 def _open_checkpoint(
-    path: Path, device: str, arch: str | None, allow_custom_arch: bool, tta: str | None
+    path: Path, device: str, arch: str | None, allow_custom_code: bool, tta: str | None
 ) -> tuple[Run, Card]:
     place = _find_device(device)
     from cifar_lightning.inference.pipeline import load_pipeline
 
-    pipeline, card = load_pipeline(path, arch, allow_custom_arch, tta)
+    pipeline, card = load_pipeline(path, arch, allow_custom_code, tta)
     return _torch_run(pipeline.to(place), place), card
 
 

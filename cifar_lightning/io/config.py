@@ -1,5 +1,6 @@
 """Settings in YAML files, recipes and a run's ``config.yaml``, without the command line's parser."""
 
+import re
 from collections.abc import Mapping
 from pathlib import Path, PurePath
 from typing import Any
@@ -9,7 +10,7 @@ import yaml
 from cifar_lightning.errors import UsageError
 from cifar_lightning.io.strict_yaml import load_yaml, read_text
 
-ONLY_FLAGS = {"ckpt_path": "--ckpt_path FILE", "config": "--config FILE", "allow_custom_arch": "--allow_custom_arch"}
+ONLY_FLAGS = {"ckpt_path": "--ckpt_path FILE", "config": "--config FILE", "allow_custom_code": "--allow_custom_code"}
 """Options that a config may not hold, and how they are written on the command line."""
 
 PER_RUN_SETTINGS = (
@@ -100,7 +101,7 @@ def read_config(path: Path) -> tuple[dict[str, Any], str]:
         UsageError: If it is no YAML file that holds options.
     """
     try:
-        text = read_text(path)
+        text = re.sub(r"^allow_custom_arch:", "allow_custom_code:", read_text(path), flags=re.MULTILINE)  # in 0.1.0
         content = load_yaml(text)
     except (yaml.YAMLError, ValueError) as error:  # ValueError: a value such as the date 2026-99-99.
         raise UsageError(f"the config {path} is not valid YAML: {error}") from error

@@ -6,18 +6,17 @@ B batch, C channels, H height, W width, K classes.
 """
 
 import inspect
-import re
 from collections.abc import Callable, Mapping
 from copy import deepcopy
 from functools import wraps
-from importlib import import_module
-from typing import Any, TypeAlias, cast
+from typing import Any, TypeAlias
 
 import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from cifar_lightning.errors import UsageError, did_you_mean
+from cifar_lightning.io.custom import import_custom, is_custom
 from cifar_lightning.models.cnn import cnn
 from cifar_lightning.models.resnet import resnet9, resnet18, wide_resnet
 from cifar_lightning.models.speednet import speednet
@@ -44,11 +43,6 @@ Plain: TypeAlias = bool | int | float | str | list | dict | None  # type: ignore
 def list_models() -> list[str]:
     """Return the names of the built-in networks."""
     return sorted(MODELS)
-
-
-def is_custom(arch: str) -> bool:
-    """Tell whether a name refers to the user's own code, which is imported and run to build the network."""
-    return bool(re.fullmatch(r"[\w.]+:[\w.]+", arch)) and not arch.startswith(("torchvision:", "timm:"))
 
 
 def create_model(arch: str, num_classes: int, options: Mapping[str, Any] | None = None) -> nn.Module:
@@ -110,7 +104,7 @@ def _find_builder(arch: str) -> Callable[..., Any]:
     if arch.startswith("timm:"):
         return find_timm_builder(arch.removeprefix("timm:"))
     if is_custom(arch):
-        return _import_builder(arch)
+        return import_custom(arch, "model.arch")
     hint = f" Did you mean torchvision:{arch}?" if _is_of_torchvision(arch) else did_you_mean(arch, list_models())
     raise UsageError(
         f"unknown model.arch {arch!r}.{hint} The built-in networks are "
@@ -134,20 +128,6 @@ def _without_auxiliary_heads(builder: Callable[..., Any]) -> Callable[..., Any]:
         return built
 
     return build
-
-
-def _import_builder(arch: str) -> Callable[..., Any]:
-    module_name, _, name = arch.partition(":")
-    try:
-        builder = getattr(import_module(module_name), name)
-    except (ImportError, AttributeError) as error:
-        raise UsageError(
-            f"model.arch {arch} can't be imported: {error}. It must be a class in a module that is installed or in the "
-            "current folder."
-        ) from error
-    if not callable(builder):
-        raise UsageError(f"model.arch {arch} is a {type(builder).__name__}, not a class or function.")
-    return cast("Callable[..., Any]", builder)
 
 
 def _signature(builder: Callable[..., Any]) -> str:

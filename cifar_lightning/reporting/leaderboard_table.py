@@ -12,6 +12,7 @@ from typing import Any
 
 from rich.cells import cell_len
 
+from cifar_lightning.io.custom import is_custom
 from cifar_lightning.io.text import command_line, csv_text, describe_seconds, printable, say, wrap
 from cifar_lightning.reporting.leaderboard import MARKS, Leaderboard, LeaderboardRow, RunRecords
 
@@ -254,10 +255,7 @@ def _ask_for_tests(runs: Sequence[RunRecords]) -> list[str]:
             continue
         words = ["cifar-lightning", "test", "--ckpt_path", str(run.folder / checkpoints[0])]
         arch = str(run.config["model"]["arch"])
-        if ":" in arch:
-            from cifar_lightning.models import is_custom
-
-            words += ["--model.arch", arch] if is_custom(arch) else []
+        words += ["--model.arch", arch] if is_custom(arch) else []
         commands.append(f"  {printable(command_line(*words))}")
     notes = []
     if commands:

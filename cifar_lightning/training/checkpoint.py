@@ -11,6 +11,7 @@ import os
 import re
 import reprlib
 import warnings
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from pickle import UnpicklingError
@@ -21,6 +22,8 @@ from lightning.fabric.plugins import TorchCheckpointIO
 from packaging.version import InvalidVersion, Version
 
 from cifar_lightning.errors import UsageError
+from cifar_lightning.io.config import flatten
+from cifar_lightning.io.custom import is_custom
 from cifar_lightning.io.files import write_atomically
 from cifar_lightning.io.schema import (
     ANY,
@@ -39,8 +42,7 @@ from cifar_lightning.io.schema import (
     whole,
 )
 from cifar_lightning.io.strict_yaml import MAX_DEPTH, MAX_SIZE, StrictError, check_value
-from cifar_lightning.io.text import printable
-from cifar_lightning.models import is_custom
+from cifar_lightning.io.text import command_line, printable
 
 
 def _is_version(value: object) -> bool:
@@ -68,6 +70,13 @@ TRAINER_SETTINGS = (
     "devices", "num_nodes", "strategy",
 )  # fmt: skip
 """Arguments of the Trainer that a checkpoint carries and a resumed run takes over."""
+
+CUSTOM_CODE = {
+    "model.arch": ("network", None),
+    "model.loss": ("loss", "cross_entropy"),
+    "model.metrics": ("metrics", None),
+}
+"""Options that may name the user's own code: what they name, and their defaults."""
 
 KINDS = {
     "format": optional(whole(1)),
@@ -190,21 +199,37 @@ class Checkpoint:
         """The network's name."""
         return str(self.content["hyper_parameters"]["arch"])
 
-    def check_architecture(self, trusted: str | None) -> None:
-        """Refuse a network whose code the user has not approved.
+    @property
+    def custom_code(self) -> dict[str, list[str]]:
+        """The user's own code that it names, as "package.module:Name", by option."""
+        settings = flatten({"model": self.model_settings, "data": self.data_settings})
+        named = {option: settings.get(option) for option in CUSTOM_CODE}
+        values = {option: value if isinstance(value, list) else [value] for option, value in named.items()}
+        return {option: custom for option in values if (custom := [name for name in values[option] if is_custom(name)])}
+
+    def check_custom_code(self, settings: Mapping[str, Any], options: Collection[str] = ("model.arch",)) -> None:
+        """Refuse code that the user has not approved.
 
         Args:
-            trusted: The network that the user named, if any.
+            settings: What the user named, by option; the default where nothing was named.
+            options: The options whose code would be imported.
 
         Raises:
-            UsageError: If building the network would import a module that the user did not name.
+            UsageError: If a module would be imported that the user did not name.
         """
-        if is_custom(self.arch) and self.arch != trusted:
-            shown = printable(self.arch)
+        for option, names in self.custom_code.items():
+            given, (what, default) = settings.get(option), CUSTOM_CODE[option]
+            approved = given == names[0] if option == "model.arch" else given != default
+            if option not in options or approved:
+                continue
+            shown = printable(", ".join(names))
+            modules = " and ".join(dict.fromkeys(name.partition(":")[0] for name in names))
+            value = command_line(printable(f"[{shown}]" if option == "model.metrics" else names[0]))
+            python = f"arch={names[0]!r} or " if option == "model.arch" else ""
             raise UsageError(
-                f"the network of {self.path} is {shown}: loading it would import the module {shown.partition(':')[0]} "
-                f"and run its code. If you trust that code, name the network, --model.arch {shown}, or allow whatever "
-                f"the checkpoint names, --allow_custom_arch (in Python: arch={self.arch!r} or allow_custom_arch=True)."
+                f"the {what} of {self.path} is {shown}: loading it would import the module {printable(modules)} and "
+                f"run its code. If you trust that code, name the {what}, --{option} {value}, or allow whatever the "
+                f"checkpoint names, --allow_custom_code (in Python: {python}allow_custom_code=True)."
             )
 
     # -- the data ----------------------------------------------------------------------------------------------------
@@ -257,16 +282,18 @@ class Checkpoint:
         """Settings that differ from those at the start of the run, such as "model.lr 0.1 → 0.2"."""
         return [str(change) for change in self.content.get("changes", [])]
 
-    def settings(self, *, resume: bool, allow_custom_arch: bool) -> dict[str, Any]:
+    def settings(self, *, resume: bool, without_code: Collection[str] = CUSTOM_CODE) -> dict[str, Any]:
         """Return the settings in the form of a config.
 
         Args:
             resume: Whether to take over the Trainer's settings, too.
-            allow_custom_arch: Whether to take over a network that is code; otherwise the user must name it.
+            without_code: The options that are left out if they name the user's own code, which the user must name.
         """
         model, data = self.model_settings, self.data_settings
-        if is_custom(self.arch) and not allow_custom_arch:
-            del model["arch"]
+        for option in self.custom_code:
+            if option in without_code:
+                section, name = option.split(".")
+                del {"model": model, "data": data}[section][name]
         settings = {"seed_everything": data.pop("seed", 0), "model": model, "data": data}
         return settings | ({"trainer": self.trainer_settings} if resume else {})
 

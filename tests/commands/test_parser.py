@@ -64,9 +64,9 @@ def test_own_code_in_the_current_folder_and_a_config_that_is_printed(
     with pytest.raises(SystemExit, match="0"):
         main(["fit", "--config=printed.yaml", "--print_config"])
     assert capsys.readouterr().out == (here / "printed.yaml").read_text(encoding="utf-8")
-    (here / "printed.yaml").write_text("allow_custom_arch: true")
+    (here / "printed.yaml").write_text("allow_custom_arch: true")  # its older name
     assert main(["fit", "--config=printed.yaml"]) == 2
-    assert "contains allow_custom_arch" in capsys.readouterr().err
+    assert "contains allow_custom_code" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

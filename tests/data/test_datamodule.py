@@ -371,7 +371,7 @@ def test_no_url_goes_into_a_checkpoint_or_comes_from_one(trained: Path, tmp_path
     checkpoint = torch.load(trained / "best.ckpt", weights_only=True)
     checkpoint["datamodule_hyper_parameters"] |= {"dataset": "cifar10", "url": "http://127.0.0.1:9/archive"}
     torch.save(checkpoint, tmp_path / "hostile.ckpt")
-    settings = Checkpoint.read(tmp_path / "hostile.ckpt").settings(resume=True, allow_custom_arch=False)
+    settings = Checkpoint.read(tmp_path / "hostile.ckpt").settings(resume=True)
     assert "url" not in settings["data"]
     for given in (None, "mirror.tar.gz"):
         module = ImageDataModule.load_from_checkpoint(tmp_path / "hostile.ckpt", url=given)

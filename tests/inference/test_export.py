@@ -31,7 +31,7 @@ def names(folder: Path) -> set[str]:
 @pytest.mark.parametrize("name", ["model.onnx", "model.pt2"])
 def test_it_agrees_with_the_checkpoint(name: str, exported: Path, trained: Path) -> None:
     images = draw_images(70, 3)[0].numpy()
-    made = Predictor(exported / name, device="cpu", allow_custom_arch=True)
+    made = Predictor(exported / name, device="cpu", allow_custom_code=True)
     source = Predictor(trained / "best.ckpt", device="cpu")
     for batch in (images, images[:1], images[:2]):
         np.testing.assert_allclose(made.probabilities(batch), source.probabilities(batch), atol=1e-5)
@@ -66,7 +66,7 @@ def test_the_result_says_what_was_written(name: str | None, checkpoint: Path) ->
     assert names(result.path.parent) - {"best.ckpt"} == {result.path.name}
     assert 0 <= result.drawn_difference <= TOLERANCE
     assert 0 <= result.random_difference <= TOLERANCE
-    assert result.card == Predictor(result.path, device="cpu", allow_custom_arch=True).card
+    assert result.card == Predictor(result.path, device="cpu", allow_custom_code=True).card
 
 
 @pytest.mark.parametrize(

@@ -223,7 +223,7 @@ def test_files_that_are_no_models(name: str, here: Path) -> None:
         Predictor(name)
     (here / name).write_bytes(b"no model")
     with pytest.raises(UsageError, match=f"{name} (can't be|is not)"):
-        Predictor(name, allow_custom_arch=True)
+        Predictor(name, allow_custom_code=True)
 
 
 def test_weights_of_another_network(trained: Path, here: Path) -> None:
@@ -242,14 +242,14 @@ def test_models_of_other_programs(exported: Path, here: Path) -> None:
     torch.export.save(program, "other.pt2")
     for name in ("other.onnx", "other.pt2"):
         with pytest.raises(UsageError, match=f"{name} can't be used: cifar-lightning export did not write it"):
-            Predictor(name, allow_custom_arch=True)
+            Predictor(name, allow_custom_code=True)
 
 
 @pytest.mark.parametrize("device", ["cuda:77", "nonsense"])
 def test_devices_that_are_not_there(exported: Path, trained: Path, device: str) -> None:
     for path in (trained / "best.ckpt", exported / "model.onnx", exported / "model.pt2"):
         with pytest.raises(UsageError, match=f"the device {device}"):
-            Predictor(path, device=device, allow_custom_arch=True)
+            Predictor(path, device=device, allow_custom_code=True)
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
@@ -257,7 +257,7 @@ def test_on_a_gpu(exported: Path, trained: Path) -> None:
     images = pixels(20, 32)
     expected = Predictor(trained / "best.ckpt", device="cpu").probabilities(images)
     for path in (trained / "best.ckpt", exported / "model.pt2"):
-        made = Predictor(path, device="cuda", allow_custom_arch=True).probabilities(images)
+        made = Predictor(path, device="cuda", allow_custom_code=True).probabilities(images)
         np.testing.assert_allclose(made, expected, atol=1e-2)  # TF32
 
 
@@ -303,12 +303,12 @@ def test_the_command_predicts_what_predictor_does(
         (here / "own" / f"{number}.png").write_bytes(encoded(image))
     (here / "own" / "broken.png").write_bytes(b"no image")
     for path, output in [(exported / name, "exported.json"), (trained / "best.ckpt", "checkpoint.json")]:
-        words = [f"--ckpt_path={path}", "own", "--output", output, "--top_k=10", "--allow_custom_arch"]
+        words = [f"--ckpt_path={path}", "own", "--output", output, "--top_k=10", "--allow_custom_code"]
         assert main(["predict", *words]) == 3
         assert Path(output).with_suffix(".png").exists()
     assert "no prediction for 1 of the 6 images" in capsys.readouterr().out
     rows, expected = (json.loads(Path(n).read_text()) for n in ("exported.json", "checkpoint.json"))
-    predictor = Predictor(exported / name, device="cpu", allow_custom_arch=True)
+    predictor = Predictor(exported / name, device="cpu", allow_custom_code=True)
     predictions = predictor([f"own/{n}.png" for n in range(5)], top_k=10)
     for row, other, prediction in zip(rows[:5], expected[:5], predictions, strict=True):
         said, of_checkpoint = ({entry["label"]: entry["probability"] for entry in each["top"]} for each in (row, other))

@@ -150,17 +150,22 @@ def test_the_code_of_a_network_runs_only_if_it_is_allowed(own: str, capsys: pyte
         error = capsys.readouterr().err
         assert "is own_code:Net: loading it would import the module own_code and run its code" in error
         assert "--model.arch own_code:Net" in error
-        assert "--allow_custom_arch" in error
+        assert "--allow_custom_code" in error
         assert not Path("executed").exists()
-    for words in (["--model.arch", "own_code:Net"], ["--config=own.yaml"], ["--allow_custom_arch"]):
+    for words in (
+        ["--model.arch", "own_code:Net"],
+        ["--config=own.yaml"],
+        ["--allow_custom_code"],
+        ["--allow_custom_arch"],
+    ):
         assert main(["predict", image, f"--ckpt_path={own}", *words]) == 0
         Path("executed").unlink()
-    assert main(["export", f"--ckpt_path={own}", "--format=pt2", "--allow_custom_arch"]) == 0
-    for allowed in ({"arch": "own_code:Net"}, {"allow_custom_arch": True}):
+    assert main(["export", f"--ckpt_path={own}", "--format=pt2", "--allow_custom_code"]) == 0
+    for allowed in ({"arch": "own_code:Net"}, {"allow_custom_code": True}, {"allow_custom_arch": True}):
         assert Predictor(own, **allowed).card.arch == "own_code:Net"
-    Path("allow.yaml").write_text("allow_custom_arch: true")
+    Path("allow.yaml").write_text("allow_custom_arch: true")  # its older name
     assert main(["predict", image, f"--ckpt_path={own}", "--config=allow.yaml"]) == 2
-    assert "allowed only on the command line: --allow_custom_arch" in capsys.readouterr().err
+    assert "allowed only on the command line: --allow_custom_code" in capsys.readouterr().err
 
 
 @pytest.mark.usefixtures("own")
@@ -168,7 +173,7 @@ def test_the_permission_is_not_stored_in_the_run(here: Path, data_root: Path) ->
     words = ["--model.arch=own_code:Net", "--data.dataset=synthetic", f"--data.root={data_root}"]
     assert main(["fit", *words, *FAST, "--trainer.max_epochs=1"]) == 0
     (last,) = here.glob("runs/*/version_0/last.ckpt")
-    assert main(["fit", f"--ckpt_path={last}", "--allow_custom_arch", "--trainer.max_epochs=2"]) == 0
+    assert main(["fit", f"--ckpt_path={last}", "--allow_custom_code", "--trainer.max_epochs=2"]) == 0
     assert "allow" not in last.with_name("config.yaml").read_text()
 
 
@@ -209,11 +214,11 @@ def test_a_pt2_file_is_a_program(exported: Path, here: Path, capsys: pytest.Capt
     for command in (["predict", image, "--ckpt_path=hostile.pt2"], ["serve", "--model=hostile.pt2"]):
         assert main(command) == 2
         assert "hostile.pt2 is a program" in capsys.readouterr().err
-    with pytest.raises(UsageError, match="allow_custom_arch=True"):
+    with pytest.raises(UsageError, match="allow_custom_code=True"):
         Predictor("hostile.pt2")
     assert nothing_ran()
     with suppress(UsageError):
-        Predictor("hostile.pt2", allow_custom_arch=True)
+        Predictor("hostile.pt2", allow_custom_code=True)
     assert not nothing_ran(), "this is why it is rejected"
 
 

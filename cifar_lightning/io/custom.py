@@ -1,0 +1,43 @@
+"""The user's own code by name, such as ``my_module:MyNetwork``: networks, losses, metrics and the like.
+
+A checkpoint holds such names too, and importing one runs code. ``training.checkpoint`` refuses those that the user has
+not approved.
+"""
+
+import re
+from collections.abc import Callable
+from importlib import import_module
+from typing import Any, cast
+
+from cifar_lightning.errors import UsageError
+
+LIBRARIES = ("torchvision:", "timm:")
+"""Prefixes of names that refer to a library of this package, not to the user's own code."""
+
+
+def is_custom(name: object) -> bool:
+    """Tell whether a name refers to the user's own code, as "package.module:Name", which is imported and run."""
+    return isinstance(name, str) and bool(re.fullmatch(r"[\w.]+:[\w.]+", name)) and not name.startswith(LIBRARIES)
+
+
+def import_custom(name: str, option: str) -> Callable[..., Any]:
+    """Import the user's own class or function.
+
+    Args:
+        name: "package.module:Name"; the module is installed or in the current folder.
+        option: The option that names it, such as "model.arch", for error messages.
+
+    Raises:
+        UsageError: If it can't be imported, or can't be called.
+    """
+    module, _, attribute = name.partition(":")
+    try:
+        found = getattr(import_module(module), attribute)
+    except (ImportError, AttributeError) as error:
+        raise UsageError(
+            f"{option} {name} can't be imported: {error}. It must be a class in a module that is installed or in the "
+            "current folder."
+        ) from error
+    if not callable(found):
+        raise UsageError(f"{option} {name} is a {type(found).__name__}, not a class or function.")
+    return cast("Callable[..., Any]", found)
