@@ -168,7 +168,7 @@ def predict(
         ImageError: If an image can't be read.
         UsageError: If the model can't be used or an argument is no image.
     """
-    return Predictor(_checkpoint(model), device=device, allow_custom_arch=allow_custom_code)(images, top_k)
+    return Predictor(_checkpoint(model), device=device, allow_custom_code=allow_custom_code)(images, top_k)
 
 
 def explain(model: Model, images: ImageInput | Sequence[ImageInput], *, allow_custom_code: bool = False) -> Figure:
@@ -192,8 +192,8 @@ def explain(model: Model, images: ImageInput | Sequence[ImageInput], *, allow_cu
     from cifar_lightning.inference.explain import draw_explanation  # captum is an optional dependency.
     from cifar_lightning.inference.pipeline import load_pipeline
 
-    predictor = Predictor(path, allow_custom_arch=allow_custom_code)
-    pipeline, _ = load_pipeline(path, allow_custom_arch=allow_custom_code)
+    predictor = Predictor(path, allow_custom_code=allow_custom_code)
+    pipeline, _ = load_pipeline(path, allow_custom_code=allow_custom_code)
     return draw_explanation(predictor, pipeline, images, str(path))
 
 
@@ -211,7 +211,7 @@ def _resumable(run: Model) -> Path:
 
 
 def _checkpoint_words(path: Path, allow_custom_code: bool) -> list[str]:
-    return ["--ckpt_path", str(path), *(["--allow_custom_arch"] if allow_custom_code else [])]
+    return ["--ckpt_path", str(path), *(["--allow_custom_code"] if allow_custom_code else [])]
 
 
 def _nested(settings: Settings | None) -> dict[str, Any]:

@@ -205,7 +205,8 @@ class Checkpoint:
         settings = flatten({"model": self.model_settings, "data": self.data_settings})
         named = {option: settings.get(option) for option in CUSTOM_CODE}
         values = {option: value if isinstance(value, list) else [value] for option, value in named.items()}
-        return {option: custom for option in values if (custom := [name for name in values[option] if is_custom(name)])}
+        custom = {option: [str(name) for name in values[option] if is_custom(name)] for option in values}
+        return {option: names for option, names in custom.items() if names}
 
     def check_custom_code(self, settings: Mapping[str, Any], options: Collection[str] = ("model.arch",)) -> None:
         """Refuse code that the user has not approved.
