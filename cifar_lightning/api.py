@@ -216,6 +216,6 @@ def _checkpoint_words(path: Path, allow_custom_code: bool) -> list[str]:
 
 def _nested(settings: Settings | None) -> dict[str, Any]:
     nested = nest(settings or {})
-    for name in {*ONLY_FLAGS, "runs"} & set(nested):
+    for name in {*ONLY_FLAGS, "runs", "test"} & set(nested):
         raise UsageError(f"{name} is no setting in Python; see the arguments of the function.")
     return nested

@@ -64,7 +64,7 @@ CURL = [c for c in SHOWN if c.startswith("curl")]
 SET_UP = [c for c in SHOWN if re.match(r"\. |pip |(UV_TORCH_BACKEND=cpu )?uvx? ", c)]
 IN_PROCESS = [c for c in SHOWN if c.startswith("cifar-lightning ") and c not in SERVE and not run_elsewhere(c)]
 
-SLOW = re.compile(r".*(--workers 2|--corruptions)|cifar-lightning fit --config configs/\w+.yaml$")
+SLOW = re.compile(r".*(--workers 2|--corruptions|--runs 3 --test)|cifar-lightning fit --config configs/\w+.yaml$")
 """Tests of sweep and test show the same in `make test`, and test_configs.py trains every recipe as it is."""
 
 DEFINED = {

@@ -11,6 +11,7 @@ from lightning.pytorch.callbacks import BatchSizeFinder, Callback, LearningRateF
 from lightning.pytorch.callbacks import ProgressBar as AnyProgressBar
 from lightning.pytorch.loggers import Logger, TensorBoardLogger
 
+from cifar_lightning.commands.after_fit import check_test, find_test, run_test
 from cifar_lightning.commands.lightning_cli import TrainingCLI
 from cifar_lightning.commands.parser import Parser
 from cifar_lightning.commands.session import free_memory, is_rank_zero, say_once, session
@@ -58,20 +59,24 @@ def main(argv: Sequence[str]) -> int:
     words = list(argv[1:])
     status, folders = 0, list[Path]()
     with session(training=True):
-        cli = parse(words)
+        cli: TrainingCLI | None = parse(words)
         seed, runs = int(cli.config.seed_everything), cli.config.runs
-        for number in range(runs):
+    for number in range(runs):
+        with session(training=True):
             if number:
-                del cli
-                free_memory()
                 say_once(f"\nrun {number + 1} of {runs}, --seed_everything {seed + number}:")
-                cli = parse([*words, "--runs=1", f"--seed_everything={seed + number}"])
-            ended, signal, folder = _train_one(cli, one_of_several=runs > 1)
-            status = max(status, ended)
-            folders += [folder] if folder else []
-            if signal and number + 1 < runs:
-                status = ended or 128 + signal
-                break
+            cli = cli or parse([*words, "--runs=1", f"--seed_everything={seed + number}"])
+            ended, signal, folder, test = _train_one(cli, one_of_several=runs > 1)
+        if runs > 1 or test:
+            cli = None
+            free_memory()
+        if test:  # Outside of the training's session, whose settings could change the result.
+            ended = run_test(test, one_of_several=runs > 1)
+        status = max(status, ended)
+        folders += [folder] if folder else []
+        if signal and number + 1 < runs:
+            status = ended or 128 + signal
+            break
     if runs > 1:
         finished = [folder for folder in folders if (folder / "fit.json").exists()]
         say_once(f"\n{len(finished)} of {runs} runs are trained")
@@ -84,11 +89,12 @@ def main(argv: Sequence[str]) -> int:
     return status
 
 
-def _train_one(cli: TrainingCLI, *, one_of_several: bool) -> tuple[int, int, Path | None]:
+def _train_one(cli: TrainingCLI, *, one_of_several: bool) -> tuple[int, int, Path | None, list[str]]:
     """Train a run and print how it went, and which commands come next.
 
     Returns:
-        The exit status, the signal that asked the run to end, or 0, and the run's folder if it was not lost.
+        The exit status, the signal that asked the run to end, or 0, the run's folder if it was not lost, and the
+        arguments of ``test`` if the run is to be tested.
     """
     try:
         result = train_run(cli)
@@ -96,17 +102,18 @@ def _train_one(cli: TrainingCLI, *, one_of_several: bool) -> tuple[int, int, Pat
         if not one_of_several:
             raise
         say(f"cifar-lightning: {error}", sys.stderr)
-        return 2, error.signal, None
+        return 2, error.signal, None, []
     except LostProcessError as error:
         print(f"cifar-lightning: {error}", file=sys.stderr)
-        return 1, 0, None
+        return 1, 0, None, []
     if result.interrupted:
         print_interrupted(result)
         # With another status, Lightning would kill the process of rank 0 while that one prints its message.
-        return 128 + result.interrupted if is_rank_zero() else 0, result.interrupted, result.folder
-    print_next(result)
+        return 128 + result.interrupted if is_rank_zero() else 0, result.interrupted, result.folder, []
+    test, signal = cli.config.test, result.training.signal
+    print_next(result, tested=test)
     result.check_report()
-    return 0, result.training.signal, result.folder
+    return 0, signal, result.folder, find_test(result) if test and not signal else []
 
 
 def train_run(cli: TrainingCLI) -> FitResult:
@@ -145,6 +152,7 @@ def add_fit_options(parser: Any) -> None:
         default=1,
         help="Runs to train one after another, each with the next seed.",
     )
+    parser.add_argument("--test", action="store_true", help="Test the best checkpoint of each run when it is trained.")
 
 
 def parse(
@@ -175,6 +183,8 @@ def parse(
             allowed.check(name, settings[name])
         if settings.runs > 1 and command != "fit":
             raise UsageError(f"--runs {settings.runs} is an option of fit only; leave it out.")
+        if settings.test and command != "fit":
+            raise UsageError("--test is an option of fit only; leave it out.")
         if settings.runs > 1 and settings.ckpt_path:
             raise UsageError("--runs begins new runs, and --ckpt_path resumes one; leave out one of them.")
         if adjust:
@@ -301,6 +311,8 @@ def _check(cli: TrainingCLI, training: Training) -> None:
         )
     if training.checkpoint:
         check_position(training.checkpoint, training.data.hparams, processes)
+    if cli.config.test:
+        check_test(training)
     check_network(model, training.data, training=True)
     if model.hparams["weights"] is not None and training.checkpoint is None and is_rank_zero():
         say(f"weights: {find_weights(model.hparams['arch'], model.hparams['weights'])}")
@@ -351,6 +363,7 @@ class SaveConfig(Callback):
         self.config = cli.config.clone()
         # Which checkpoint is resumed, and what else is trained, are no settings of this run.
         self.config.ckpt_path, self.config.runs = None, 1
+        self.config.pop("test", None)
         self.config.pop("allow_custom_code", None)
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:

@@ -64,8 +64,13 @@ def print_trained(result: FitResult) -> None:
         say_once(f"run:  {folder} (report.html shows it)")
 
 
-def print_next(result: FitResult) -> None:
-    """Print the commands that come next after a training."""
+def print_next(result: FitResult, *, tested: bool = False) -> None:
+    """Print the commands that come next after a training.
+
+    Args:
+        result: How it went.
+        tested: Whether the run is tested anyway.
+    """
     training, folder = result.training, result.folder
     best, last = folder / "best.ckpt", folder / "last.ckpt"
     if not last.exists():
@@ -77,7 +82,7 @@ def print_next(result: FitResult) -> None:
             f"note: {data.description} has no test images, so this run can't be tested. --data.test_size 0.2 holds "
             "some out when a run begins"
         )
-    commands = [next_command(training, "test", path)] * testable
+    commands = [next_command(training, "test", path)] * (testable and not tested)
     commands.append(f"{next_command(training, 'predict', path)} YOUR_IMAGES")
     say_once("\n  ".join(["next:", *commands]))
     if any(isinstance(logger, TensorBoardLogger) for logger in training.trainer.loggers):

@@ -176,7 +176,12 @@ def describe_resumption(training: Training) -> str:
 
 
 def next_command(training: Training, command: str, checkpoint: Path) -> str:
-    """Return the command line that uses a checkpoint of a training, with the options that it needs.
+    """Return the command line that uses a checkpoint of a training; see ``next_words``."""
+    return command_line("cifar-lightning", *next_words(training, command, checkpoint))
+
+
+def next_words(training: Training, command: str, checkpoint: Path) -> list[str]:
+    """Return a command that uses a checkpoint of a training, and the arguments that it needs.
 
     Args:
         training: The training.
@@ -190,4 +195,4 @@ def next_command(training: Training, command: str, checkpoint: Path) -> str:
         options += ["--checkpoint_every_n_minutes", str(minutes)]
     if command == "fit" and training.named:
         options += ["--config", str(training.folder / "config.yaml")]
-    return command_line("cifar-lightning", command, "--ckpt_path", checkpoint, *options)
+    return [command, "--ckpt_path", str(checkpoint), *options]
