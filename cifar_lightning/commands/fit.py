@@ -59,16 +59,16 @@ def main(argv: Sequence[str]) -> int:
     words = list(argv[1:])
     status, folders = 0, list[Path]()
     with session(training=True):
-        cli: TrainingCLI | None = parse(words)
+        cli = parse(words)
         seed, runs = int(cli.config.seed_everything), cli.config.runs
     for number in range(runs):
         with session(training=True):
             if number:
                 say_once(f"\nrun {number + 1} of {runs}, --seed_everything {seed + number}:")
-            cli = cli or parse([*words, "--runs=1", f"--seed_everything={seed + number}"])
+                cli = parse([*words, "--runs=1", f"--seed_everything={seed + number}"])
             ended, signal, folder, test = _train_one(cli, one_of_several=runs > 1)
         if runs > 1 or test:
-            cli = None
+            del cli
             free_memory()
         if test:  # Outside of the training's session, whose settings could change the result.
             ended = run_test(test, one_of_several=runs > 1)
