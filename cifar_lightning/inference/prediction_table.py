@@ -14,14 +14,16 @@ from typing import BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
+from rich.cells import cell_len
 from rich.console import Console
 from rich.markup import escape
+from rich.measure import Measurement
 from rich.table import Table
 
 from cifar_lightning.errors import UsageError
 from cifar_lightning.inference.predictor import ClassProbability, top_classes
 from cifar_lightning.io.files import write_output
-from cifar_lightning.io.text import csv_text, first_ten, percent, printable, say
+from cifar_lightning.io.text import csv_text, first_ten, percent, printable, say, wrap
 from cifar_lightning.reporting.record_schema import caution
 from cifar_lightning.transforms.decode import conversion_hint
 
@@ -188,7 +190,7 @@ def print_summary(summary: PredictionSummary, dataset: str = "") -> int:
         say(f"{'' if row.error == NO_PREDICTION else 'unreadable: '}{shown}")
     say(f"written: {summary.table}, {summary.sheet}")
     if warning := caution(dataset):
-        say(f"note: {warning}")
+        say(warning)
     if summary.failed:
         hint = conversion_hint(row.image for row in summary.first_failed)
         say(f"no prediction for {summary.failed:,} of the {summary.images:,} images{'.' * bool(hint)}{hint}")
@@ -197,15 +199,30 @@ def print_summary(summary: PredictionSummary, dataset: str = "") -> int:
     return 3 if summary.failed else 0
 
 
+def _make_table(titles: Sequence[str], names: Sequence[str], cells: Sequence[Sequence[str]]) -> Table:
+    table = Table(*titles)
+    table.columns[0].overflow = "fold"
+    for name, row in zip(names, cells, strict=True):
+        table.add_row(escape(name), *map(escape, row))
+    return table
+
+
 def _print_table(summary: PredictionSummary) -> None:
     names = [printable(row.image.name) for row in summary.first]
     if len(set(names)) < len(names):
         names = [printable(row.image) for row in summary.first]
-    table = Table("image", *(f"{n}." for n in range(1, summary.top_k + 1)))
-    table.columns[0].overflow = "fold"
-    for name, row in zip(names, summary.first, strict=True):
-        cells = [escape(f"{printable(each.label)} {percent(each.probability)}") for each in row.top]
-        table.add_row(escape(name), *(cells or ["no prediction" if row.error == NO_PREDICTION else "unreadable"]))
-    Console().print(table)
+    console = Console()
+    cells = [[f"{printable(each.label)} {percent(each.probability)}" for each in row.top] for row in summary.first]
+    for row, missing in zip(summary.first, cells, strict=True):
+        if not row.top:
+            missing.append("no prediction" if row.error == NO_PREDICTION else "unreadable")
+    table = _make_table(["image", *(f"{n}." for n in range(1, summary.top_k + 1))], names, cells)
+    if Measurement.get(console, console.options.update_width(10_000), table).maximum > console.width:
+        # The classes of an image in one cell, which breaks between two of them only.
+        room = max(console.width - min(max(map(cell_len, names)), console.width // 2) - 7, 1)
+        parts = [", ".join(cell.replace(" ", "\xa0") for cell in row) for row in cells]
+        cells = [["\n".join(wrap(part, room)).replace("\xa0", " ")] for part in parts]
+        table = _make_table(["image", f"the {summary.top_k} most probable classes"], names, cells)
+    console.print(table)
     if summary.images > len(summary.first):
         say(f"… and {summary.images - len(summary.first):,} more in {summary.table}")

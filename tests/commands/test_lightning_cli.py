@@ -105,3 +105,12 @@ def test_a_size_that_the_user_sets_is_used(
     said = capsys.readouterr()
     assert "0123abcd" in said.err
     assert "enlarged" not in said.out
+
+
+@pytest.mark.parametrize(("freeze", "noted"), [("all_but_head", True), ("none", False)])
+def test_freezing_random_weights_is_announced(
+    freeze: str, noted: bool, fit: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main([*fit, f"--model.freeze={freeze}", "--model.weights=null"]) == 0
+    note = f"note: model.freeze {freeze} without model.weights: what is frozen keeps its random initial values."
+    assert (note in capsys.readouterr().out) == noted

@@ -80,6 +80,23 @@ def test_what_is_shown(capsys: pytest.CaptureFixture[str]) -> None:
     assert "no prediction for 2 of the 3 images. Convert them to JPEG or PNG" in shown
 
 
+@pytest.mark.parametrize("count", [3, 10])
+def test_80_columns_break_no_class_and_lose_no_figure(
+    count: int, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    top = tuple(ClassProbability(f"an aquarium_fish_{n}", 0.1234 + n / 1000) for n in range(count))
+    summary = summarise(Row(Path("a_photo_of_a_fish.png"), top))
+    summary.top_k = count
+    assert print_summary(summary, "synthetic") == 0
+    shown = capsys.readouterr().out
+    assert max(map(len, shown.splitlines())) <= 83, "the sentence below the table"
+    assert "a_photo_of_a_fish.png" in shown
+    for n in range(count):
+        assert f"an aquarium_fish_{n} {12.34 + n / 10:.1f}%" in shown
+    assert "trained on synthetic drawings: its answers for photos mean nothing" in shown
+
+
 def test_an_explanation_that_failed_is_an_error_after_all_is_shown(capsys: pytest.CaptureFixture[str]) -> None:
     summary = summarise(Row(Path("1.png"), CAT))
     summary.explain_error = "why"

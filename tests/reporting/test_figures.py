@@ -124,6 +124,14 @@ def test_learning_curves_need_not_be_complete() -> None:
     figures.to_pixels(figures.learning_curves([]))
 
 
+def test_the_curves_of_one_epoch_have_whole_epochs_on_their_axis() -> None:
+    figure = figures.learning_curves([{"epoch": 1, "train/loss": 2.0, "train/acc": 0.1}])
+    figures.to_pixels(figure)
+    for axis in figure.axes:
+        low, high = axis.get_xlim()
+        assert [tick for tick in axis.get_xticks() if low <= tick <= high] == [0, 1, 2]
+
+
 def test_images_of_a_mosaic_are_in_their_places() -> None:
     images = np.arange(6, dtype=np.uint8).reshape(2, 3, 1, 1, 1) * np.ones((2, 3, 32, 32, 3), np.uint8)
     figure = figures.augmentation_grid(images[:, 0], images)

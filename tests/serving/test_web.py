@@ -1,12 +1,14 @@
 """The page in a real browser."""
 
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from cifar_lightning.inference.predictor import Predictor
 from tests import chromium
-from tests.serving.client import Server, bomb, image
+from tests.serving.client import CARD, Server, bomb, image, serving, write_colours
 
 pytestmark = pytest.mark.skipif(chromium.PATH is None, reason="needs Chromium")
 
@@ -83,12 +85,25 @@ def test_results_are_in_the_order_of_the_files_and_the_newest_on_top(page: chrom
     assert list(verdicts(page, 7)) == ["first.png", "second.png", "c.png", "a.png", "d.png", "b.png", "e.png"]
 
 
-@pytest.mark.parametrize("width", [390, 1200])
-def test_the_result_is_scrolled_into_view(width: int, page: chromium.Page, tmp_path: Path) -> None:
-    page.call("Emulation.setDeviceMetricsOverride", width=width, height=844, deviceScaleFactor=1, mobile=width < 1000)
+@pytest.mark.parametrize(("width", "height"), [(390, 844), (360, 640), (1200, 844)])
+def test_the_result_is_scrolled_into_view(width: int, height: int, page: chromium.Page, tmp_path: Path) -> None:
+    page.call(
+        "Emulation.setDeviceMetricsOverride", width=width, height=height, deviceScaleFactor=1, mobile=width < 1000
+    )
     (tmp_path / "an image with a long name, taken on the beach.png").write_bytes(image())
     choose(page, tmp_path / "an image with a long name, taken on the beach.png")
     verdicts(page, 1)
-    box = "document.querySelector('.verdict').getBoundingClientRect()"
-    assert page.wait_for(f"{box}.top >= 0 && {box}.bottom <= innerHeight")
+    for part in (".verdict", ".bars"):
+        box = f"document.querySelector('{part}').getBoundingClientRect()"
+        assert page.wait_for(f"{box}.top >= 0 && {box}.bottom <= innerHeight")
     assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
+
+
+@pytest.mark.parametrize("dataset", ["synthetic", "cifar10"])
+def test_it_says_that_a_model_was_trained_on_drawings(dataset: str, tmp_path: Path) -> None:
+    model = write_colours(tmp_path / "model.onnx", replace(CARD, dataset=dataset).to_metadata())
+    with serving(Predictor(model, device="cpu")) as server, chromium.open_page(tmp_path / "profile") as page:
+        page.call("Page.navigate", url=f"http://127.0.0.1:{server.port}/")
+        page.wait_for("document.querySelector('#warning')?.textContent")
+        assert page.evaluate("document.querySelector('#drawings').hidden") == (dataset != "synthetic")
+        assert "its answers for photos mean nothing" in page.evaluate("document.querySelector('#drawings').textContent")
