@@ -112,7 +112,7 @@ def shorten(words: list[str], data_root: Path) -> list[str]:
     if words[0] == "test":
         return ["--trainer.limit_test_batches=1"]
     one_cpu = ["--trainer.accelerator=cpu", "--trainer.devices=1", "--trainer.strategy=auto"]
-    if words[0] not in ("fit", "bench", "sweep"):
+    if words[0] not in ("demo", "fit", "bench", "sweep"):
         return one_cpu if "--trainer.devices" in words else []
     options = [*FAST, *one_cpu]
     options += [option for name, extra in SHRUNK.items() if f"configs/{name}.yaml" in words for option in extra]
