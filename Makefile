@@ -6,7 +6,8 @@ DOCS   := $(VENV)/.docs-ready
 
 # Without an NVIDIA GPU, PyTorch's build for CPUs does the same and is 3 GB smaller. uv knows the index that has it; where
 # that can't be reached, this fails within seconds, and the ordinary build is installed. macOS has one build.
-CPU_TORCH = [ -z "$(wildcard /dev/nvidia*)$(shell command -v nvidia-smi)" ] && [ "$$(uname)" != Darwin ] && \
+NVIDIA    := $(wildcard /dev/nvidia*)$(shell command -v nvidia-smi)
+CPU_TORCH  = [ -z "$(NVIDIA)" ] && [ "$$(uname)" != Darwin ] && \
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check uv && \
 	UV_HTTP_TIMEOUT=15 UV_HTTP_RETRIES=0 $(BIN)/python -m uv pip install --quiet --python $(BIN)/python \
 		--torch-backend cpu -c constraints.txt torch torchvision 2>/dev/null
