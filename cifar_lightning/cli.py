@@ -11,6 +11,7 @@ from types import ModuleType
 from typing import NoReturn
 
 from cifar_lightning import __version__
+from cifar_lightning.commands import COMMANDS
 from cifar_lightning.commands.arguments import split_options
 from cifar_lightning.commands.help import TEXTS, find_topic, show_help
 from cifar_lightning.commands.hints import check_foreign_words, suggest_command
@@ -21,23 +22,6 @@ from cifar_lightning.io.files import EXPORTED
 from cifar_lightning.io.recipes import SUFFIXES, name_recipe, require_recipe
 from cifar_lightning.io.streams import protect_streams, report_lost_output
 from cifar_lightning.io.text import print_styled, say
-
-COMMANDS = {
-    "demo": ("demo", "train, test and predict on the built-in images, in about a minute"),
-    "fit": ("fit", "train a classifier; resume with --ckpt_path last.ckpt"),
-    "validate": ("evaluate", "measure a checkpoint on the validation images"),
-    "test": ("evaluate", "measure a checkpoint on the test images, with figures and a report"),
-    "bench": ("bench", "measure how fast a recipe trains and predicts on this machine, and where the time goes"),
-    "sweep": ("sweep", "search for better hyperparameters, with one process or many"),
-    "leaderboard": ("leaderboard", "compare runs: mean ± sd over the seeds, time and size; as Markdown or CSV too"),
-    "recipes": ("recipes", "list the built-in recipes; recipes copy cnn writes one to edit"),
-    "models": ("models", "list the built-in networks: options, size, recipes"),
-    "predict": ("predict", "classify your own images with a checkpoint or an exported file"),
-    "export": ("export", "write a checkpoint as ONNX or .pt2, verified, to use without this package"),
-    "serve": ("serve", "a web page and an HTTP API for people's own images"),
-    "schema": ("schema", "print the JSON schema of a recipe, for editors"),
-}
-"""Each command: its module in ``cifar_lightning.commands``, whose ``main(argv)`` runs it, and one line of help."""
 
 NEEDS_CHECKPOINT = dict.fromkeys(("validate", "test", "predict", "export"), "--ckpt_path") | {"serve": "--model"}
 """The option that names the checkpoint, for each command that can't do without one."""

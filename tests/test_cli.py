@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 
 from cifar_lightning import __version__
-from cifar_lightning.cli import COMMANDS, main
+from cifar_lightning.cli import main
+from cifar_lightning.commands import COMMANDS
 from tests.conftest import FAST, Refusal
 
 LIGHT = """
@@ -64,7 +65,10 @@ def test_a_reader_that_has_gone_is_no_mistake(word: str, unbuffered: str) -> Non
         (["fitt"], 2),
         (["fit", "--help"], 0),
         (["sweep", "--help", "all"], 0),
-        *(([command, "--help"], 0) for command in ("export", "serve", "leaderboard", "models", "recipes", "schema")),
+        *(
+            ([command, "--help"], 0)
+            for command in ("demo", "completion", "export", "serve", "leaderboard", "models", "recipes", "schema")
+        ),
         (["fit", "--lr", "0.1"], 2),
         (["fit", "--model.lr", "abc"], 2),
         (["sweep", "--trails", "3"], 2),

@@ -24,7 +24,8 @@ from lightning.pytorch import Trainer
 from PIL import Image
 
 from cifar_lightning import ImageClassifier, ImageDataModule
-from cifar_lightning.cli import COMMANDS, main
+from cifar_lightning.cli import main
+from cifar_lightning.commands import COMMANDS
 from cifar_lightning.data.sources import open_source
 from cifar_lightning.errors import UsageError
 from cifar_lightning.training.checkpoint import Checkpoint

@@ -17,7 +17,8 @@ import yaml
 from PIL import Image
 
 import cifar_lightning
-from cifar_lightning.cli import COMMANDS, main
+from cifar_lightning.cli import main
+from cifar_lightning.commands import COMMANDS
 from cifar_lightning.commands.demo import write_sample_images
 from cifar_lightning.data.sources.drawings import draw_images
 from tests.conftest import FAST, ROOT, Start

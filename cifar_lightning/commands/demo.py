@@ -19,18 +19,6 @@ from cifar_lightning.training.launcher import refuse_processes
 IMAGES = Path("demo-images")
 """The folder of the sample images, in the current one."""
 
-DESCRIPTION = """\
-usage: cifar-lightning demo [options of fit]
-
-Train a small network on the built-in images, test it, and classify ten sample
-images, in about a minute on a CPU. Nothing is downloaded. It writes
-
-  runs/demo/version_N/  the run: checkpoints, report.html, predictions
-  data/synthetic/       the built-in images
-  demo-images/          the sample images
-
-Options of fit change the training: cifar-lightning demo --trainer.max_epochs 2"""
-
 
 def main(argv: Sequence[str]) -> int:
     """Run the demo and say where to look.
@@ -45,9 +33,6 @@ def main(argv: Sequence[str]) -> int:
         UsageError: If the user made a mistake.
     """
     words = list(argv[1:])
-    if "--help" in words:
-        print(DESCRIPTION)
-        return 0
     refuse_processes("demo")
     if given := [option for option in ("--config", "--ckpt_path") if split_options(words, (option,))[0]]:
         raise UsageError(f"demo trains its own recipe, without {given[0]}. Train another one with cifar-lightning fit.")

@@ -58,6 +58,15 @@ TEXTS = {
             "cifar-lightning fit --ckpt_path last",
         ),
     ),
+    "demo": Help(
+        "[options of fit]",
+        "Train a small network on the built-in images, test it, and classify ten sample images, in about a minute on a "
+        "CPU. Nothing is downloaded.",
+        ("trainer.max_epochs", "trainer.accelerator", "data.root"),
+        ("cifar-lightning demo", "cifar-lightning demo --trainer.max_epochs 2"),
+        "It writes runs/demo/version_N (the run: checkpoints, report.html, predictions), data/synthetic (the built-in "
+        "images) and demo-images (the sample images).",
+    ),
     "validate": Help(
         "--ckpt_path FILE [options]",
         "Measure a checkpoint on the validation images, per class.",

@@ -149,7 +149,7 @@ def make_schema() -> Schema:
     for options in sections.values():
         for name in set(EXAMPLES) & set(options):
             options[name]["examples"] = EXAMPLES[name]
-    names = ("fit", "validate", "test", "predict", "bench")
+    names = ("fit", "demo", "validate", "test", "predict", "bench")
     commands: dict[str, dict[str, Schema]] = {name: _options_in_no_section(name) for name in names}
     commands["sweep"] = _config_options() | describe_arguments(Sweep, {})
     outside = {
@@ -177,7 +177,7 @@ def _config_options() -> Options:
 
 
 def _options_in_no_section(command: str) -> Options:
-    training = command in ("fit", "bench")
+    training = command in ("fit", "demo", "bench")
     options = _config_options()
     options["seed_everything"] = describe(bool | int, 0, "Seed of all that is random.", Range(0, below=2**32))
     options["seed_everything"]["type"] = "integer"  # true would be a random seed, which is refused.
@@ -189,6 +189,9 @@ def _options_in_no_section(command: str) -> Options:
     own = {"test": evaluate.add_test_options, "predict": predict.add_options, "bench": bench.add_options}
     if command in own:
         own[command](options)
+    if command == "demo":  # It has its own recipe, and begins a run.
+        for name in ("config", "ckpt_path", "allow_custom_arch"):
+            options.pop(name)
     return options
 
 

@@ -84,7 +84,7 @@ def check_words(command: str, words: Sequence[str]) -> None:
             continue
         own = ".".join(name.split(".")[:2])  # The name may go on into a class or a mapping.
         known = options.get(own)
-        if known is None and own not in SECTIONS:
+        if known is None and own not in (*SECTIONS, "config", "ckpt_path"):  # Commands refuse these themselves.
             error = unknown_option(name, options)
             # A later release of Lightning may have options that the schema does not know.
             if not name.startswith("trainer.") or "Did you mean" in str(error):

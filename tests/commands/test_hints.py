@@ -5,8 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from cifar_lightning.cli import COMMANDS
-from cifar_lightning.commands import hints
+from cifar_lightning.commands import COMMANDS, hints
 from tests.conftest import Refusal
 
 

@@ -24,7 +24,7 @@ def test_every_option_of_the_trainer_has_a_text_of_ours() -> None:
 
 
 def test_every_option_is_described() -> None:
-    for command in ("fit", "validate", "test", "predict", "bench", "sweep"):
+    for command in ("fit", "demo", "validate", "test", "predict", "bench", "sweep"):
         for name, option in list_options(command).items():
             assert option["description"].endswith("."), name
             assert not {"`", ":param"} & set(option["description"]), name
