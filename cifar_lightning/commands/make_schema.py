@@ -190,8 +190,8 @@ def _options_in_no_section(command: str) -> Options:
     if command in own:
         own[command](options)
     if command == "demo":  # It has its own recipe, and begins a run.
-        for name in ("config", "ckpt_path", "allow_custom_arch"):
-            options.pop(name)
+        for name in ONLY_FLAGS:
+            options.pop(name, None)
     return options
 
 
