@@ -5,6 +5,7 @@
 # If other containers reach it by a name, allow that name: … cifar-lightning --model /model.onnx --allow_host NAME
 FROM python:3.12-slim
 COPY pyproject.toml constraints.txt README.md LICENSE /src/
+COPY configs /src/configs
 COPY cifar_lightning /src/cifar_lightning
 COPY configs /src/configs
 RUN pip install --no-cache-dir -c /src/constraints.txt \

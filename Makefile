@@ -13,7 +13,7 @@ CPU_TORCH  = [ -z "$(NVIDIA)" ] && [ "$$(uname)" != Darwin ] && \
 		--torch-backend cpu -c constraints.txt torch torchvision 2>/dev/null
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-all lint check schema docs benchmarks clean
+.PHONY: help install demo test test-all lint lock check schema docs benchmarks clean
 
 help: ## show this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
@@ -58,6 +58,13 @@ docs: $(DOCS) ## build the documentation as a site in site/; any warning is an e
 $(DOCS): $(READY)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[docs]'
 	@touch $@
+
+# The documentation's tools need Python 3.11.5. Pins are kept unless a bound forbids them.
+lock: ## pin the dependencies in requirements.lock and constraints.txt again, with uv; UPGRADE=--upgrade takes the newest
+	uv pip compile --quiet --universal --python-version 3.11.5 --all-extras --generate-hashes --no-header \
+		--no-annotate $(UPGRADE) --output-file requirements.lock pyproject.toml
+	{ echo "# Made by make lock: requirements.lock without its hashes, which PyTorch's builds for CPUs don't have."; \
+		sed -n 's/ \\$$//; /^[^ #]/p' requirements.lock; } > constraints.txt
 
 benchmarks: $(READY) ## measure against a bare loop, textbook Lightning and Keras, in a quarter of an hour; DATA= options
 	$(BIN)/python -m benchmarks.bare_loop $(DATA)

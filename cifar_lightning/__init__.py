@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from cifar_lightning.reporting.run_callbacks import run_callbacks
     from cifar_lightning.training.classifier import ImageClassifier
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 __all__ = [
     "ImageClassifier",

@@ -4,6 +4,7 @@ import asyncio
 from collections.abc import AsyncGenerator
 from typing import NamedTuple
 
+from python_multipart.exceptions import FormParserError
 from starlette.datastructures import UploadFile
 from starlette.exceptions import HTTPException
 from starlette.formparsers import MultiPartException, MultiPartParser
@@ -47,6 +48,8 @@ async def _read_files(request: Request, limits: ServerLimits) -> list[UploadedFi
             form = await _InMemoryParser(request.headers, body, max_files=limits.images).parse()
         except MultiPartException as error:
             raise HTTPException(400, f"the form can't be parsed: {error.message}") from error
+        except FormParserError as error:  # of the library below, which only newer releases of starlette catch
+            raise HTTPException(400, "the form can't be parsed.") from error
         fields = [value for _, value in form.multi_items() if isinstance(value, UploadFile)]
         files = [UploadedFile(field.filename or "", await field.read()) for field in fields]
         await form.close()
