@@ -3,6 +3,7 @@
 B batch, H height and W width of the images; D features and h × w positions of a feature map.
 """
 
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -19,7 +20,10 @@ from cifar_lightning.inference.predictor import Predictor, list_images
 from cifar_lightning.reporting import figures
 
 try:
-    from captum.attr import LayerGradCam
+    with warnings.catch_warnings():
+        # captum imports a progress bar that it does not need here, which warns in notebooks without ipywidgets.
+        warnings.simplefilter("ignore")
+        from captum.attr import LayerGradCam
 except ModuleNotFoundError as error:
     raise UsageError("--explain needs captum: pip install 'cifar-lightning[explain]'") from error
 

@@ -28,6 +28,8 @@ class Table(list[dict[str, Any]]):
         widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
         return "\n".join("  ".join(map(str.rjust, line, widths)) for line in lines)
 
+    __repr__ = __str__
+
     def _repr_html_(self) -> str:
         head = "".join(f"<th>{escape(name)}</th>" for name in self.columns)
         rows = ["".join(f"<td>{escape(cell)}</td>" for cell in cells) for cells in self._cells()]

@@ -12,7 +12,7 @@ from cifar_lightning.reporting.display import Table, html_summary
 from cifar_lightning.training.metrics import wilson_interval
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class EvaluationResult:
     """How good a checkpoint is on the images of a split.
 
@@ -69,6 +69,8 @@ class EvaluationResult:
 
     def __str__(self) -> str:
         return "\n".join([*(f"{name}: {value}" for name, value in self._facts()), str(self.per_class)])
+
+    __repr__ = __str__
 
     def _facts(self) -> list[tuple[str, str]]:
         further = {name: value for name, value in self.metrics.items() if name.startswith(f"{self.split}/")}
