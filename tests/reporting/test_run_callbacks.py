@@ -26,5 +26,5 @@ def test_a_trainer_writes_and_resumes_a_run(data_root: Path, here: Path, capsys:
     assert run.test["images"] > 0
     assert run.report
     assert {"curves", "val_confusion", "test_confusion"} <= set(run.figures)
-    assert capsys.readouterr().out.count("epoch 2/2  train loss") == 1
+    assert capsys.readouterr().out.count("epoch 2/2: ") == 1
     assert predict(run, ROOT / "docs/images/cat.jpg")
