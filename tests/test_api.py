@@ -17,6 +17,7 @@ import cifar_lightning
 from cifar_lightning import Run, UsageError, evaluate, explain, predict, train
 from cifar_lightning.api import TrainingInterrupted
 from cifar_lightning.cli import main
+from cifar_lightning.data.sources.drawings import draw_images
 from tests.conftest import ROOT, Start
 
 QUICK: dict[str, Any] = {
@@ -202,7 +203,7 @@ def test_evaluate_validates(run: Path) -> None:
 
 
 def test_predict_takes_runs_and_exported_files(run: Path, exported: Path) -> None:
-    images = sorted((ROOT / "docs/images").glob("*.jpg"))
+    images = draw_images(5, 0, 50)[0].numpy()
     first = predict(run, images, top_k=2)
     assert len(first) == len(images)
     assert len(first[0].top) == 2
@@ -212,7 +213,7 @@ def test_predict_takes_runs_and_exported_files(run: Path, exported: Path) -> Non
 
 @pytest.mark.rendered
 def test_explain_draws_images_beside_their_heat(run: Path) -> None:
-    figure = explain(run, ROOT / "docs/images/cat.jpg")
+    figure = explain(run, draw_images(1, 0, 50)[0].numpy())
     (image,) = figure.axes[0].images
     height, width = image.get_array().shape[:2]  # type: ignore[union-attr]
     assert width == 2 * height

@@ -6,7 +6,7 @@ import pytest
 from lightning.pytorch import Trainer
 
 from cifar_lightning import ImageClassifier, ImageDataModule, Run, predict, run_callbacks
-from tests.conftest import ROOT
+from cifar_lightning.data.sources.drawings import draw_images
 
 
 @pytest.mark.filterwarnings("ignore")  # Lightning's about loaders without workers
@@ -27,4 +27,4 @@ def test_a_trainer_writes_and_resumes_a_run(data_root: Path, here: Path, capsys:
     assert run.report
     assert {"curves", "val_confusion", "test_confusion"} <= set(run.figures)
     assert capsys.readouterr().out.count("epoch 2/2: ") == 1
-    assert predict(run, ROOT / "docs/images/cat.jpg")
+    assert predict(run, draw_images(1, 0, 50)[0].numpy())
