@@ -135,14 +135,25 @@ def _run_command(args: list[str]) -> int:
     if (here := str(Path.cwd())) not in sys.path:
         # People keep their own networks, callbacks and loggers here. `python -m` does this by itself.
         sys.path.append(here)
+    if args[0] in TEXTS and not _names_exported_file(args) and "torch" not in sys.modules:
+        _announce(args[0])
     return int(_import(f"cifar_lightning.commands.{module}").main(args))
+
+
+def _announce(command: str) -> None:
+    """Say at once, in a terminal, what takes the next seconds; on standard error, so that tables stay clean."""
+    if sys.stderr.isatty() and os.environ.get("LOCAL_RANK", "0") == "0":
+        print(f"{command}: loading PyTorch …", file=sys.stderr, flush=True)
+
+
+def _names_exported_file(words: Sequence[str]) -> bool:
+    return any(Path(path).suffix in EXPORTED for path in split_options(words, ("--ckpt_path",))[0])
 
 
 def _check_options(command: str, words: Sequence[str]) -> None:
     """Check the options on the command line and in configs, as far as that is possible without PyTorch."""
     configs, words = split_options(words, CONFIG)
-    checkpoints, _ = split_options(words, ("--ckpt_path",))
-    if any(Path(path).suffix in EXPORTED for path in checkpoints):
+    if _names_exported_file(words):
         return  # predict has other options then.
     check_words(command, words)
     if command != "sweep":  # Its configs have other names.

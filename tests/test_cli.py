@@ -5,6 +5,7 @@ import subprocess
 import sys
 from contextlib import suppress
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -87,6 +88,19 @@ def test_answered_without_torch(words: list[str], status: int, here: Path) -> No
     assert done.returncode == status
     assert done.stdout.endswith("False\n")
     assert "Traceback" not in done.stderr
+
+
+def test_a_first_line_before_pytorch_is_loaded(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """On standard error, and only in a terminal."""
+    monkeypatch.setattr("cifar_lightning.cli._import", lambda name: SimpleNamespace(main=lambda argv: 0))
+    monkeypatch.delitem(sys.modules, "torch")
+    for terminal, expected in ((True, "fit: loading PyTorch …\n"), (False, "")):
+        with monkeypatch.context() as context:
+            context.setattr(sys.stderr, "isatty", lambda terminal=terminal: terminal)
+            assert main(["fit", "--data.dataset=synthetic"]) == 0
+        assert capsys.readouterr() == ("", expected)
 
 
 def test_help_lists_every_command(capsys: pytest.CaptureFixture[str]) -> None:

@@ -185,8 +185,8 @@ def _format_line(name: str, option: Mapping[str, Any], width: int) -> str:
     first, room = f"  {_flag(name, option)}", 2 * (width - COLUMN) - len(end) - 8  # Words leave a line's end free.
     text = re.split(r"[.;] ", option["description"].removesuffix("."))[0]
     short = textwrap.shorten(text, room, placeholder=" …")
-    choices = [choice for choice in option.get("enum", ()) if isinstance(choice, str)]
-    if any(choice not in short for choice in choices):
+    choices = option.get("examples") or [choice for choice in option.get("enum", ()) if isinstance(choice, str)]
+    if "enum" in option and any(choice not in short for choice in choices):
         short = textwrap.shorten(f"{', '.join(choices)}: {text}", room, placeholder=" …")
     lines = _wrap(short + end, width, " " * COLUMN).splitlines()
     if len(first) + 2 > COLUMN:
