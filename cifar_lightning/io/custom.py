@@ -28,8 +28,10 @@ def import_custom(name: str, option: str) -> Callable[..., Any]:
         option: The option that names it, such as "model.arch", for error messages.
 
     Raises:
-        UsageError: If it can't be imported, or can't be called.
+        UsageError: If it is no such name, can't be imported, or can't be called.
     """
+    if not is_custom(name):  # Otherwise a checkpoint could name code in a form that nobody has been asked about.
+        raise UsageError(f"{option} is {name!r}; code of your own is named as package.module:Name.")
     module, _, attribute = name.partition(":")
     try:
         found = getattr(import_module(module), attribute)
