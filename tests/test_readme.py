@@ -35,6 +35,8 @@ def blocks(language: str) -> list[str]:
 
 
 SCRIPTS = [block for block in blocks("bash") if block.startswith("#!")]
+MODULES = [block for block in blocks("python") if re.match(r"# my_\w+\.py\n", block)]
+"""Files of the user's own; each is in the current folder of the commands."""
 LINES = [
     line.split("  #")[0].strip()
     for block in blocks("bash")
@@ -49,6 +51,7 @@ RUN_ELSEWHERE = {
     r"torchrun --nnodes 2": "test_two_machines_do_what_one_does",
     r"python -m tests\.training\.kills": "test_kill_9_at_any_moment",
     r"python -m benchmarks\.airbench": "test_airbench_runs_both_sides",
+    r"cifar-lightning fit .*torchvision:SVHN": "test_svhn_is_read_as_it_is_published",
     r"cifar-lightning fit .*WandbLogger": "test_wandb",
     r"cifar-lightning fit .*MLFlowLogger": "test_mlflow",
 }
@@ -104,8 +107,8 @@ def ready(here: Path, trained: Path, exported: Path, image_folder: Path) -> None
     for image in ("cat.jpg", "dog.jpg", "holiday/1.png"):
         Path(image).parent.mkdir(exist_ok=True)
         Image.fromarray(draw_images(1, 0, 50)[0][0].numpy()).save(image)
-    (network,) = (block for block in blocks("python") if block.startswith("# my_nets.py"))
-    Path("my_nets.py").write_text(network, encoding="utf-8")
+    for block in MODULES:
+        Path(block.split()[1]).write_text(block, encoding="utf-8")
 
 
 def shorten(words: list[str], data_root: Path) -> list[str]:
@@ -121,7 +124,9 @@ def shorten(words: list[str], data_root: Path) -> list[str]:
     if "--data.root" in words:  # the user's own images
         options += ["--data.val_size=0.2", "--data.batch_size=8", "--data.image_size=32"]
     else:
-        options += ["--data.dataset=synthetic", f"--data.root={data_root}", "--data.url=null"]
+        if "--data.dataset" not in words:
+            options += ["--data.dataset=synthetic"]
+        options += [f"--data.root={data_root}", "--data.url=null"]
         if "--ckpt_path" not in words:
             options += ["--data.batch_size=8", "--data.eval_batch_size=20", "--data.val_size=20"]
     if "--ckpt_path" not in words:
@@ -178,7 +183,7 @@ def test_the_batch_script_trains_and_then_resumes(here: Path) -> None:
 
 @pytest.mark.usefixtures("ready")
 @pytest.mark.filterwarnings("ignore")  # Lightning's about loaders without workers
-@pytest.mark.parametrize("code", [block for block in blocks("python") if not block.startswith("# my_nets.py")])
+@pytest.mark.parametrize("code", [block for block in blocks("python") if block not in MODULES])
 def test_python_example_runs(code: str, data_root: Path) -> None:
     code = code.replace("ImageDataModule(", f"ImageDataModule(root={str(data_root)!r}, ")
     code = code.replace("Trainer(", "Trainer(limit_train_batches=2, logger=False, ")

@@ -20,22 +20,16 @@ from cifar_lightning.commands.trainer_options import TRAINER_DEFAULTS
 from cifar_lightning.data.datamodule import ImageDataModule
 from cifar_lightning.errors import UsageError
 from cifar_lightning.io.config import flatten, read_config
+from cifar_lightning.io.custom import CODE_USED, CUSTOM_CODE
 from cifar_lightning.io.ranges import Range
 from cifar_lightning.models.pretrained import find_official
 from cifar_lightning.reporting.record_schema import FIT, read_record
-from cifar_lightning.training.checkpoint import CUSTOM_CODE, Checkpoint
+from cifar_lightning.training.checkpoint import Checkpoint
 from cifar_lightning.training.classifier import ImageClassifier
 from cifar_lightning.training.launcher import join_processes
 from cifar_lightning.training.progress import in_notebook, make_progress_bar
 from cifar_lightning.training.resume import plan_resumption
 from cifar_lightning.training.trainer import build_trainer, set_default_epochs, settle_precision
-
-CODE_USED = {
-    "predict": ("model.arch",),
-    "test": ("model.arch", "model.metrics"),
-    "validate": ("model.arch", "model.metrics"),
-}
-"""The options whose code a command imports; training imports all."""
 
 
 class TrainingParser(Parser, LightningArgumentParser):
@@ -141,10 +135,11 @@ class TrainingCLI(LightningCLI):
         config = self.config
         set_default_epochs(config.trainer)
         join_processes(config.trainer)
+        if self.checkpoint:
+            self.checkpoint.check_custom_code(flatten(config.as_dict()), self._untrusted)
         data = ImageDataModule(**config.data.as_dict())
         config.data.val_size = data.hparams["val_size"]  # Its default depends on the data set.
         if self.checkpoint:
-            self.checkpoint.check_custom_code(flatten(config.as_dict()), self._untrusted)
             if self.training:
                 resumption = plan_resumption(self.checkpoint, config)
                 self.config, self.changes = resumption.settings, resumption.changes

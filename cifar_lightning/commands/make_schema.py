@@ -15,7 +15,8 @@ from lightning.pytorch import Trainer
 from cifar_lightning.commands import bench, evaluate, fit, predict
 from cifar_lightning.commands.lightning_cli import add_shared_options
 from cifar_lightning.commands.trainer_options import DESCRIPTIONS, EFFECTIVE_DEFAULTS, TRAINER_DEFAULTS
-from cifar_lightning.data.datamodule import MINIMUM, ImageDataModule
+from cifar_lightning.data.datamodule import ImageDataModule
+from cifar_lightning.data.options import MINIMUM
 from cifar_lightning.data.sources import SOURCES
 from cifar_lightning.io.config import ONLY_FLAGS
 from cifar_lightning.io.options import SCHEMA
@@ -30,7 +31,7 @@ TYPES = {bool: "boolean", int: "integer", float: "number", str: "string", types.
 
 EXAMPLES = {
     "arch": [*list_models(), "torchvision:resnet18", "timm:convnext_atto"],
-    "dataset": sorted(SOURCES),
+    "dataset": [*sorted(SOURCES), "torchvision:SVHN"],
     "precision": ["32-true", "bf16-mixed", "16-mixed"],
     "accelerator": ["auto", "cpu", "gpu", "cuda", "mps", "tpu"],
     "strategy": ["auto", "ddp", "fsdp"],

@@ -5,6 +5,7 @@ preprocessing are in ``transforms``. Here is what connects them with the Trainer
 """
 
 from collections.abc import Mapping, Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal, cast
 
@@ -16,57 +17,20 @@ from torch.utils.data import DataLoader
 from cifar_lightning.data.image_files import ImageFileLoader
 from cifar_lightning.data.image_set import Batch, ImageSet, Normalisation
 from cifar_lightning.data.loading import BatchSampler, evaluation_loader, keep, move_to_device, training_loader
+from cifar_lightning.data.options import check_options
 from cifar_lightning.data.sources import open_source
 from cifar_lightning.data.splits import check_splits, hold_out_split, limit_training
 from cifar_lightning.errors import UsageError
-from cifar_lightning.io.ranges import Range
+from cifar_lightning.io.custom import Plain
 from cifar_lightning.io.text import first_ten, printable, say
 from cifar_lightning.transforms.augment import augment, cutout, mix
 from cifar_lightning.transforms.auto_augment import auto_augment
+from cifar_lightning.transforms.custom import CustomAugmentation
 from cifar_lightning.transforms.decode import default_threads
 from cifar_lightning.transforms.preprocess import Preprocess
 
 SPLITS = {"fit": ("train", "val"), "validate": ("train", "val"), "test": ("test",), "predict": ()}
 """The splits that each stage of the Trainer may read."""
-
-MINIMUM = {
-    "image_size": 1, "resize": 1, "train_size": 1, "val_size": 0, "test_size": 0, "split_seed": 0, "batch_size": 1,
-    "eval_batch_size": 1, "translate": 0, "cutout": 0, "mixup": 0, "cutmix": 0,
-}  # fmt: skip
-"""The smallest value of each option that is a number."""
-
-CHOICES = {
-    "flip": ("none", "random", "alternating"),
-    "auto_augment": ("none", "randaugment", "trivialaugment"),
-    "device_cache": ("auto", True, False),
-}
-
-
-def check_options(options: Mapping[str, Any]) -> None:
-    """Check the options of ``ImageDataModule``.
-
-    Raises:
-        UsageError: If a value is out of its range.
-    """
-    for name, least in MINIMUM.items():
-        if options[name] is not None:
-            Range(least, below=2**31).check(f"data.{name}", options[name])
-    for name in ("val_size", "test_size"):
-        if options[name] > 1 and options[name] != int(options[name]):
-            raise UsageError(f"data.{name} is {options[name]}; it must be a whole number, or a fraction below 1.")
-    for name, choices in CHOICES.items():
-        if options[name] not in choices:
-            *others, last = (str(choice).lower() for choice in choices)
-            raise UsageError(f"data.{name} is {options[name]!r}; it must be {', '.join(others)} or {last}.")
-    if options["translate"] >= options["image_size"]:
-        raise UsageError(
-            f"data.translate is {options['translate']}; it must be smaller than the images ({options['image_size']})."
-        )
-    mean, std = options["mean"], options["std"]
-    if (mean is None) != (std is None) or len(mean or []) != len(std or []) or min(std or [1]) <= 0:
-        raise UsageError(
-            f"data.mean is {mean} and data.std is {std}; give both, one number for each channel, and std above 0."
-        )
 
 
 class ImageDataModule(LightningDataModule):
@@ -79,9 +43,11 @@ class ImageDataModule(LightningDataModule):
     epoch, index), so neither depends on the number of processes.
 
     Args:
-        dataset: "cifar10", "cifar100", "folder" (your own: ``root/train/<class>/**``) or "synthetic" (built in).
+        dataset: "cifar10", "cifar100", "folder" (your own: ``root/train/<class>/**``), "synthetic" (built in),
+            "torchvision:SVHN" or another of torchvision's, or your own "package.module:Name".
         root: The folder that contains the images or that they are downloaded to.
         url: A mirror of the CIFAR archive: http(s), or a local file; its checksum must be the official one.
+        dataset_options: Further arguments of a data set of torchvision's or your own, by name.
         image_size: Height and width of the images as they are loaded, in pixels.
         resize: Height and width that the images are resized to for the network, in pixels; done on the device, after
             flip and translation and before cutout. None keeps their size.
@@ -105,6 +71,9 @@ class ImageDataModule(LightningDataModule):
         auto_augment: "randaugment" or "trivialaugment" (torchvision's operations, drawn for each training image);
             slower than all other augmentation together. "none" turns it off.
         cutout: Side of the square that is blanked in each training image, in pixels; 0 turns it off.
+        augmentation: Your own, "package.module:Name" of a function (or a class of such) of training images (B, C, H, W)
+            uint8 that returns changed ones; it follows auto_augment.
+        augmentation_options: Its further arguments, by name.
         mixup: Strength alpha of mixup, which blends training images and labels in pairs; 0 turns it off.
         cutmix: Strength alpha of cutmix, which pastes rectangles of one training image into another; 0 turns it off.
         device_cache: True stores the images on the accelerator, False copies each batch to it; "auto" stores them
@@ -120,6 +89,7 @@ class ImageDataModule(LightningDataModule):
         dataset: str = "cifar10",
         root: str = "data",
         url: str | None = None,
+        dataset_options: dict[str, Plain] | None = None,
         image_size: int = 32,
         resize: int | None = None,
         mean: list[float] | None = None,
@@ -135,13 +105,17 @@ class ImageDataModule(LightningDataModule):
         translate: int = 2,
         auto_augment: Literal["none", "randaugment", "trivialaugment"] = "none",
         cutout: int = 0,
+        augmentation: str | None = None,
+        augmentation_options: dict[str, Plain] | None = None,
         mixup: float = 0.0,
         cutmix: float = 0.0,
         device_cache: bool | Literal["auto"] = "auto",
         seed: int = 0,
     ) -> None:
         super().__init__()
-        self.source = open_source(dataset, root, url, image_size, flat=bool(test_size), skip_broken=skip_broken)
+        self.source = open_source(
+            dataset, root, url, image_size, options=dataset_options, flat=bool(test_size), skip_broken=skip_broken
+        )
         # The default depends on the data set; a checkpoint stores the value itself.
         val_size = self.source.val_size if val_size is None else val_size
         # Not the url: it may contain a password, and no checkpoint may choose the server that is asked.
@@ -344,6 +318,12 @@ class ImageDataModule(LightningDataModule):
             return (self.normalise(batch[0]), *batch[1:])
         return self.augment(batch, self.trainer.current_epoch)
 
+    @cached_property
+    def _augmentation(self) -> CustomAugmentation | None:
+        # Not before it is needed: a checkpoint may name it, and only training needs it.
+        name, options = self.hparams["augmentation"], self.hparams["augmentation_options"]
+        return CustomAugmentation(name, options or {}) if name else None
+
     def augment(self, batch: Batch, epoch: int) -> Batch:
         """Augment and normalise a training batch.
 
@@ -359,6 +339,8 @@ class ImageDataModule(LightningDataModule):
         seed = options["seed"]
         images = augment(images, indices, seed=seed, epoch=epoch, flip=options["flip"], translate=options["translate"])
         images = auto_augment(images, indices, seed=seed, epoch=epoch, policy=options["auto_augment"])
+        if self._augmentation:
+            images = self._augmentation(images, indices, seed=seed, epoch=epoch)
         images = self.normalise(images)
         if size := options["cutout"]:
             images = cutout(images, indices, seed=seed, epoch=epoch, size=size)

@@ -7,12 +7,31 @@ not approved.
 import re
 from collections.abc import Callable
 from importlib import import_module
-from typing import Any, cast
+from typing import Any, TypeAlias, cast
 
 from cifar_lightning.errors import UsageError
 
+Plain: TypeAlias = bool | int | float | str | list | dict | None  # type: ignore[type-arg]
+"""The type of an argument of named code. With Any, jsonargparse would import a class that a checkpoint names in it."""
+
 LIBRARIES = ("torchvision:", "timm:")
 """Prefixes of names that refer to a library of this package, not to the user's own code."""
+
+CUSTOM_CODE = {
+    "model.arch": ("network", None),
+    "model.loss": ("loss", "cross_entropy"),
+    "model.metrics": ("metrics", None),
+    "data.dataset": ("data set", "cifar10"),
+    "data.augmentation": ("augmentation", None),
+}
+"""Options that may name the user's own code: what they name, and their defaults."""
+
+CODE_USED = {
+    "predict": ("model.arch",),
+    "test": ("model.arch", "model.metrics", "data.dataset"),
+    "validate": ("model.arch", "model.metrics", "data.dataset"),
+}
+"""The options whose code a command imports; training imports all."""
 
 
 def is_custom(name: object) -> bool:

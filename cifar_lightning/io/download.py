@@ -66,20 +66,20 @@ def fetch(url: str, path: Path, checksum: str, algorithm: str = "md5", max_bytes
         DownloadError: If the file can't be downloaded, or its checksum is wrong.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    with _locked(path):
+    with locked(path):
         if not matches(path, checksum, algorithm):  # Another process may have downloaded it meanwhile.
             _fetch(url, path, checksum, algorithm, max_bytes)
 
 
 @contextmanager
-def _locked(path: Path) -> Iterator[None]:
+def locked(path: Path) -> Iterator[None]:
     """Keep other processes from downloading a file; the operating system releases the lock if this process dies."""
     lock = FileLock(path.with_name(f".{path.name}.lock"))
     try:
         try:
             lock.acquire(blocking=False)
         except Timeout:
-            say(f"waiting for another process that is downloading {path}")
+            say(f"waiting for another process that is preparing {path}")
             lock.acquire()
     except OSError as error:
         if error.errno not in (errno.ENOLCK, errno.ENOTSUP):

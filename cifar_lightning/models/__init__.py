@@ -9,7 +9,7 @@ import inspect
 from collections.abc import Callable, Mapping
 from copy import deepcopy
 from functools import wraps
-from typing import Any, TypeAlias
+from typing import Any
 
 import torch
 from torch import nn
@@ -35,9 +35,6 @@ MODELS: dict[str, Callable[..., nn.Module]] = {
 
 AUXILIARY = ("googlenet", "inception_v3")
 """torchvision's networks with auxiliary heads, which are left out."""
-
-Plain: TypeAlias = bool | int | float | str | list | dict | None  # type: ignore[type-arg]
-"""The type of a network's option. With Any, jsonargparse would import a class that a dict in a checkpoint names."""
 
 
 def list_models() -> list[str]:

@@ -23,7 +23,7 @@ from packaging.version import InvalidVersion, Version
 
 from cifar_lightning.errors import UsageError
 from cifar_lightning.io.config import flatten
-from cifar_lightning.io.custom import is_custom
+from cifar_lightning.io.custom import CUSTOM_CODE, is_custom
 from cifar_lightning.io.files import write_atomically
 from cifar_lightning.io.schema import (
     ANY,
@@ -70,13 +70,6 @@ TRAINER_SETTINGS = (
     "devices", "num_nodes", "strategy",
 )  # fmt: skip
 """Arguments of the Trainer that a checkpoint carries and a resumed run takes over."""
-
-CUSTOM_CODE = {
-    "model.arch": ("network", None),
-    "model.loss": ("loss", "cross_entropy"),
-    "model.metrics": ("metrics", None),
-}
-"""Options that may name the user's own code: what they name, and their defaults."""
 
 KINDS = {
     "format": optional(whole(1)),

@@ -20,8 +20,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from cifar_lightning.errors import UsageError
+from cifar_lightning.io.custom import Plain
 from cifar_lightning.io.ranges import Range
-from cifar_lightning.models import Plain, create_model
+from cifar_lightning.models import create_model
 from cifar_lightning.models.pretrained import (
     backbone_parameters,
     evaluate_frozen,

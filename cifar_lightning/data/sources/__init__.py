@@ -3,15 +3,18 @@
 A source is a class with the methods of ``Source``, in a file of its own, and one line in ``SOURCES``.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 from cifar_lightning.data.image_set import ImageSet, Normalisation
 from cifar_lightning.data.sources.cifar import Cifar
+from cifar_lightning.data.sources.custom import Custom
 from cifar_lightning.data.sources.folder import Folder
 from cifar_lightning.data.sources.synthetic import Synthetic
+from cifar_lightning.data.sources.torchvision import PREFIX, Torchvision
 from cifar_lightning.errors import UsageError, did_you_mean
+from cifar_lightning.io.custom import is_custom
 
 
 class Source(Protocol):
@@ -44,30 +47,45 @@ SOURCES: dict[str, Callable[..., Source]] = {
     "folder": lambda root, size, flat, skip_broken, **_: Folder(root, size, flat=flat, skip_broken=skip_broken),
     "synthetic": lambda root, size, **_: Synthetic(root, size),
 }
-"""Each ``data.dataset``: a function that makes its source from the arguments of ``open_source``."""
+"""Each ``data.dataset`` that is built in: a function that makes its source from the arguments of ``open_source``."""
 
 
 def open_source(
-    dataset: str, root: str, url: str | None, image_size: int, *, flat: bool = False, skip_broken: bool = False
+    dataset: str,
+    root: str,
+    url: str | None,
+    image_size: int,
+    *,
+    options: Mapping[str, Any] | None = None,
+    flat: bool = False,
+    skip_broken: bool = False,
 ) -> Source:
     """Make the source of a data set, without reading or writing any file.
 
     Args:
-        dataset: A key of ``SOURCES``.
+        dataset: A key of ``SOURCES``, "torchvision:<class>", or the user's own "package.module:Name".
         root: The folder that contains the images or that they are downloaded to.
         url: A mirror of the official archive: http(s), or a local file; only for cifar10 and cifar100.
         image_size: Height and width of the images, in pixels.
+        options: Further arguments of a data set of torchvision's or the user's own.
         flat: Whether the class folders may be in root itself; only for folder.
         skip_broken: Whether to leave out images that can't be read; only for folder.
 
     Raises:
         UsageError: If the data set is unknown, or does not accept an argument.
     """
+    folder = Path(root).expanduser()
+    if url is not None and dataset not in ("cifar10", "cifar100"):
+        raise UsageError(f"data.url is a mirror of the CIFAR archives; data.dataset {dataset} does not use it.")
+    if dataset.startswith(PREFIX):
+        return Torchvision(dataset, folder, options or {}, image_size)
+    if is_custom(dataset):
+        return Custom(dataset, folder, options or {}, image_size)
     if dataset not in SOURCES:
         raise UsageError(
-            f"unknown data.dataset {dataset!r}.{did_you_mean(dataset, SOURCES)} Choose from {', '.join(SOURCES)}."
+            f"unknown data.dataset {dataset!r}.{did_you_mean(dataset, SOURCES)} Choose from {', '.join(SOURCES)}, "
+            "torchvision:<name> and your own package.module:Name."
         )
-    if url is not None and not dataset.startswith("cifar"):
-        raise UsageError(f"data.url is a mirror of the CIFAR archives; data.dataset {dataset} downloads nothing.")
-    folder = Path(root).expanduser()
+    if options:
+        raise UsageError(f"data.dataset_options are for torchvision's and your own data sets; {dataset} has none.")
     return SOURCES[dataset](root=folder, url=url, size=image_size, flat=flat, skip_broken=skip_broken)

@@ -1,0 +1,46 @@
+"""The values that the options of ``ImageDataModule`` may have."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from cifar_lightning.errors import UsageError
+from cifar_lightning.io.ranges import Range
+
+MINIMUM = {
+    "image_size": 1, "resize": 1, "train_size": 1, "val_size": 0, "test_size": 0, "split_seed": 0, "batch_size": 1,
+    "eval_batch_size": 1, "translate": 0, "cutout": 0, "mixup": 0, "cutmix": 0,
+}  # fmt: skip
+"""The smallest value of each option that is a number."""
+
+CHOICES = {
+    "flip": ("none", "random", "alternating"),
+    "auto_augment": ("none", "randaugment", "trivialaugment"),
+    "device_cache": ("auto", True, False),
+}
+
+
+def check_options(options: Mapping[str, Any]) -> None:
+    """Check the options of ``ImageDataModule``.
+
+    Raises:
+        UsageError: If a value is out of its range.
+    """
+    for name, least in MINIMUM.items():
+        if options[name] is not None:
+            Range(least, below=2**31).check(f"data.{name}", options[name])
+    for name in ("val_size", "test_size"):
+        if options[name] > 1 and options[name] != int(options[name]):
+            raise UsageError(f"data.{name} is {options[name]}; it must be a whole number, or a fraction below 1.")
+    for name, choices in CHOICES.items():
+        if options[name] not in choices:
+            *others, last = (str(choice).lower() for choice in choices)
+            raise UsageError(f"data.{name} is {options[name]!r}; it must be {', '.join(others)} or {last}.")
+    if options["translate"] >= options["image_size"]:
+        raise UsageError(
+            f"data.translate is {options['translate']}; it must be smaller than the images ({options['image_size']})."
+        )
+    mean, std = options["mean"], options["std"]
+    if (mean is None) != (std is None) or len(mean or []) != len(std or []) or min(std or [1]) <= 0:
+        raise UsageError(
+            f"data.mean is {mean} and data.std is {std}; give both, one number for each channel, and std above 0."
+        )

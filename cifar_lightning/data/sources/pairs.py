@@ -1,0 +1,157 @@
+"""Sources made of map-style data sets of (image, label) pairs; ``torchvision`` and ``custom`` open such data sets."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from rich.markup import escape
+from rich.progress import track
+from torch import Tensor
+
+from cifar_lightning.data.cache import Decoded, cached
+from cifar_lightning.data.image_set import ImageSet, Normalisation
+from cifar_lightning.errors import UsageError
+from cifar_lightning.io.download import DownloadError, locked
+from cifar_lightning.io.files import hash_data
+from cifar_lightning.io.text import printable
+from cifar_lightning.transforms.decode import ImageError, decode_image
+
+
+class Pairs(ABC):
+    """Images of one map-style data set for each split, read into memory once.
+
+    An image is a PIL image, a uint8 array (H, W) or (H, W, C), or a uint8 tensor (C, H, W), of any size; a label is an
+    integer in [0, K). A data set's attribute ``classes`` names the K classes; without it, the labels are the names.
+
+    Args:
+        name: The value of ``data.dataset``.
+        root: The folder of the data.
+        options: The user's further arguments for the data sets.
+        image_size: Height and width in pixels; images are resized by their shorter side and cropped at the centre.
+    """
+
+    normalisation: Normalisation | None = None
+    val_size: int | float = 0.1
+    cache: Path | None = None
+    """The folder for decoded images; None if they may be others the next time."""
+
+    def __init__(self, name: str, root: Path, options: Mapping[str, Any], image_size: int) -> None:
+        self.name, self.root, self.options, self.image_size = name, root, dict(options), image_size
+        self._sets: dict[str, ImageSet] = {}
+
+    @abstractmethod
+    def splits(self) -> Sequence[str]:
+        """Return the splits that exist, of "train", "val" and "test"."""
+
+    @abstractmethod
+    def open(self, split: str) -> Any:
+        """Open the data set of a split, and download it if it is missing.
+
+        Raises:
+            Exception: Of any type; it is reported in one message.
+        """
+
+    def num_classes(self) -> int:
+        return len(self.load("train").classes)
+
+    def has(self, split: str) -> bool:
+        return split in self.splits()
+
+    def prepare(self, splits: Sequence[str]) -> None:
+        for split in splits:
+            self.load(split)
+
+    def load(self, split: str) -> ImageSet:
+        if split not in self._sets:
+            if split not in self.splits():
+                raise UsageError(
+                    f"data.dataset {self.name} has no {split} images. --data.test_size 0.2 holds a fifth of its "
+                    "training images out for testing; it must be given when training begins."
+                )
+            self._sets[split] = self._read(split)
+        return self._sets[split]
+
+    def _read(self, split: str) -> ImageSet:
+        try:
+            with locked(self.cache / split) if self.cache else nullcontext():
+                dataset = self._open(split)
+                names = getattr(dataset, "classes", None)
+                classes = None if names is None else tuple(str(name) for name in names)
+                decoded = self._decode_or_load(split, dataset, len(classes) if classes else 2**31)
+        except (DownloadError, OSError) as error:
+            raise UsageError(f"data.dataset {self.name}: {error}") from error
+        if classes is None:
+            classes = tuple(str(label) for label in range(int(decoded.labels.max()) + 1))
+        if len(classes) < 2:
+            raise UsageError(f"data.dataset {self.name} has one class only; a classifier needs at least two.")
+        return ImageSet.whole(decoded.images, decoded.labels, classes, decoded.digest)
+
+    def _open(self, split: str) -> Any:
+        try:
+            dataset = self.open(split)
+            length = len(dataset)
+        except UsageError:
+            raise
+        except ModuleNotFoundError as error:
+            raise UsageError(
+                f"data.dataset {self.name} needs {error.name}, which is not installed: pip install {error.name}"
+            ) from error
+        except Exception as error:  # It is the code of others, and downloads fail in many ways.
+            raise UsageError(
+                f"data.dataset {self.name}: the {split} images can't be opened: {type(error).__name__}: {error}. "
+                f"Its root is {self.root}, and data.dataset_options are {self.options}."
+            ) from error
+        if not length:
+            raise UsageError(f"data.dataset {self.name} has no {split} images: the data set is empty.")
+        return dataset
+
+    def _decode_or_load(self, split: str, dataset: Any, most: int) -> Decoded:
+        def decode() -> Decoded:
+            return self._decode(split, dataset, most)
+
+        if self.cache is None:
+            return decode()
+        fingerprint = hash_data(ascii((self.name, self.options, split, len(dataset), most, self.image_size)))
+        return cached(self.cache / f"{split}-{self.image_size}.pt", fingerprint, self.image_size, most, decode)
+
+    def _decode(self, split: str, dataset: Any, most: int) -> Decoded:
+        images = np.empty((len(dataset), self.image_size, self.image_size, 3), np.uint8)
+        labels = torch.empty(len(dataset), dtype=torch.int64)
+        title = escape(printable(f"Reading {self.name} ({split})"))
+        for position in track(range(len(dataset)), title):
+            try:
+                image, label = dataset[position]
+                images[position] = decode_image(to_pil(image), self.image_size)
+                labels[position] = int(label)
+                if not 0 <= labels[position] < most:
+                    raise ValueError(f"the label {label} is not in [0, {most:,})")
+            except (ImageError, OSError, TypeError, ValueError, RuntimeError, LookupError) as error:
+                raise UsageError(
+                    f"data.dataset {self.name}: the {split} image {position} can't be read: {error}."
+                ) from error
+        return Decoded(torch.from_numpy(images), labels, hash_data(images.tobytes(), labels.numpy().tobytes()))
+
+
+def to_pil(image: Any) -> Image.Image:
+    """Turn an image of a data set into a PIL image.
+
+    Args:
+        image: A PIL image, a uint8 array (H, W) or (H, W, C), or a uint8 tensor (H, W) or (C, H, W).
+
+    Raises:
+        TypeError: If it is something else.
+    """
+    if isinstance(image, Image.Image):
+        return image
+    if isinstance(image, Tensor):
+        image = image.movedim(0, -1).numpy() if image.ndim == 3 else image.numpy()
+    if not isinstance(image, np.ndarray):
+        raise TypeError(f"it is a {type(image).__name__}, not a PIL image, an array or a tensor")
+    if image.dtype != np.uint8 or image.ndim not in (2, 3):
+        raise TypeError(f"it is {image.dtype} of shape {image.shape}; it must be uint8, (H, W) or (H, W, C)")
+    return Image.fromarray(image[..., 0] if image.ndim == 3 and image.shape[2] == 1 else image)
