@@ -37,7 +37,7 @@ def test_a_finished_run_is_tested(runs: Path, data_root: Path) -> None:
     before = json.loads((runs / "finished" / "test.json").read_text())
     assert main(["test", f"--ckpt_path={runs / 'finished' / 'best.ckpt'}", f"--data.root={data_root}"]) == 0
     after = json.loads((runs / "finished" / "test.json").read_text())
-    assert after["accuracy"] == pytest.approx(before["accuracy"], abs=0.002)  # processors round differently
+    assert after["accuracy"] == pytest.approx(before["accuracy"], abs=0.0021)  # of 500 images; processors round differently
     assert after["loss"] == pytest.approx(before["loss"], rel=1e-3)
     assert after["dataset_sha256"] == before["dataset_sha256"]
 
