@@ -37,7 +37,8 @@ def test_a_finished_run_is_tested(runs: Path, data_root: Path) -> None:
     before = json.loads((runs / "finished" / "test.json").read_text())
     assert main(["test", f"--ckpt_path={runs / 'finished' / 'best.ckpt'}", f"--data.root={data_root}"]) == 0
     after = json.loads((runs / "finished" / "test.json").read_text())
-    assert after["accuracy"] == pytest.approx(before["accuracy"], abs=0.0021)  # of 500 images; processors round differently
+    # One of 500 images may differ: processors, and releases of PyTorch, round differently.
+    assert after["accuracy"] == pytest.approx(before["accuracy"], abs=0.0021)
     assert after["loss"] == pytest.approx(before["loss"], rel=1e-3)
     assert after["dataset_sha256"] == before["dataset_sha256"]
 
