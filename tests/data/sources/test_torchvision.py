@@ -89,7 +89,7 @@ def test_images_are_decoded_once(tmp_path: Path, capsys: pytest.CaptureFixture[s
 
 
 def test_svhn_is_read_as_it_is_published(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    io = pytest.importorskip("scipy.io")
+    io = pytest.importorskip("scipy.io", reason="pip install -e '.[datasets]'")
     Path("data").mkdir()
     listed = {}
     for split, (url, name, _) in torchvision.datasets.SVHN.split_list.items():
