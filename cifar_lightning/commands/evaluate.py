@@ -15,6 +15,7 @@ from cifar_lightning.reporting.evaluation import EvaluationResult
 from cifar_lightning.reporting.robustness import measure_corruptions
 from cifar_lightning.reporting.run_reporter import RunReporter, find_test_folder
 from cifar_lightning.reporting.tables import class_table, corruption_table
+from cifar_lightning.training.chosen_metrics import MEASURED
 from cifar_lightning.training.network_check import check_network
 
 
@@ -112,7 +113,8 @@ def _evaluate(cli: TrainingCLI, split: str, trainer: Trainer) -> EvaluationResul
         raise UsageError(f"no images were measured: trainer.limit_{split}_batches is 0.")
     means = {name: float(value) for name, value in trainer.callback_metrics.items()}
     counts = evaluation.confusion.cpu().numpy()
-    return EvaluationResult(path, data.description, split, tuple(data.classes), counts, means)
+    per_class = {name: values.tolist() for name, values in evaluation.per_class.items()}
+    return EvaluationResult(path, data.description, split, tuple(data.classes), counts, means, class_metrics=per_class)
 
 
 def _print_result(result: EvaluationResult) -> None:
@@ -123,13 +125,17 @@ def _print_result(result: EvaluationResult) -> None:
     if not result.is_known:
         say_once(f"{split}/acc unknown: the network's output is not a number ({result.dataset}, {result.checkpoint})")
         return
-    _print(class_table(result.confusion, result.classes, f"{result.dataset}, {split}"))
+    _print(class_table(result.confusion, result.classes, f"{result.dataset}, {split}", result.class_metrics))
     further = [f"{split}/{name}" for name in ("ece", "top2", "top3") if f"{split}/{name}" in means]
     say_once(
         f"{split}/acc {result.accuracy:.2%} of {result.images:,} images, {split}/loss {result.loss:.4f} "
         f"({result.dataset}, {result.checkpoint})\n"
         f"{', '.join(f'{name} {means[name]:.2%}' for name in further)}; the loss is the negative log-likelihood"
     )
+    measured = {f"{split}/{name}" for name in MEASURED}
+    chosen = [name for name in means if name.startswith(f"{split}/") and name not in measured]
+    if chosen:
+        say_once(", ".join(f"{name} {means[name]:.4f}" for name in chosen))
 
 
 def _print(table: Table) -> None:

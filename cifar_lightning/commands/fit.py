@@ -28,9 +28,10 @@ from cifar_lightning.reporting.record import FitRecorder
 from cifar_lightning.reporting.run_reporter import RunReporter
 from cifar_lightning.training.callbacks import AnnounceDuration, EpochLines, Throughput, TrainerSettings
 from cifar_lightning.training.checkpoint import TRAINER_SETTINGS, is_plain
-from cifar_lightning.training.checkpoint_callbacks import LastCheckpoint, RunCheckpoint
+from cifar_lightning.training.checkpoint_callbacks import BestCheckpoint, LastCheckpoint
 from cifar_lightning.training.divergence import DivergedError
 from cifar_lightning.training.fit import MINUTES, FitResult, LostProcessError, Training, fit
+from cifar_lightning.training.monitor import DEFAULT_MONITOR, check_objective, find_direction
 from cifar_lightning.training.network_check import check_network
 from cifar_lightning.training.progress import make_progress_bar
 from cifar_lightning.training.resume import check_callbacks, check_position
@@ -145,6 +146,12 @@ def add_fit_options(parser: Any) -> None:
         default=MINUTES,
         help="How often, in minutes, last.ckpt is written within an epoch; it is always written at the end of an "
         "epoch. 0: after every step.",
+    )
+    parser.add_argument(
+        "--monitor",
+        type=str,
+        default=DEFAULT_MONITOR,
+        help="The metric that best.ckpt follows, such as val/loss, train/loss, or val/f1 with model.metrics [F1Score].",
     )
     parser.add_argument(
         "--runs",
@@ -280,9 +287,12 @@ def build(cli: TrainingCLI, folder: Path, callbacks: Sequence[Callback] = (), *,
     if settings.enable_checkpointing is not False:
         plain = {name: settings[name] for name in TRAINER_SETTINGS} | {"precision": precision}
         stored = {name: value for name, value in plain.items() if is_plain(value)}
-        built.append(TrainerSettings(stored | {"callbacks": named}, cli.changes))
-        if cli.datamodule.hparams["val_size"]:
-            built.append(RunCheckpoint(folder, "best", monitor="val/acc"))
+        monitor, validated = cli.config.monitor, bool(cli.datamodule.hparams["val_size"])
+        direction = find_direction(monitor, cli.model, validated=validated)
+        followed = {"monitor": monitor} if monitor != DEFAULT_MONITOR else {}
+        built.append(TrainerSettings(stored | {"callbacks": named} | followed, cli.changes))
+        if validated or monitor.startswith("train/"):
+            built.append(BestCheckpoint(folder, monitor, direction))
         last = LastCheckpoint(folder, cli.config.checkpoint_every_n_minutes)
         built.append(last)
     trainer = build_trainer(
@@ -314,6 +324,7 @@ def _check(cli: TrainingCLI, training: Training) -> None:
     if cli.config.test:
         check_test(training)
     check_network(model, training.data, training=True)
+    check_objective(model, training.data.hparams)
     if model.hparams["weights"] is not None and training.checkpoint is None and is_rank_zero():
         say(f"weights: {find_weights(model.hparams['arch'], model.hparams['weights'])}")
 

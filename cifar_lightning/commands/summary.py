@@ -54,11 +54,12 @@ def print_trained(result: FitResult) -> None:
     if best.exists():
         _print_best(Checkpoint.read(best).epoch + 1, record)
     elif last.exists():
-        reason = (
-            "the training ended before its first validation"
-            if record.get("validation_images")
-            else "validation is off (data.val_size 0)"
-        )
+        if str(record.get("monitor", "")).startswith("train/"):
+            reason = "the training ended before the end of its first epoch"
+        elif record.get("validation_images"):
+            reason = "the training ended before its first validation"
+        else:
+            reason = "validation is off (data.val_size 0)"
         say_once(f"no best.ckpt: {reason}, so the best epoch is not known")
     if last.exists():
         say_once(f"run:  {folder} (report.html shows it)")
@@ -103,11 +104,15 @@ def _images_per_second(result: FitResult) -> float:
 
 
 def _print_best(epoch: int, record: dict[str, object]) -> None:
-    accuracy = record.get("val_accuracy")
+    accuracy, monitor, score = (record.get(name) for name in ("val_accuracy", "monitor", "monitored"))
+    followed = f"{monitor} {score:.4f}" if monitor and isinstance(score, float) else ""
+    if not isinstance(accuracy, float) and followed:  # Nothing was validated.
+        say_once(f"best: epoch {epoch}, {followed}")
+        return
     if not isinstance(accuracy, float):
         say_once("best: none; training has diverged, and val/loss was finite in no epoch")
         return
     measured, held_out = record.get("val_accuracy_of"), record["validation_images"]
     limited = isinstance(measured, int) and isinstance(held_out, int) and 0 < measured < held_out  # limit_val_batches
     of = f"{measured:,} of the {held_out:,}" if limited else f"{held_out:,}"
-    say_once(f"best: epoch {epoch}, val/acc {accuracy:.2%} of {of} images")
+    say_once(f"best: epoch {epoch}, {followed + ', ' if followed else ''}val/acc {accuracy:.2%} of {of} images")

@@ -14,8 +14,8 @@ from cifar_lightning.errors import UsageError
 Plain: TypeAlias = bool | int | float | str | list | dict | None  # type: ignore[type-arg]
 """The type of an argument of named code. With Any, jsonargparse would import a class that a checkpoint names in it."""
 
-LIBRARIES = ("torchvision:", "timm:")
-"""Prefixes of names that refer to a library of this package, not to the user's own code."""
+LIBRARIES = ("torchvision:", "timm:", "torch.nn:")
+"""Prefixes of names that refer to a library that this package uses, not to the user's own code."""
 
 CUSTOM_CODE = {
     "model.arch": ("network", None),

@@ -24,6 +24,7 @@ class EvaluationResult:
         confusion: (K, K) int64 numbers of images; rows are the true classes, columns the predicted ones.
         metrics: All that was measured, by name, such as "test/acc", "test/loss", "test/ece" and "test/top2".
         corruptions: By corruption, the accuracy in [0, 1] at severities 1 to 5; empty if it was not measured.
+        class_metrics: By short name, such as "f1", a value for each class of those of ``model.metrics`` that have one.
         folder: Where ``test.json``, figures and ``report.html`` are written; None for validation.
     """
 
@@ -34,6 +35,7 @@ class EvaluationResult:
     confusion: NDArray[np.int64]
     metrics: Mapping[str, float]
     corruptions: Mapping[str, Sequence[float]] = field(default_factory=dict)
+    class_metrics: Mapping[str, Sequence[float]] = field(default_factory=dict)
     folder: Path | None = None
 
     @property
@@ -58,13 +60,14 @@ class EvaluationResult:
 
     @property
     def per_class(self) -> Table:
-        """For each class: its name, correct predictions, images, accuracy and the 95% Wilson interval of that."""
+        """For each class: its name, correct predictions, images, accuracy with its 95% Wilson interval, and more."""
         correct, total = self.confusion.diagonal(), self.confusion.sum(1)
         rows = zip(self.classes, correct.tolist(), total.tolist(), *wilson_interval(correct, total), strict=True)
         return Table(
             {"class": name, "correct": k, "images": n}
             | ({"accuracy": k / n, "low": float(low), "high": float(high)} if n else {})
-            for name, k, n, low, high in rows
+            | {metric: values[number] for metric, values in self.class_metrics.items()}
+            for number, (name, k, n, low, high) in enumerate(rows)
         )
 
     def __str__(self) -> str:

@@ -12,9 +12,9 @@ from typing import Any
 
 from rich.cells import cell_len
 
-from cifar_lightning.io.custom import is_custom
 from cifar_lightning.io.text import command_line, csv_text, describe_seconds, printable, say, wrap
 from cifar_lightning.reporting.leaderboard import MARKS, Leaderboard, LeaderboardRow, RunRecords
+from cifar_lightning.training.checkpoint import approve_code
 
 COLUMNS = ("recipe", "test accuracy", "n", "val/acc", "parameters", "MFLOPs", "time", "on")
 RIGHT_ALIGNED = COLUMNS[2:7]
@@ -254,8 +254,7 @@ def _ask_for_tests(runs: Sequence[RunRecords]) -> list[str]:
             lost.append(printable(run.folder))
             continue
         words = ["cifar-lightning", "test", "--ckpt_path", str(run.folder / checkpoints[0])]
-        arch = str(run.config["model"]["arch"])
-        words += ["--model.arch", arch] if is_custom(arch) else []
+        words += approve_code("test", run.config)
         commands.append(f"  {printable(command_line(*words))}")
     notes = []
     if commands:

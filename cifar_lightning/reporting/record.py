@@ -22,6 +22,8 @@ from cifar_lightning import __version__
 from cifar_lightning.data.datamodule import ImageDataModule
 from cifar_lightning.io.files import write_atomically
 from cifar_lightning.models import count_cost
+from cifar_lightning.training.checkpoint_callbacks import BestCheckpoint
+from cifar_lightning.training.chosen_metrics import metric_name
 from cifar_lightning.training.classifier import ImageClassifier
 from cifar_lightning.training.metrics import Evaluation, wilson_interval
 
@@ -99,6 +101,7 @@ class FitRecorder(Callback):  # Not a Timer: a Trainer that is given one ignores
             "steps": trainer.global_step,
             "seconds": self.seconds(),
             "changes": self.changes,
+            **_monitored(trainer),
             "val_accuracy": _val_accuracy(trainer),
             "val_accuracy_of": _count_validated(model),
             "parameters": self._parameters,
@@ -121,6 +124,8 @@ def describe_test(
     _, data = get_model_and_data(trainer, model)
     known = math.isfinite(means["test/loss"])  # If the outputs are not numbers, nothing is predicted.
     correct, total = evaluation.confusion.diagonal().cpu().numpy(), evaluation.confusion.sum(1).cpu().numpy()
+    chosen = [metric_name(name) for name in model.hparams["metrics"] or ()]
+    per_class = {name: values.tolist() for name, values in evaluation.per_class.items()}
     intervals = np.stack(wilson_interval(correct, total), 1).tolist()
     return {
         "dataset": data.description,
@@ -131,18 +136,27 @@ def describe_test(
         "accuracy": correct.sum() / max(total.sum(), 1) if known else None,
         "loss": means["test/loss"],
         **{name: means[f"test/{name}"] for name in ("ece", "top2", "top3") if f"test/{name}" in means},
+        **({"metrics": {name: finite(means[f"test/{name}"]) for name in chosen}} if chosen else {}),
         "classes": {
             name: {
                 "images": n,
                 "accuracy": count / n if n and known else None,
                 "interval": interval if n and known else None,
             }
-            for name, count, n, interval in zip(data.classes, correct.tolist(), total.tolist(), intervals, strict=True)
+            | ({"metrics": {name: finite(values[k]) for name, values in per_class.items()}} if per_class else {})
+            for k, (name, count, n, interval) in enumerate(
+                zip(data.classes, correct.tolist(), total.tolist(), intervals, strict=True)
+            )
         },
         "model": dict(model.hparams),
         "data": dict(data.hparams),
         **environment(trainer),
     }
+
+
+def finite(value: float) -> float | None:
+    """Return a value for JSON, which has no NaN: None if it is not finite."""
+    return value if math.isfinite(value) else None
 
 
 def get_model_and_data(trainer: Trainer, pl_module: LightningModule) -> tuple[ImageClassifier, ImageDataModule]:
@@ -159,10 +173,23 @@ def is_fast_dev_run(trainer: Trainer) -> bool:
 
 
 def _val_accuracy(trainer: Trainer) -> float | None:
-    """Return the validation accuracy of best.ckpt, or the last one if no checkpoint is chosen by it."""
-    best = [c for c in trainer.checkpoint_callbacks if isinstance(c, ModelCheckpoint) and c.monitor == "val/acc"]
-    accuracy = best[0].best_model_score if best else trainer.callback_metrics.get("val/acc")
+    """Return the validation accuracy of best.ckpt, or the last one if there is none."""
+    for best in trainer.checkpoint_callbacks:
+        if isinstance(best, ModelCheckpoint) and best.monitor == "val/acc":
+            return None if best.best_model_score is None else float(best.best_model_score)
+        if isinstance(best, BestCheckpoint) and best.best_model_path:
+            return best.accuracy
+    accuracy = trainer.callback_metrics.get("val/acc")
     return None if accuracy is None else float(accuracy)
+
+
+def _monitored(trainer: Trainer) -> dict[str, Any]:
+    """Return the metric that best.ckpt follows, and its value there, if that is not the validation accuracy."""
+    for best in trainer.checkpoint_callbacks:
+        if isinstance(best, BestCheckpoint) and best.monitor != "val/acc":
+            score = best.best_model_score
+            return {"monitor": best.monitor, "monitored": None if score is None else finite(float(score))}
+    return {}
 
 
 def _count_validated(model: ImageClassifier) -> int | None:

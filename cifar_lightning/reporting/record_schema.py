@@ -25,6 +25,7 @@ from cifar_lightning.io.schema import (
 from cifar_lightning.io.text import say
 
 _ACCURACY = nullable(number(0, 1))  # null if the outputs of the network are not numbers
+_METRICS = optional(mapping(nullable(number(-1e40, 1e40))))
 
 _COMMON = {
     "dataset": NAME,
@@ -46,6 +47,8 @@ FIT = _COMMON | {
     "seconds": number(0, 1e12),
     "changes": optional(several(NAME)),  # of settings when the training was resumed
     "val_accuracy": optional(_ACCURACY),  # of best.ckpt, or the last one without it
+    "monitor": optional(NAME),  # the metric that best.ckpt follows, if it is not val/acc
+    "monitored": optional(nullable(number(-1e40, 1e40))),  # and its value there
     "val_accuracy_of": optional(nullable(whole(0))),  # the number of images in the last validation
     "parameters": whole(0),
     "flops": optional(whole(0)),  # of one forward pass for one image
@@ -59,8 +62,16 @@ TEST = _COMMON | {
     "loss": nullable(number(-1, 1e40)),  # mean negative log-likelihood in nats; rounding may make it less than 0
     **dict.fromkeys(("ece", "top2", "top3", "corrupted_accuracy"), optional(_ACCURACY)),
     "corruptions": optional(mapping(several(_ACCURACY, (5,)))),  # the accuracy at severities 1 to 5
+    "metrics": _METRICS,  # those of model.metrics
     "classes": mapping(
-        holding({"images": whole(0), "accuracy": _ACCURACY, "interval": nullable(several(number(0, 1), (2,)))})
+        holding(
+            {
+                "images": whole(0),
+                "accuracy": _ACCURACY,
+                "interval": nullable(several(number(0, 1), (2,))),
+                "metrics": _METRICS,
+            }
+        )
     ),
     "checkpoint": nullable(NAME),
     "checkpoint_sha256": nullable(TEXT),

@@ -12,19 +12,33 @@ from cifar_lightning.training.metrics import wilson_interval
 from cifar_lightning.transforms.corruptions import SEVERITIES
 
 
-def class_table(confusion: NDArray[np.integer], classes: Sequence[str], title: str) -> Table:
+def class_table(
+    confusion: NDArray[np.integer],
+    classes: Sequence[str],
+    title: str,
+    metrics: Mapping[str, Sequence[float]] | None = None,
+) -> Table:
     """Make a table of the accuracy of each class.
 
     Args:
         confusion: (K, K), rows the true classes.
         classes: The names of the K classes.
         title: The title of the table.
+        metrics: Further metrics by name, with a value for each class.
     """
-    table = _table(title, "class", "correct", "images", "accuracy", "95% interval")
+    metrics = metrics or {}
+    table = _table(title, "class", "correct", "images", "accuracy", "95% interval", *metrics)
     correct, total = confusion.diagonal(), confusion.sum(1)
-    for name, count, n, low, high in zip(classes, correct, total, *wilson_interval(correct, total), strict=True):
+    rows = zip(classes, correct, total, *wilson_interval(correct, total), strict=True)
+    for number, (name, count, n, low, high) in enumerate(rows):
         shares = (percent(count / n), f"{percent(low)} – {percent(high)}") if n else ("–", "–")
-        table.add_row(escape(printable(name)), f"{count:,}", f"{n:,}", *shares)
+        table.add_row(
+            escape(printable(name)),
+            f"{count:,}",
+            f"{n:,}",
+            *shares,
+            *(f"{each[number]:.3f}" for each in metrics.values()),
+        )
     return table
 
 

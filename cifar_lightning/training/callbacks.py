@@ -15,6 +15,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import EarlyStopping, Timer
 
 from cifar_lightning.io.text import percent
+from cifar_lightning.training.chosen_metrics import metric_name
 
 
 class EpochLines(Callback):
@@ -37,6 +38,8 @@ class EpochLines(Callback):
             if f"{stage}/loss" in means:
                 accuracy = percent(float(means[f"{stage}/acc"]), 2)
                 parts.append(f"{name} {means[f'{stage}/loss']:.3f} acc {accuracy:>6}")
+        for metric in map(metric_name, trainer.lightning_module.hparams.get("metrics") or ()):
+            parts += [f"{metric} {means[f'val/{metric}']:.3f}"] if f"val/{metric}" in means else []
         if (rate := means.get("throughput/images_per_second")) is not None:
             parts.append(f"{rate:,.0f} images/s")
         # In 80 columns, for 200 epochs at 250,000 images/s, too.

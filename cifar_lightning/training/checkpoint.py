@@ -1,4 +1,4 @@
-"""Checkpoint files: what they hold, reading them without trusting them, and writing them whole or not at all.
+"""Checkpoint files: what they hold, and reading them without trusting them. ``checkpoint_io`` writes them.
 
 A checkpoint is what Lightning writes, plus what hooks add: ``ImageClassifier.on_save_checkpoint`` the format, the seed
 and the sums of an epoch that is not finished; ``ImageDataModule.state_dict`` the classes, the normalisation and digests
@@ -6,7 +6,6 @@ of the images; ``TrainerSettings`` the Trainer's settings. ``checkpoint_callback
 keeps, and when; ``resume`` decides how a run resumes from one.
 """
 
-import io
 import os
 import re
 import reprlib
@@ -18,13 +17,11 @@ from pickle import UnpicklingError
 from typing import Any
 
 import torch
-from lightning.fabric.plugins import TorchCheckpointIO
 from packaging.version import InvalidVersion, Version
 
 from cifar_lightning.errors import UsageError
 from cifar_lightning.io.config import flatten
-from cifar_lightning.io.custom import CUSTOM_CODE, is_custom
-from cifar_lightning.io.files import write_atomically
+from cifar_lightning.io.custom import CODE_USED, CUSTOM_CODE, is_custom
 from cifar_lightning.io.schema import (
     ANY,
     CHANNELS,
@@ -92,6 +89,7 @@ KINDS = {
     "callbacks": optional(mapping(ANY)),
     "trainer_settings": optional(mapping(ANY)),
     "trainer_settings/callbacks": optional(several(TEXT)),
+    "trainer_settings/monitor": optional(TEXT),
     "changes": optional(several(TEXT)),
     "partial_epoch": optional(Kind("the sums of an epoch", lambda sums: sums == {} or not any(check(sums, _SUMS)))),
 }
@@ -195,11 +193,7 @@ class Checkpoint:
     @property
     def custom_code(self) -> dict[str, list[str]]:
         """The user's own code that it names, as "package.module:Name", by option."""
-        settings = flatten({"model": self.model_settings, "data": self.data_settings})
-        named = {option: settings.get(option) for option in CUSTOM_CODE}
-        values = {option: value if isinstance(value, list) else [value] for option, value in named.items()}
-        custom = {option: [str(name) for name in values[option] if is_custom(name)] for option in values}
-        return {option: names for option, names in custom.items() if names}
+        return find_custom_code({"model": self.model_settings, "data": self.data_settings})
 
     def check_custom_code(self, settings: Mapping[str, Any], options: Collection[str] = ("model.arch",)) -> None:
         """Refuse code that the user has not approved.
@@ -272,6 +266,11 @@ class Checkpoint:
         return [str(name) for name in self.content.get("trainer_settings", {}).get("callbacks", [])]
 
     @property
+    def monitor(self) -> str:
+        """The metric that best.ckpt of its run follows."""
+        return str(self.content.get("trainer_settings", {}).get("monitor", "val/acc"))
+
+    @property
     def changes(self) -> list[str]:
         """Settings that differ from those at the start of the run, such as "model.lr 0.1 → 0.2"."""
         return [str(change) for change in self.content.get("changes", [])]
@@ -289,7 +288,31 @@ class Checkpoint:
                 section, name = option.split(".")
                 del {"model": model, "data": data}[section][name]
         settings = {"seed_everything": data.pop("seed", 0), "model": model, "data": data}
-        return settings | ({"trainer": self.trainer_settings} if resume else {})
+        return settings | ({"trainer": self.trainer_settings, "monitor": self.monitor} if resume else {})
+
+
+def find_custom_code(settings: Mapping[str, Any]) -> dict[str, list[str]]:
+    """Return the user's own code that settings name, as "package.module:Name", by option."""
+    flat = flatten(settings)
+    named = {option: flat.get(option) for option in CUSTOM_CODE}
+    values = {option: value if isinstance(value, list) else [value] for option, value in named.items()}
+    custom = {option: [str(name) for name in values[option] if is_custom(name)] for option in values}
+    return {option: names for option, names in custom.items() if names}
+
+
+def approve_code(command: str, settings: Mapping[str, Any]) -> list[str]:
+    """Return the options with which a command runs the user's own code that a checkpoint of these settings names.
+
+    Args:
+        command: Such as "test".
+        settings: The sections "model" and "data".
+    """
+    flat, found, words = flatten(settings), find_custom_code(settings), list[str]()
+    for option in CODE_USED.get(command, CUSTOM_CODE):
+        if option in found:
+            value = flat[option]
+            words += [f"--{option}", f"[{', '.join(value)}]" if isinstance(value, list) else str(value)]
+    return words
 
 
 def is_plain(value: object) -> bool:
@@ -363,29 +386,3 @@ def _check_size(path: Path, name: str, value: object) -> None:
                 f"{path} is not loaded: its {name} is too large (more than {MAX_SIZE:,} values and characters, written "
                 f"out) or too deep (more than {MAX_DEPTH} levels) to be what fit wrote."
             )
-
-
-class AtomicCheckpointIO(TorchCheckpointIO):
-    """Writes a checkpoint so that its path holds the previous file or the new one at any moment, each complete.
-
-    Lightning first writes it to the system's folder for temporary files and does not flush it: if that folder is on
-    another disk, a process that is killed while it moves the file leaves a truncated one.
-    """
-
-    def save_checkpoint(self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any = None) -> None:
-        """Write a file beside the checkpoint, flush it to the disk, and rename it.
-
-        Raises:
-            UsageError: If it can't be written, as on a full disk; the previous file is complete then.
-        """
-        path = Path(path)
-        content = io.BytesIO()  # If torch wrote to the file itself, its error would not say why it could not.
-        torch.save(checkpoint, content)
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            write_atomically(path, content.getbuffer())
-        except OSError as error:
-            before = "the previous one is intact" if path.exists() else "there is no previous one"
-            raise UsageError(
-                f"{path} could not be written ({content.tell():,} bytes): {error.strerror}; {before}."
-            ) from error

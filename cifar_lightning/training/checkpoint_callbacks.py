@@ -11,7 +11,7 @@ import threading
 import time
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from lightning.pytorch import LightningModule, Trainer
@@ -62,19 +62,26 @@ class RunCheckpoint(ModelCheckpoint):
     Args:
         folder: The run's folder.
         name: "best" or "last".
-        monitor: The metric to maximise; None keeps the newest checkpoint.
+        monitor: The metric to maximise or minimise; None keeps the newest checkpoint.
+        mode: "max" or "min".
         save_on_train_epoch_end: Whether to write after each epoch, not after each validation; None: Lightning decides.
     """
 
     def __init__(
-        self, folder: Path, name: str, monitor: str | None = None, *, save_on_train_epoch_end: bool | None = None
+        self,
+        folder: Path,
+        name: str,
+        monitor: str | None = None,
+        *,
+        mode: Literal["max", "min"] = "max",
+        save_on_train_epoch_end: bool | None = None,
     ) -> None:
         super().__init__(
             folder,
             save_on_train_epoch_end=save_on_train_epoch_end,
             filename=name,
             monitor=monitor,
-            mode="max",
+            mode=mode,
             enable_version_counter=False,
             auto_insert_metric_name=False,
         )
@@ -106,6 +113,50 @@ def _in_folder(state: dict[str, Any], folder: Path) -> dict[str, Any]:
     moved = {k: str(folder / Path(v).name) if v else v for k, v in state.items() if k.endswith("_model_path")}
     best = {str(folder / Path(path).name): score for path, score in state["best_k_models"].items()}
     return {**state, **moved, "best_k_models": best}
+
+
+class BestCheckpoint(RunCheckpoint):
+    """Writes ``best.ckpt``, of the validation or the epoch where a metric was best.
+
+    Args:
+        folder: The run's folder.
+        monitor: The metric.
+        mode: "max" or "min", whichever is better.
+
+    Attributes:
+        accuracy: The validation accuracy when ``best.ckpt`` was written; None if it is not known.
+    """
+
+    def __init__(self, folder: Path, monitor: str, mode: Literal["max", "min"]) -> None:
+        # The means of training are known at the end of an epoch only.
+        super().__init__(
+            folder,
+            "best",
+            monitor,
+            mode=mode,
+            save_on_train_epoch_end=True if monitor.startswith("train/") else None,
+        )
+        self.accuracy: float | None = None
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if not str(self.monitor).startswith("train/"):
+            super().on_validation_end(trainer, pl_module)
+
+    def check_monitor_top_k(self, trainer: Trainer, current: torch.Tensor | None = None) -> bool:
+        better = super().check_monitor_top_k(trainer, current)
+        if better:
+            accuracy = trainer.callback_metrics.get("val/acc")
+            self.accuracy = None if accuracy is None else float(accuracy)
+        return better
+
+    def state_dict(self) -> dict[str, Any]:
+        # The score is the accuracy by default, and checkpoints are then as those of earlier releases.
+        return super().state_dict() | ({} if self.monitor == "val/acc" else {"accuracy": self.accuracy})
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        super().load_state_dict(state_dict)
+        score = state_dict["best_model_score"] if self.monitor == "val/acc" else state_dict.get("accuracy")
+        self.accuracy = None if score is None else float(score)
 
 
 class LastCheckpoint(RunCheckpoint):

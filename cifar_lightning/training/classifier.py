@@ -4,17 +4,12 @@ Networks are in ``models``, optimizers and schedules in ``optim``, and metrics i
 """
 
 import math
+from collections.abc import Iterable
 from typing import Any, Literal, cast
 
 import torch
 from lightning.pytorch import Callback, LightningModule
-from lightning.pytorch.callbacks import (
-    BatchSizeFinder,
-    LearningRateFinder,
-    StochasticWeightAveraging,
-    WeightAveraging,
-)
-from lightning.pytorch.callbacks.finetuning import BaseFinetuning
+from lightning.pytorch.callbacks import BatchSizeFinder, LearningRateFinder
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -32,8 +27,11 @@ from cifar_lightning.models.pretrained import (
     use_small_stem,
 )
 from cifar_lightning.training.averaging import Averaging
+from cifar_lightning.training.callback_check import check_compatible
 from cifar_lightning.training.checkpoint import FORMAT, upgrade
+from cifar_lightning.training.chosen_metrics import ChosenMetrics
 from cifar_lightning.training.divergence import are_finite, handle_divergence, stop_or_warn
+from cifar_lightning.training.losses import CROSS_ENTROPY, build_loss
 from cifar_lightning.training.metrics import EpochMetrics
 from cifar_lightning.training.optim import build_optimizer, build_schedule
 from cifar_lightning.transforms.augment import hash_integers, tta_views
@@ -56,10 +54,11 @@ class ImageClassifier(LightningModule):
 
     In training mode a network may return a tuple: its first element is trained, and auxiliary heads are not.
 
-    It logs ``{train,val,test}/{loss,acc}``, the cross-entropy and the accuracy in [0, 1], both means over an epoch, and
+    It logs ``{train,val,test}/{loss,acc}``, the loss and the accuracy in [0, 1], both means over an epoch, and
     ``train/loss_step`` and ``lr`` every ``log_every_n_steps``. Validation and test also log
     ``{val,test}/{ece,top2,top3}``: the expected calibration error (15 bins, https://arxiv.org/abs/1706.04599) and the
-    top-2 and top-3 accuracy.
+    top-2 and top-3 accuracy. ``train/loss`` is the loss that is trained; ``{val,test}/loss`` are always the negative
+    log-likelihood, so that runs with different losses compare.
 
     Args:
         arch: The network: one of ``list_models()``, ``torchvision:<name>``, ``timm:<name>``, or your own
@@ -86,7 +85,13 @@ class ImageClassifier(LightningModule):
             validated, saved and used. 0 turns it off.
         swa: Fraction of training after which averaging of the weights starts, in [0, 1), such as 0.75; the averaged
             weights are validated, saved and used. 0 turns it off.
-        label_smoothing: Label smoothing of the training loss, in [0, 1).
+        label_smoothing: Label smoothing of the training loss cross_entropy, in [0, 1).
+        loss: The training loss: "cross_entropy", a loss of PyTorch, such as "torch.nn:MultiMarginLoss", or your own
+            "package.module:Name", from logits (B, K) and labels (B,) int64 to a mean ().
+        loss_options: The loss's own options, by name.
+        metrics: More metrics of validation and test: torchmetrics' classes for classification, such as F1Score,
+            Precision and Recall, averaged over the classes, or your own "package.module:Name". F1Score is logged as
+            val/f1.
         tta: Test-time augmentation in validate, test and predict: "flip" averages the logits of an image and its mirror
             image; "flip_translate" also those of both shifted by a pixel; "none" is fastest.
         stop_on_nan: Whether fit, validate and test end with an error after an epoch whose loss is not finite, and fit
@@ -117,6 +122,9 @@ class ImageClassifier(LightningModule):
         ema: float = 0.0,
         swa: float = 0.0,
         label_smoothing: float = 0.0,
+        loss: str = CROSS_ENTROPY,
+        loss_options: dict[str, Plain] | None = None,
+        metrics: list[str] | None = None,
         tta: Literal["none", "flip", "flip_translate"] = "none",
         stop_on_nan: bool = True,
         compile: bool = False,
@@ -166,26 +174,8 @@ class ImageClassifier(LightningModule):
     def configure_callbacks(self) -> list[Callback]:
         options, fitting = self.hparams, self.trainer.state.fn == "fit"
         average = options["ema"] or options["swa"]
-        for callback in self.trainer.callbacks if fitting else []:  # type: ignore[attr-defined]
-            if isinstance(callback, StochasticWeightAveraging):
-                raise UsageError(
-                    "StochasticWeightAveraging has a learning rate of its own for each epoch, and its weights do not "
-                    "reach the checkpoints. Average the weights with --model.swa 0.75 instead."
-                )
-            if average and isinstance(callback, WeightAveraging) and not isinstance(callback, Averaging):
-                raise UsageError(
-                    f"One average of the weights is enough: leave out {type(callback).__name__}, or model.ema and "
-                    "model.swa."
-                )
-            if isinstance(callback, BaseFinetuning) and options["optimizer"] == "muon":
-                raise UsageError(
-                    f"{type(callback).__name__} can't add what it unfreezes to muon; use another --model.optimizer."
-                )
-            if isinstance(callback, BaseFinetuning) and self.trainer.world_size > 1:
-                raise UsageError(  # https://github.com/Lightning-AI/pytorch-lightning/issues/20340
-                    f"{type(callback).__name__} works in one process only: the gradients of what is unfrozen later "
-                    "would not be shared. Set --trainer.devices 1."
-                )
+        if fitting:
+            check_compatible(self.trainer.callbacks, options, self.trainer.world_size)  # type: ignore[attr-defined]
         if not (fitting and average):
             return []
         # As an option of the model rather than of the Trainer, averaging is stored in checkpoints and can be swept.
@@ -210,6 +200,17 @@ class ImageClassifier(LightningModule):
 
     def setup(self, stage: str) -> None:
         self._tuning = stage == "fit"
+        options = self.hparams
+        if stage == "fit":
+            self._loss = build_loss(
+                options["loss"],
+                options["loss_options"],
+                label_smoothing=options["label_smoothing"],
+                device=self.trainer.strategy.root_device,
+            )
+        if options["metrics"] and stage != "predict":
+            chosen = ChosenMetrics(options["metrics"], options["num_classes"])
+            self.val_metrics.chosen = self.test_metrics.chosen = chosen
         if self.hparams["compile"] and stage == "fit":
             on_gpu = self.trainer.strategy.root_device.type == "cuda"
             # Autotuning uses CUDA graphs, which avoid launching the many kernels of a small network one by one.
@@ -302,7 +303,7 @@ class ImageClassifier(LightningModule):
     def training_step(self, batch: tuple[Tensor, Tensor, Tensor], batch_idx: int) -> Tensor:
         images, labels, indices = batch
         logits = self(images)
-        loss = F.cross_entropy(logits, labels, label_smoothing=self.hparams["label_smoothing"])
+        loss = self._loss(logits, labels)
         # A mixed image counts as one of the class that has the larger share.
         self.train_metrics.update(logits, labels if labels.ndim == 1 else labels.argmax(1), loss, indices)
         every = self.trainer.log_every_n_steps  # type: ignore[attr-defined]
@@ -340,12 +341,21 @@ class ImageClassifier(LightningModule):
         self._log_epoch("test", self.test_metrics)
 
     def _log_epoch(self, stage: str, metrics: EpochMetrics) -> None:
-        means = metrics.finish(probabilities=self.trainer.state.fn != "fit")
+        means = metrics.finish(
+            # Between the epochs of a training they cost more than they are worth, unless a callback follows one.
+            probabilities=self.trainer.state.fn != "fit" or self._is_followed(stage, metrics.of_probabilities),
+            chosen=not self._tuning and not self.trainer.sanity_checking,
+        )
         if not self._tuning and not means["loss"].isfinite():  # This waits for the device, once an epoch.
             handle_divergence(self, stage, float(means["loss"]))
             if stage != "train":  # The predicted classes mean nothing if the output is NaN.
                 means = {name: mean if name == "loss" else mean.new_tensor(math.nan) for name, mean in means.items()}
         self.log_dict({f"{stage}/{name}": value for name, value in means.items()}, prog_bar=True)
+
+    def _is_followed(self, stage: str, names: Iterable[str]) -> bool:
+        """Tell whether a callback, such as that of best.ckpt, follows one of some metrics."""
+        followed = {getattr(callback, "monitor", None) for callback in self.trainer.callbacks}  # type: ignore[attr-defined]
+        return not followed.isdisjoint(f"{stage}/{name}" for name in names)
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
         # Checkpoints are loaded by now, and LearningRateFinder trains before on_fit_start.

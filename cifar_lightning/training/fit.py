@@ -17,11 +17,9 @@ from lightning.pytorch.trainer.states import TrainerStatus
 
 from cifar_lightning.data.datamodule import ImageDataModule
 from cifar_lightning.errors import UsageError
-from cifar_lightning.io.config import flatten
-from cifar_lightning.io.custom import CODE_USED, CUSTOM_CODE, is_custom
 from cifar_lightning.io.text import command_line
 from cifar_lightning.training.callbacks import Throughput
-from cifar_lightning.training.checkpoint import Checkpoint
+from cifar_lightning.training.checkpoint import Checkpoint, approve_code
 from cifar_lightning.training.checkpoint_callbacks import LastCheckpoint, end_processes
 from cifar_lightning.training.classifier import ImageClassifier
 from cifar_lightning.training.divergence import DivergedError, are_finite
@@ -189,13 +187,7 @@ def next_words(training: Training, command: str, checkpoint: Path) -> list[str]:
         command: "fit", "test" or "predict".
         checkpoint: The checkpoint.
     """
-    settings = flatten({"model": dict(training.model.hparams), "data": dict(training.data.hparams)})
-    options: list[str] = []
-    for option in CODE_USED.get(command, CUSTOM_CODE):
-        value = settings.get(option)
-        names = [str(name) for name in (value if isinstance(value, list) else [value])]
-        if any(map(is_custom, names)):
-            options += [f"--{option}", f"[{', '.join(names)}]" if isinstance(value, list) else names[0]]
+    options = approve_code(command, {"model": dict(training.model.hparams), "data": dict(training.data.hparams)})
     minutes = training.settings.get("checkpoint_every_n_minutes", MINUTES)
     if command == "fit" and minutes != MINUTES:
         options += ["--checkpoint_every_n_minutes", str(minutes)]

@@ -5,7 +5,7 @@
 B batch, n images of a process, K classes.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import cast
 
 import numpy as np
@@ -15,6 +15,8 @@ from torch import Tensor, nn
 from torchmetrics import Metric
 from torchmetrics.classification import MulticlassAccuracy, MulticlassCalibrationError, MulticlassConfusionMatrix
 from torchmetrics.utilities.distributed import gather_all_tensors
+
+from cifar_lightning.training.chosen_metrics import ChosenMetrics
 
 _SUM_DTYPE = torch.float32 if torch.backends.mps.is_available() else torch.float64  # MPS has no float64.
 
@@ -50,19 +52,22 @@ class Evaluation:
         logits: (n, K) float32, of the n images of this process.
         labels: (n,) int64, the true classes.
         indices: (n,) int64, the images' indices in their source.
+        per_class: By name, the chosen metrics of each class, (K,), of all processes together.
     """
 
     confusion: Tensor
     logits: Tensor
     labels: Tensor
     indices: Tensor
+    per_class: dict[str, Tensor] = field(default_factory=dict)
 
     def gather(self) -> "Evaluation":
         """Return the evaluation of all processes' images; every process must call this."""
         if not torch.distributed.is_initialized():
             return self
         parts = [torch.cat(gather_all_tensors(t)) for t in (self.logits, self.labels, self.indices)]
-        return Evaluation(self.confusion, *parts)
+        logits, labels, indices = parts
+        return replace(self, logits=logits, labels=labels, indices=indices)
 
 
 class EpochMetrics(nn.Module):
@@ -81,6 +86,8 @@ class EpochMetrics(nn.Module):
         self.num_classes = num_classes
         self.evaluation: Evaluation | None = None
         """Of the latest epoch that was finished."""
+        self.chosen: ChosenMetrics | None = None
+        """The metrics that the user chose, if any."""
         self.loss, self.images = ExactSum(), ExactSum()
         # The labels are known to be in range; validating them would wait for the device.
         self.acc = MulticlassAccuracy(num_classes, average="micro", validate_args=False)
@@ -110,13 +117,14 @@ class EpochMetrics(nn.Module):
         """Whether anything was added since the last ``finish``."""
         return bool(self._steps) or self.images.update_called
 
-    def finish(self, *, probabilities: bool) -> dict[str, Tensor]:
+    def finish(self, *, probabilities: bool, chosen: bool = False) -> dict[str, Tensor]:
         """Compute the means by name, store the evaluation, and reset everything else.
 
         Args:
             probabilities: Whether to compute the metrics that need all probabilities, too: the expected calibration
                 error "ece" (15 bins, https://arxiv.org/abs/1706.04599) and, with more than 2 and 3 classes, the
                 accuracies "top2" and "top3".
+            chosen: Whether to compute the chosen metrics, too; with ``probabilities``, also for each class.
 
         Returns:
             Each mean (), float32: "loss", "acc" in [0, 1], and the metrics above.
@@ -131,6 +139,13 @@ class EpochMetrics(nn.Module):
                 means[name] = metric.compute()
         if self.confusion is not None:
             self.evaluation = Evaluation(self.confusion.compute(), logits, labels, indices)
+            if chosen and self.chosen:
+                # Given the images of all processes, any metric is right, whatever its own way to add up processes.
+                every = self.evaluation.gather()
+                means |= self.chosen.compute(every.logits, every.labels)
+                if probabilities:
+                    per_class = self.chosen.compute_per_class(every.logits, every.labels)
+                    self.evaluation = replace(self.evaluation, per_class=per_class)
         self.discard()
         return means
 

@@ -63,6 +63,7 @@ def plan_resumption(checkpoint: Checkpoint, settings: Any) -> Resumption:
     for name in FIXED_DATA:
         consequence = ": images it was trained on would be among the validation images"
         _refuse_change(f"data.{name}", data.get(name), settings.data[name], consequence)
+    _refuse_change("monitor", checkpoint.monitor, settings.get("monitor", checkpoint.monitor))
     for name in RESTORED:
         before = model.get(name, settings.model[name])
         if settings.model[name] != before:

@@ -13,7 +13,7 @@ from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import Trainer
 
 from cifar_lightning.errors import UsageError
-from cifar_lightning.training.checkpoint import AtomicCheckpointIO
+from cifar_lightning.training.checkpoint_io import AtomicCheckpointIO
 
 DEFAULT_EPOCHS = 10
 """Epochs of a training for which no other end is asked."""

@@ -22,7 +22,7 @@ FIT = [
     "--trainer.precision=32-true",
     # smooth all through: max-pools, ReLUs and Adam turn rounding, which differs from machine to machine, into 1e-3
     "--model.arch=vit", "--model.arch_options={depth: 1, hidden_dim: 16, num_heads: 2, mlp_dim: 32}",
-    "--model.optimizer=sgd", "--model.lr=0.05",
+    "--model.optimizer=sgd", "--model.lr=0.05", "--model.metrics=[F1Score, AUROC]",
 ]  # fmt: skip
 TWO = ["--data.batch_size=32", "--trainer.strategy=ddp", "--trainer.callbacks+=tests.training.test_resume.Signal"]
 RUN = Path("runs/vit/version_0")

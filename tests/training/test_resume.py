@@ -97,6 +97,7 @@ def curves(run: Path) -> dict[str, dict[int, float]]:
 OPTIONS = {
     "plain": [],
     "averaged": ["--model.ema=0.9", "--data.mixup=0.2", "--trainer.accumulate_grad_batches=2"],
+    "monitored": ["--model.metrics=[F1Score, AUROC]", "--monitor=val/f1", "--model.loss=torch.nn:MultiMarginLoss"],
     "validated twice an epoch": ["--trainer.val_check_interval=0.5"],
     "validated every other epoch": ["--trainer.check_val_every_n_epoch=2"],
     "validated every 4 steps": ["--trainer.check_val_every_n_epoch=null", "--trainer.val_check_interval=4"],
@@ -106,6 +107,7 @@ OPTIONS = {
     ],
 }  # fmt: skip
 QUICK = [("plain", 8, "train"), ("averaged", 6, "val"), ("averaged", 5, "train"), ("speednet", 4, "train")]
+QUICK += [("monitored", 9, "train")]
 QUICK += [("validated twice an epoch", 8, "train"), ("validated every 4 steps", 7, "train")]
 VALIDATED = {
     "averaged": (3, 6, 9),

@@ -1,0 +1,126 @@
+"""The training loss by name: cross-entropy, a loss of torch.nn, or the user's own.
+
+B batch, K classes.
+"""
+
+import inspect
+import re
+from collections.abc import Callable, Mapping
+from functools import partial
+from typing import Any, TypeAlias
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from cifar_lightning.errors import UsageError, did_you_mean
+from cifar_lightning.io.custom import import_custom, is_custom
+
+CROSS_ENTROPY = "cross_entropy"
+
+Loss: TypeAlias = Callable[[Tensor, Tensor], Tensor]
+"""From logits (B, K) and labels to the loss (), a mean over the batch.
+
+Labels are (B,) int64; with mixup or cutmix they are the classes' shares, (B, K) float.
+"""
+
+
+def build_loss(
+    name: str,
+    options: Mapping[str, Any] | None = None,
+    *,
+    label_smoothing: float = 0.0,
+    device: torch.device | None = None,
+) -> Loss:
+    """Build the training loss from its name.
+
+    Args:
+        name: "cross_entropy"; "torch.nn:<name>" for a loss of PyTorch; or "package.module:Name" for your own: a class,
+            which is built with the options and then called, or a function, which is called with them.
+        options: The loss's own options by name. Lists of numbers become tensors for a loss of PyTorch.
+        label_smoothing: That of "cross_entropy", in [0, 1).
+        device: Where the loss is computed.
+
+    Raises:
+        UsageError: If the name is unknown, or the loss does not accept the options.
+    """
+    options = dict(options or {})
+    if name == CROSS_ENTROPY:
+        if options:
+            raise UsageError(
+                "cross_entropy takes no model.loss_options, only model.label_smoothing. For the options of "
+                "PyTorch's class: --model.loss torch.nn:CrossEntropyLoss"
+            )
+        return partial(F.cross_entropy, label_smoothing=label_smoothing)
+    if label_smoothing:
+        raise UsageError(
+            f"model.label_smoothing {label_smoothing:g} is an option of cross_entropy; set it to 0 with model.loss "
+            f"{name}, or give the loss an option of its own: --model.loss_options"
+        )
+    if name.startswith("torch.nn:"):
+        found: Any = _find_in_torch(name.removeprefix("torch.nn:"))
+        options = {key: torch.tensor(v) if isinstance(v, list) else v for key, v in options.items()}
+    elif is_custom(name):
+        found = import_custom(name, "model.loss")
+    else:
+        raise UsageError(
+            f"unknown model.loss {name!r}.{did_you_mean(name, [CROSS_ENTROPY])} It is cross_entropy, torch.nn:<name> "
+            "or your own package.module:Name."
+        )
+    try:
+        loss: Any = found(**options) if inspect.isclass(found) else partial(found, **options)
+    except Exception as error:  # The user's own class may raise any error.
+        raise UsageError(f"model.loss {name} does not accept model.loss_options {options}: {error}.") from error
+    if isinstance(loss, nn.Module):
+        if any(True for _ in loss.parameters()):
+            raise UsageError(f"model.loss {name} has weights of its own, which would be neither trained nor saved.")
+        loss.to(device)
+    return partial(_compute, loss)
+
+
+def check_loss(name: str, loss: Loss, num_classes: int, *, mixed: bool) -> None:
+    """Try a loss on two images, before any data are loaded.
+
+    Args:
+        name: Its name.
+        loss: The loss, on the CPU.
+        num_classes: Number of classes K, >= 1.
+        mixed: Whether the labels are shares of the classes, as with mixup and cutmix.
+
+    Raises:
+        UsageError: If it does not accept the labels, or does not return a scalar that has a gradient.
+    """
+    logits = torch.zeros(2, num_classes, requires_grad=True)
+    labels = torch.full((2, num_classes), 1 / num_classes) if mixed else torch.arange(2) % num_classes
+    with torch.random.fork_rng(devices=[]):
+        try:
+            value: object = loss(logits, labels)
+        except Exception as error:  # The user's own code may raise any error.
+            reason = (str(error) or type(error).__name__).partition("\n")[0].rstrip(".")
+            if mixed:
+                raise UsageError(
+                    f"model.loss {name} does not accept the labels of mixup and cutmix, which are shares of the "
+                    f"classes (B, K): {reason}. Set --data.mixup 0 --data.cutmix 0, or use another loss."
+                ) from error
+            raise UsageError(
+                f"model.loss {name} does not accept logits (B, K) float and labels (B,) int64: {reason}."
+            ) from error
+    if not isinstance(value, Tensor) or value.ndim or not value.requires_grad:
+        shown = f"a tensor of {tuple(value.shape)}" if isinstance(value, Tensor) else f"a {type(value).__name__}"
+        without = " without a gradient" if isinstance(value, Tensor) and not value.ndim else ""
+        raise UsageError(
+            f"model.loss {name} returned {shown}{without}; it must return one number, a tensor of (), that depends on "
+            "the logits."
+        )
+
+
+def _find_in_torch(name: str) -> type[nn.Module]:
+    known = [each for each in dir(nn) if re.fullmatch(r"\w+Loss", each)]
+    if name not in known:
+        raise UsageError(f"torch.nn has no loss {name!r}.{did_you_mean(name, known)}")
+    found: type[nn.Module] = getattr(nn, name)
+    return found
+
+
+def _compute(loss: Loss, logits: Tensor, labels: Tensor) -> Tensor:
+    return loss(logits.float(), labels)  # Under bf16-mixed, logits have a precision that few losses are written for.
