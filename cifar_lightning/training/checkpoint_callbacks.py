@@ -138,6 +138,11 @@ class BestCheckpoint(RunCheckpoint):
         )
         self.accuracy: float | None = None
 
+    @property
+    def state_key(self) -> str:
+        # Release 0.1.0 had RunCheckpoint in this place, and Lightning finds the state of a resumed run by this key.
+        return super().state_key.replace(type(self).__qualname__, RunCheckpoint.__qualname__, 1)
+
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if not str(self.monitor).startswith("train/"):
             super().on_validation_end(trainer, pl_module)
