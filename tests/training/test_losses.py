@@ -103,7 +103,7 @@ def test_only_training_uses_the_loss_and_a_checkpoint_alone_does_not_import_it(
     )
     monkeypatch.syspath_prepend(str(here))
     assert main([*fit, "--trainer.max_epochs=1", "--model.loss=own_loss:tripled", "--model.lr=1e-9"]) == 0
-    assert "--allow_custom_code" not in capsys.readouterr().out, "test and predict need no loss"
+    assert "own_loss" not in capsys.readouterr().out, "test and predict need no loss"
     losses = Checkpoint.read(RUN / "last.ckpt").model_settings
     assert losses["loss"] == "own_loss:tripled"
     monkeypatch.delitem(sys.modules, "own_loss")
