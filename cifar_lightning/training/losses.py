@@ -59,7 +59,9 @@ def build_loss(
         )
     if name.startswith("torch.nn:"):
         found: Any = _find_in_torch(name.removeprefix("torch.nn:"))
-        options = {key: torch.tensor(v) if isinstance(v, list) else v for key, v in options.items()}
+        options = {
+            key: torch.tensor(v, dtype=torch.float32) if isinstance(v, list) else v for key, v in options.items()
+        }
     elif is_custom(name):
         found = import_custom(name, "model.loss")
     else:

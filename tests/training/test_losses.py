@@ -55,7 +55,7 @@ def test_losses_are_found_by_name() -> None:
     assert torch.equal(smooth(LOGITS, LABELS), F.cross_entropy(LOGITS, LABELS, label_smoothing=0.1))
     margin = build_loss("torch.nn:MultiMarginLoss", {"p": 2})
     assert torch.equal(margin(LOGITS, LABELS), F.multi_margin_loss(LOGITS, LABELS, p=2))
-    weighted = build_loss("torch.nn:CrossEntropyLoss", {"weight": [1.0, 2.0, 3.0]})
+    weighted = build_loss("torch.nn:CrossEntropyLoss", {"weight": [1, 2, 3]})
     assert torch.equal(weighted(LOGITS, LABELS), F.cross_entropy(LOGITS, LABELS, torch.tensor([1.0, 2.0, 3.0])))
     assert torch.equal(build_loss(f"{ME}:Focal", {"gamma": 1.0})(LOGITS, LABELS), Focal(1.0)(LOGITS, LABELS))
     assert torch.equal(build_loss(f"{ME}:squared", {"scale": 3.0})(LOGITS, LABELS), squared(LOGITS, LABELS, 3.0))
