@@ -44,7 +44,7 @@ def test_configs_are_utf_8_whatever_the_locale(here: Path) -> None:
     ("words", "message"),
     [
         (["fit", "--seed_everything=-3"], "seed_everything is -3"),
-        (["fit", "--seed_everything=true"], "seed_everything is True"),
+        (["fit", "--seed_everything=true"], "seed_everything is true; it must be a whole number"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
 )

@@ -160,7 +160,9 @@ def test_without_options(here: Path, capsys: pytest.CaptureFixture[str]) -> None
     assert main(["sweep"]) == 2
     assert "cifar-lightning sweep --config configs/sweep.yaml" in capsys.readouterr().err
     assert main(["sweep", "cnn"]) == 2
-    assert "cnn (built in) is a recipe, which fit takes." in (said := capsys.readouterr().err)
+    assert "cnn (built in) is a recipe. To train it: cifar-lightning fit --config cnn." in (
+        said := capsys.readouterr().err
+    )
     assert "search:\nbase: cnn\nspace:\n" in said
 
 

@@ -69,9 +69,9 @@ def test_tasks_that_lightning_can_t_connect(launched: None, message: str) -> Non
 
 
 @pytest.mark.parametrize("launched", [TORCHRUN], indirect=True)
-@pytest.mark.parametrize("command", ["bench", "sweep"])
+@pytest.mark.parametrize("words", [["bench"], ["sweep", "--config", "sweep"]], ids=" ".join)
 def test_commands_for_one_process_reject_several(
-    launched: None, command: str, capsys: pytest.CaptureFixture[str]
+    launched: None, words: list[str], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert main([command]) == 2
-    assert f"start it without torchrun: cifar-lightning {command}" in capsys.readouterr().err
+    assert main(words) == 2
+    assert f"start it without torchrun: cifar-lightning {words[0]}" in capsys.readouterr().err

@@ -98,8 +98,9 @@ class Pairs(ABC):
         except UsageError:
             raise
         except ModuleNotFoundError as error:
+            install = "'cifar-lightning[datasets]'" if error.name == "scipy" else error.name
             raise UsageError(
-                f"data.dataset {self.name} needs {error.name}, which is not installed: pip install {error.name}"
+                f"data.dataset {self.name} needs {error.name}, which is not installed: pip install {install}"
             ) from error
         except Exception as error:  # It is the code of others, and downloads fail in many ways.
             raise UsageError(
