@@ -27,15 +27,15 @@ def unknown_option(name: str, known: Collection[str]) -> UsageError:
     return UsageError(f"unknown option {name}.{hint}")
 
 
-def wrong_value(name: str, value: object, wanted: str) -> UsageError:
+def wrong_value(option: Mapping[str, Any] | None, name: str, value: object, wanted: str = "") -> UsageError:
     """Return the error for a value of the wrong type.
 
     Args:
-        name: The option.
+        option: Its schema, if it is known.
+        name: Its name.
         value: What was given.
-        wanted: What it takes, where the schema does not say it.
+        wanted: What it takes, where there is no schema.
     """
-    option = list_options().get(name)
     shown = {"True": "true", "False": "false", "None": "null"}.get(str(value), value)
     return UsageError(f"{name} is {shown}; it must be {describe_type(option) if option else wanted}.")
 
@@ -140,7 +140,7 @@ def check_value(name: str, option: Mapping[str, Any], value: object) -> None:
     else:
         fits = isinstance(read, float) and "number" in kinds
     if not fits:
-        raise wrong_value(name, value, "")
+        raise wrong_value(option, name, value)
     is_number = isinstance(read, int | float) and not isinstance(read, bool) and math.isfinite(read)
     if is_number and not name.startswith("trainer.") and not (allowed := Range.of(option)).fits(float(read)):
         raise allowed.error(name, value)

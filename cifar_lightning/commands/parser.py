@@ -10,7 +10,7 @@ from jsonargparse import ArgumentParser, get_loader, set_loader
 
 from cifar_lightning.commands.option_check import unknown_option, wrong_value
 from cifar_lightning.errors import UsageError, did_you_mean
-from cifar_lightning.io.options import PLAIN_TYPES
+from cifar_lightning.io.options import COMMANDS, PLAIN_TYPES, list_options
 from cifar_lightning.io.strict_yaml import StrictError, check_value
 
 _load = get_loader("yaml")
@@ -52,14 +52,18 @@ class Parser(ArgumentParser):
                 _plain_type(t) for t in re.findall(r"Expected an? (.+?)(?:\. Got value|$)", message, re.MULTILINE)
             ]
             if value and wanted:
-                raise wrong_value(wrong[1], value[1], " or ".join(dict.fromkeys(filter(None, wanted)))) from ex
+                command = self.prog.rpartition(" ")[2]
+                options = list_options() | (list_options(command) if command in COMMANDS else {})
+                words = " or ".join(dict.fromkeys(filter(None, wanted)))
+                raise wrong_value(options.get(wrong[1]), wrong[1], value[1], words) from ex
         if missing := re.search(r"argument (--[\w.]+): expected one argument", message):
             message = f"{missing[1]} needs a value."
         if stray := re.search(r"unrecognized arguments: ([^-].*)", message):
             message = f"unexpected argument: {stray[1]}. The names of options begin with --."
         if re.search(r"required: images\b", message):
             message = "name at least one image or folder: cifar-lightning predict --ckpt_path best.ckpt cat.jpg"
-        raise UsageError(message.strip()) from ex
+        # What is wrong in a config has been described already.
+        raise UsageError(message.removeprefix('Parser key "config": ').strip()) from ex
 
     def parse_args(self, args: Sequence[str], *rest: Any, **options: Any) -> Any:  # type: ignore[override]
         """Parse, after refusing values that hold a key twice or would expand when they are read."""

@@ -5,11 +5,12 @@ not approved.
 """
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from importlib import import_module
 from typing import Any, TypeAlias, cast
 
 from cifar_lightning.errors import UsageError
+from cifar_lightning.io.config import flatten
 
 Plain: TypeAlias = bool | int | float | str | list | dict | None  # type: ignore[type-arg]
 """The type of an argument of named code. With Any, jsonargparse would import a class that a checkpoint names in it."""
@@ -62,3 +63,27 @@ def import_custom(name: str, option: str) -> Callable[..., Any]:
     if not callable(found):
         raise UsageError(f"{option} {name} is a {type(found).__name__}, not a class or function.")
     return cast("Callable[..., Any]", found)
+
+
+def find_custom_code(settings: Mapping[str, Any]) -> dict[str, list[str]]:
+    """Return the user's own code that settings name, as "package.module:Name", by option."""
+    flat = flatten(settings)
+    named = {option: flat.get(option) for option in CUSTOM_CODE}
+    values = {option: value if isinstance(value, list) else [value] for option, value in named.items()}
+    custom = {option: [str(name) for name in values[option] if is_custom(name)] for option in values}
+    return {option: names for option, names in custom.items() if names}
+
+
+def approve_code(command: str, settings: Mapping[str, Any]) -> list[str]:
+    """Return the options with which a command runs the user's own code that a checkpoint of these settings names.
+
+    Args:
+        command: Such as "test".
+        settings: The sections "model" and "data".
+    """
+    flat, found, words = flatten(settings), find_custom_code(settings), list[str]()
+    for option in CODE_USED.get(command, CUSTOM_CODE):
+        if option in found:
+            value = flat[option]
+            words += [f"--{option}", f"[{', '.join(value)}]" if isinstance(value, list) else str(value)]
+    return words

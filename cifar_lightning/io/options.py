@@ -16,6 +16,9 @@ SCHEMA = Path(__file__).parent.parent / "recipe.schema.json"
 SECTIONS = ("trainer", "model", "data")
 """The sections of a recipe."""
 
+COMMANDS = ("fit", "demo", "validate", "test", "predict", "bench", "sweep")
+"""The commands whose options it describes."""
+
 PLAIN_TYPES = {
     "number": "a number",
     "integer": "a whole number",

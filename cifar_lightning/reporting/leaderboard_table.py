@@ -12,9 +12,9 @@ from typing import Any
 
 from rich.cells import cell_len
 
+from cifar_lightning.io.custom import approve_code
 from cifar_lightning.io.text import command_line, csv_text, describe_seconds, printable, say, wrap
 from cifar_lightning.reporting.leaderboard import MARKS, Leaderboard, LeaderboardRow, RunRecords
-from cifar_lightning.training.checkpoint import approve_code
 
 COLUMNS = ("recipe", "test accuracy", "n", "val/acc", "parameters", "MFLOPs", "time", "on")
 RIGHT_ALIGNED = COLUMNS[2:7]

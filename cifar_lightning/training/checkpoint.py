@@ -20,8 +20,7 @@ import torch
 from packaging.version import InvalidVersion, Version
 
 from cifar_lightning.errors import UsageError
-from cifar_lightning.io.config import flatten
-from cifar_lightning.io.custom import CODE_USED, CUSTOM_CODE, is_custom
+from cifar_lightning.io.custom import CUSTOM_CODE, find_custom_code
 from cifar_lightning.io.schema import (
     ANY,
     CHANNELS,
@@ -289,30 +288,6 @@ class Checkpoint:
                 del {"model": model, "data": data}[section][name]
         settings = {"seed_everything": data.pop("seed", 0), "model": model, "data": data}
         return settings | ({"trainer": self.trainer_settings, "monitor": self.monitor} if resume else {})
-
-
-def find_custom_code(settings: Mapping[str, Any]) -> dict[str, list[str]]:
-    """Return the user's own code that settings name, as "package.module:Name", by option."""
-    flat = flatten(settings)
-    named = {option: flat.get(option) for option in CUSTOM_CODE}
-    values = {option: value if isinstance(value, list) else [value] for option, value in named.items()}
-    custom = {option: [str(name) for name in values[option] if is_custom(name)] for option in values}
-    return {option: names for option, names in custom.items() if names}
-
-
-def approve_code(command: str, settings: Mapping[str, Any]) -> list[str]:
-    """Return the options with which a command runs the user's own code that a checkpoint of these settings names.
-
-    Args:
-        command: Such as "test".
-        settings: The sections "model" and "data".
-    """
-    flat, found, words = flatten(settings), find_custom_code(settings), list[str]()
-    for option in CODE_USED.get(command, CUSTOM_CODE):
-        if option in found:
-            value = flat[option]
-            words += [f"--{option}", f"[{', '.join(value)}]" if isinstance(value, list) else str(value)]
-    return words
 
 
 def is_plain(value: object) -> bool:

@@ -17,9 +17,10 @@ from lightning.pytorch.trainer.states import TrainerStatus
 
 from cifar_lightning.data.datamodule import ImageDataModule
 from cifar_lightning.errors import UsageError
+from cifar_lightning.io.custom import approve_code
 from cifar_lightning.io.text import command_line
 from cifar_lightning.training.callbacks import Throughput
-from cifar_lightning.training.checkpoint import Checkpoint, approve_code
+from cifar_lightning.training.checkpoint import Checkpoint
 from cifar_lightning.training.checkpoint_callbacks import LastCheckpoint, end_processes
 from cifar_lightning.training.classifier import ImageClassifier
 from cifar_lightning.training.divergence import DivergedError, are_finite
