@@ -19,6 +19,7 @@ from cifar_lightning.commands.option_check import check_config, check_words
 from cifar_lightning.errors import UsageError
 from cifar_lightning.io.checkpoint_path import explain_missing_checkpoint, find_checkpoint
 from cifar_lightning.io.files import EXPORTED
+from cifar_lightning.io.options import OLDER_NAMES
 from cifar_lightning.io.recipes import SUFFIXES, name_recipe, require_recipe
 from cifar_lightning.io.streams import protect_streams, report_lost_output
 from cifar_lightning.io.text import print_styled, say
@@ -200,7 +201,8 @@ def _check_files(args: list[str]) -> list[str]:
     Raises:
         UsageError: If one does not exist, or the command needs a checkpoint and none is named.
     """
-    command, *words = ("--allow_custom_code" if word == "--allow_custom_arch" else word for word in args)
+    older = {f"--{name}": f"--{present}" for name, present in OLDER_NAMES.items()}
+    command, *words = (older.get(word, word) for word in args)
     option = NEEDS_CHECKPOINT.get(command, "--ckpt_path")
     check_foreign_words(command, words)
     if command in TAKES_RECIPE and words and _may_be_recipe(words[0]):

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from cifar_lightning.errors import UsageError, did_you_mean
-from cifar_lightning.io.options import SECTIONS, describe_type, format_value, list_options, load_schema
+from cifar_lightning.io.options import OLDER_NAMES, SECTIONS, describe_type, format_value, list_options, load_schema
 from cifar_lightning.io.ranges import Range
 from cifar_lightning.io.text import print_styled
 
@@ -94,7 +94,7 @@ TEXTS = {
             "cifar-lightning predict --ckpt_path best cat.jpg --explain",
             "cifar-lightning predict --ckpt_path model.onnx cat.jpg --output cat.json",
         ),
-        "With an exported file, predict takes images, --output, --top_k, --device and --allow_custom_arch.",
+        "With an exported file, predict takes images, --output, --top_k, --device and --allow_custom_code.",
     ),
     "bench": Help(
         "[RECIPE] [options]",
@@ -150,6 +150,7 @@ def format_help(command: str, topic: str = "", width: int = 80) -> str:
         text = "\n\n".join(_format_group(title, inside, width) for title, inside in groups)
         return f"{text}\n\ncifar-lightning {command} --help NAME, such as model.lr, describes one of them."
     name = topic.lstrip("-")
+    name = OLDER_NAMES.get(name, name)
     found = [name] if name in options else [option for option in options if option.split(".")[-1] == name]
     if not found:
         raise UsageError(

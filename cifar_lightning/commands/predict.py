@@ -6,14 +6,11 @@ from pathlib import Path
 from typing import Any
 
 from cifar_lightning.commands.arguments import ArgumentParser, split_options
+from cifar_lightning.commands.help import TEXTS
 from cifar_lightning.errors import UsageError
 from cifar_lightning.inference.predictor import Predictor
 from cifar_lightning.io.files import EXPORTED
 from cifar_lightning.io.text import printable, say
-
-HINT = """\
-With an exported file, predict takes images, --output, --top_k, --device and --allow_custom_code: \
-cifar-lightning predict --ckpt_path model.onnx cat.jpg"""
 
 
 def main(argv: Sequence[str]) -> int:
@@ -90,7 +87,7 @@ def _predict_exported(words: Sequence[str]) -> int:
     from cifar_lightning.inference.image_files import predict_files
     from cifar_lightning.inference.prediction_table import print_summary
 
-    parser = ArgumentParser("predict", HINT, add_help=False)
+    parser = ArgumentParser("predict", TEXTS["predict"].note, add_help=False)
     parser.add_argument("--ckpt_path", required=True)
     add_options(parser)
     parser.add_argument("--device", default="auto")

@@ -19,6 +19,9 @@ SECTIONS = ("trainer", "model", "data")
 COMMANDS = ("fit", "demo", "validate", "test", "predict", "bench", "sweep")
 """The commands whose options it describes."""
 
+OLDER_NAMES = {"allow_custom_arch": "allow_custom_code"}
+"""Names of options in earlier releases, which are still accepted, and their present names."""
+
 PLAIN_TYPES = {
     "number": "a number",
     "integer": "a whole number",

@@ -61,8 +61,8 @@ class ImageClassifier(LightningModule):
     log-likelihood, so that runs with different losses compare.
 
     Args:
-        arch: The network: one of ``list_models()``, ``torchvision:<name>``, ``timm:<name>``, or your own
-            "package.module:Class".
+        arch: The network: a built-in one (``cifar-lightning models``), ``torchvision:<name>``, ``timm:<name>``, or your
+            own "package.module:Name".
         num_classes: Number of classes K; the command line takes it from the data.
         arch_options: The network's own options, by name.
         weights: Pretrained weights to start from: a name of torchvision, such as "IMAGENET1K_V1", a tag of timm, such

@@ -6,7 +6,7 @@ import pytest
 
 from cifar_lightning.cli import main
 from cifar_lightning.commands.help import TEXTS, format_help
-from cifar_lightning.io.options import SECTIONS, list_options
+from cifar_lightning.io.options import OLDER_NAMES, SECTIONS, list_options
 from tests.conftest import Refusal
 
 
@@ -42,6 +42,19 @@ def test_help_of_sections_and_options(capsys: pytest.CaptureFixture[str]) -> Non
         assert "0.001" in out
     assert main(["help", "sweep"]) == 0
     assert "--trials" in capsys.readouterr().out
+
+
+def test_an_older_name_is_accepted_and_never_printed(capsys: pytest.CaptureFixture[str]) -> None:
+    for older, present in OLDER_NAMES.items():
+        assert main(["fit", "--help", older]) == 0
+        assert capsys.readouterr().out.startswith(f"--{present}\n")
+        assert not any(older in format_help(command, topic) for command in TEXTS for topic in ("", "all"))
+
+
+def test_a_network_is_described_in_the_words_of_the_command_line() -> None:
+    text = " ".join(format_help("fit", "model.arch").split())
+    assert "a built-in one (cifar-lightning models), torchvision:<name>, timm:<name>, or your own" in text
+    assert "list_models" not in text
 
 
 def test_an_unknown_topic_gets_one_message(refusal: Refusal) -> None:

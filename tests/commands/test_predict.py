@@ -2,6 +2,7 @@
 
 import csv
 import json
+import re
 import signal
 import subprocess
 import sys
@@ -15,8 +16,9 @@ from PIL import Image
 
 from cifar_lightning import Predictor
 from cifar_lightning.cli import main
+from cifar_lightning.commands.help import TEXTS
 from cifar_lightning.data.sources.drawings import draw_images
-from tests.conftest import ROOT, WITHOUT_TORCH, Start
+from tests.conftest import ROOT, WITHOUT_TORCH, Refusal, Start
 
 
 @pytest.fixture
@@ -26,6 +28,14 @@ def images(here: Path) -> Path:
     for number, image in enumerate(draw_images(3, 5, 64)[0]):
         Image.fromarray(image.numpy()).save(folder / f"{number}.png")
     return folder
+
+
+def test_an_exported_file_takes_the_options_that_the_help_names(here: Path, refusal: Refusal) -> None:
+    (here / "model.onnx").touch()
+    note = TEXTS["predict"].note
+    for option in re.findall(r"--\w+", note):
+        message = refusal("predict", "--ckpt_path", "model.onnx", "cat.jpg", f"{option}x=1")
+        assert message.strip() == f"cifar-lightning: unknown option {option}x. Did you mean {option}? {note}"
 
 
 def test_predict(run: Path, images: Path, capsys: pytest.CaptureFixture[str]) -> None:
