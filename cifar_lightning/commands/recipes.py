@@ -62,7 +62,7 @@ def main(argv: Sequence[str]) -> int:
     if options.recipe is None:
         raise UsageError(f"name the recipe: cifar-lightning recipes {options.action} cnn")
     if options.action == "show":
-        say(_find(options.recipe).read_text(encoding="utf-8").removesuffix("\n"))
+        say(_read(_find(options.recipe)).removesuffix("\n"))
         return 0
     written = copy_recipe(options.recipe, options.target, overwrite=options.force)
     command = "sweep" if Path(options.recipe).stem == "sweep" else "fit"
@@ -105,11 +105,17 @@ def copy_recipe(name: str, target: Path | None = None, *, overwrite: bool = Fals
         )
     if not path.parent.is_dir():
         raise UsageError(f"there is no folder {path.parent} to write {path.name} to.")
-    text = source.read_text(encoding="utf-8").replace(f"--config configs/{source.name}", f"--config {path.as_posix()}")
-    # The schema's path is relative to the original.
-    text = re.sub(r"(?<=^# yaml-language-server: \$schema=)\S+", SCHEMA.as_uri(), text, flags=re.MULTILINE)
-    write_output(path, text)
+    write_output(path, _read(source).replace(f"--config configs/{source.name}", f"--config {path.as_posix()}"))
     return path
+
+
+def _read(recipe: Path) -> str:
+    """Return the text of a built-in recipe, with the place of the schema on this machine.
+
+    The file itself names it relative to its place in the repository.
+    """
+    text = recipe.read_text(encoding="utf-8")
+    return re.sub(r"(?<=^# yaml-language-server: \$schema=)\S+", SCHEMA.as_uri(), text, flags=re.MULTILINE)
 
 
 def _find(name: str) -> Path:

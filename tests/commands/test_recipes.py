@@ -25,9 +25,11 @@ def test_the_list_has_a_line_each_and_fits_a_terminal(here: Path, capsys: pytest
         assert len([line for line in lines if line.startswith(f"{name} ")]) == 1
 
 
-def test_show_prints_the_file(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_show_prints_the_file_with_the_schema_of_this_machine(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["recipes", "show", "cnn"]) == 0
-    assert capsys.readouterr().out == builtin_recipes()["cnn"].read_text(encoding="utf-8")
+    shown, original = capsys.readouterr().out, builtin_recipes()["cnn"].read_text(encoding="utf-8")
+    assert f"# yaml-language-server: $schema={SCHEMA.as_uri()}\n" in shown
+    assert shown == original.replace("../cifar_lightning/recipe.schema.json", SCHEMA.as_uri())
 
 
 @pytest.mark.parametrize("name", sorted(builtin_recipes()))
