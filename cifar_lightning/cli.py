@@ -183,7 +183,7 @@ def _find_command(name: str) -> str:
     """
     if name not in COMMANDS:
         raise UsageError(
-            f"unknown command {name!r}.{suggest_command(name, COMMANDS)} The commands are {', '.join(COMMANDS)}."
+            f"unknown command {name!r}.{suggest_command(name, COMMANDS)} All commands: cifar-lightning --help"
         )
     return COMMANDS[name][0]
 

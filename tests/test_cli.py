@@ -141,6 +141,13 @@ def test_a_mistake_gets_one_message(words: list[str], message: str, here: Path, 
     assert message in refusal(*words)
 
 
+@pytest.mark.parametrize("command", ["fitt", "train", "list", "nothing_like_that"])
+def test_an_unknown_command_is_answered_in_a_line_or_two(command: str, refusal: Refusal) -> None:
+    message = refusal(command)
+    assert len(message) <= 160
+    assert message.endswith(" All commands: cifar-lightning --help\n")
+
+
 def test_help_of_a_command(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
     with suppress(SystemExit):
         main(["help", "export"])
