@@ -22,5 +22,10 @@ def did_you_mean(word: str, known: Iterable[str], cutoff: float = 0.75) -> str:
     Returns:
         " Did you mean …?" with up to three similar names, or "" if no name is similar.
     """
-    near = get_close_matches(word, list(known), n=3, cutoff=cutoff)
+    near = near_names(word, known, cutoff)
     return f" Did you mean {' or '.join(near)}?" if near else ""
+
+
+def near_names(word: str, known: Iterable[str], cutoff: float = 0.75) -> list[str]:
+    """Return up to three valid names that are similar to a misspelt one, as ``did_you_mean`` suggests them."""
+    return get_close_matches(word, list(known), n=3, cutoff=cutoff)

@@ -150,6 +150,11 @@ def translate(command: str, option: str, value: str = "") -> str:
     return OPTIONS.get(name, "").format(shown)
 
 
+def translate_name(option: str) -> list[str]:
+    """Return the names of the options of ``fit`` that stand for another program's option."""
+    return [word.removeprefix("--") for word in translate("fit", option).split() if word.startswith("--")]
+
+
 def _translate_checkpoint(command: str, name: str, value: str) -> str:
     option = "--model" if command == "serve" else "--ckpt_path"
     if name.startswith("resume"):

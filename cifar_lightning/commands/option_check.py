@@ -8,23 +8,26 @@ import re
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
-from cifar_lightning.commands.hints import translate
-from cifar_lightning.errors import UsageError, did_you_mean
+from cifar_lightning.commands.hints import translate_name
+from cifar_lightning.errors import UsageError, near_names
 from cifar_lightning.io.options import SECTIONS, describe_type, format_value, list_options
 from cifar_lightning.io.ranges import Range
 
 
 def unknown_option(name: str, known: Collection[str]) -> UsageError:
     """Return the error for an unknown option, with the names that may have been meant."""
+    meant = suggest_options(name, known)
+    return UsageError(f"unknown option {name}." + f" Did you mean {meant}?" * bool(meant))
+
+
+def suggest_options(name: str, known: Collection[str]) -> str:
+    """Return the options that may have been meant, such as "model.lr or model.loss"; "" if there is none."""
     known = sorted(set(known) - {name})
+    if synonyms := [option for option in translate_name(name) if option in known]:
+        return " and ".join(synonyms)
     short = {option.split(".")[-1]: option for option in known}
-    synonyms = [option for option in re.findall(r"--([\w.]+)", translate("fit", name)) if option in known]
-    hint = f" Did you mean {' and '.join(synonyms)}?" if synonyms else did_you_mean(name, known)
-    if not hint and (near := did_you_mean(name.replace("-", "_"), short)):
-        asked, names = near.split(" mean ")  # data.mean is an option
-        names = re.sub(r"\b(" + "|".join(short) + r")\b", lambda found: short[found[0]], names)
-        hint = f"{asked} mean {names}"
-    return UsageError(f"unknown option {name}.{hint}")
+    similar = near_names(name, known) or [short[near] for near in near_names(name.replace("-", "_"), short)]
+    return " or ".join(similar)
 
 
 def wrong_value(option: Mapping[str, Any] | None, name: str, value: object, wanted: str = "") -> UsageError:
@@ -84,11 +87,10 @@ def check_words(command: str, words: Sequence[str]) -> None:
             continue
         own = ".".join(name.split(".")[:2])  # The name may go on into a class or a mapping.
         known = options.get(own)
-        if known is None and own not in (*SECTIONS, "config", "ckpt_path"):  # Commands refuse these themselves.
-            error = unknown_option(name, options)
-            # A later release of Lightning may have options that the schema does not know.
-            if not name.startswith("trainer.") or "Did you mean" in str(error):
-                raise error
+        refused_later = known is not None or own in (*SECTIONS, "config", "ckpt_path")
+        # A later release of Lightning may have options that the schema does not know.
+        if not refused_later and (not name.startswith("trainer.") or suggest_options(name, options)):
+            raise unknown_option(name, options)
         if not equals and not (known or {}).get("x-flag"):
             value = next(remaining, "")
         if known and own == name and not known.get("x-flag"):

@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from cifar_lightning.commands.fit import parse
-from cifar_lightning.commands.option_check import check_config, check_words
+from cifar_lightning.commands.option_check import check_config, check_words, unknown_option
 from cifar_lightning.errors import UsageError
 
 WRONG = [
@@ -103,6 +103,14 @@ def test_a_config(content: dict[str, Any], message: str) -> None:
     with pytest.raises(UsageError) as error:
         check_config("fit", content)
     assert message in str(error.value)
+
+
+def test_an_option_that_is_called_mean_as_the_question_is() -> None:
+    message = str(unknown_option("emeans", ["section.means", "section.mean", "section.eans"]))
+    assert message == "unknown option emeans. Did you mean section.means or section.mean or section.eans?"
+    assert str(unknown_option("gpus", ["trainer.accelerator", "trainer.devices", "data.mean"])) == (
+        "unknown option gpus. Did you mean trainer.accelerator and trainer.devices?"
+    )
 
 
 def test_a_config_that_is_right() -> None:
