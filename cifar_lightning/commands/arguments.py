@@ -15,7 +15,7 @@ from cifar_lightning.io.text import print_styled
 class ArgumentParser(argparse.ArgumentParser):
     """Parses a command's options, and raises a UsageError where argparse would print the usage and exit.
 
-    Options must be given by their full names.
+    Options must be given by their full names. A description of several lines is printed as it is.
 
     Args:
         command: The command's name, such as "serve".
@@ -24,7 +24,9 @@ class ArgumentParser(argparse.ArgumentParser):
     """
 
     def __init__(self, command: str, hint: str | None = None, **settings: Any) -> None:
-        super().__init__(prog=f"cifar-lightning {command}", allow_abbrev=False, **settings)
+        text = settings.get("description", "") + settings.get("epilog", "")
+        formatter = argparse.RawDescriptionHelpFormatter if "\n" in text else argparse.HelpFormatter
+        super().__init__(prog=f"cifar-lightning {command}", allow_abbrev=False, formatter_class=formatter, **settings)
         self._hint = f"See {self.prog} --help." if hint is None else hint
 
     def print_help(self, file: Any = None) -> None:

@@ -3,7 +3,6 @@
 The script holds all words itself, so that it answers a TAB without starting Python.
 """
 
-import argparse
 import contextlib
 import io
 import re
@@ -93,8 +92,7 @@ def main(argv: Sequence[str]) -> int:
     Raises:
         UsageError: If the shell is unknown.
     """
-    formatter = argparse.RawDescriptionHelpFormatter
-    parser = ArgumentParser("completion", description=DESCRIPTION, formatter_class=formatter)
+    parser = ArgumentParser("completion", description=DESCRIPTION)
     parser.add_argument("shell", choices=("bash", "zsh"), help="the shell")
     print(make_script(parser.parse_args(argv[1:]).shell), end="")
     return 0

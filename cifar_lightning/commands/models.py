@@ -1,6 +1,5 @@
 """models: list the built-in networks with their options, size and recipes."""
 
-import argparse
 import inspect
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -36,8 +35,7 @@ def main(argv: Sequence[str]) -> int:
     Raises:
         UsageError: If there are other arguments.
     """
-    formatter = argparse.RawDescriptionHelpFormatter
-    ArgumentParser("models", description=DESCRIPTION, formatter_class=formatter).parse_args(argv[1:])
+    ArgumentParser("models", description=DESCRIPTION).parse_args(argv[1:])
     from rich.console import Console
     from rich.table import Table
 

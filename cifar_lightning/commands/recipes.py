@@ -1,6 +1,5 @@
 """recipes: list the recipes that come with the package, print one, or copy one to edit."""
 
-import argparse
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -43,8 +42,7 @@ def main(argv: Sequence[str]) -> int:
     Raises:
         UsageError: If the user made a mistake.
     """
-    formatter = argparse.RawDescriptionHelpFormatter
-    parser = ArgumentParser("recipes", description=DESCRIPTION, formatter_class=formatter)
+    parser = ArgumentParser("recipes", description=DESCRIPTION)
     parser.add_argument("action", nargs="?", default="list", help="list, show or copy; list by default")
     parser.add_argument("recipe", nargs="?", help="the recipe to show or copy, such as cnn")
     parser.add_argument("target", nargs="?", type=Path, help="the file to write; RECIPE.yaml by default")

@@ -1,6 +1,5 @@
 """schema: print the JSON schema of a recipe, with which an editor completes and checks it."""
 
-import argparse
 from collections.abc import Sequence
 
 from cifar_lightning.commands.arguments import ArgumentParser
@@ -27,7 +26,6 @@ def main(argv: Sequence[str]) -> int:
     Raises:
         UsageError: If there are other arguments.
     """
-    formatter = argparse.RawDescriptionHelpFormatter
-    ArgumentParser("schema", description=DESCRIPTION, formatter_class=formatter).parse_args(argv[1:])
+    ArgumentParser("schema", description=DESCRIPTION).parse_args(argv[1:])
     print(SCHEMA.read_text(encoding="utf-8"), end="")
     return 0

@@ -85,7 +85,6 @@ def _parse(argv: Sequence[str]) -> argparse.Namespace:
         "serve",
         description="Serve a web page and an HTTP API that classify images.",
         epilog=EXAMPLES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     _add_model_options(parser)
     _add_access_options(parser)

@@ -55,6 +55,13 @@ def test_a_parser_can_have_its_own_hint() -> None:
     )
 
 
+@pytest.mark.parametrize("place", ["description", "epilog"])
+def test_lines_of_a_description_stay_as_they_are(place: str) -> None:
+    assert "One line.\n  an example\n" in make_parser(**{place: "One line.\n  an example"}).format_help()
+    wrapped = make_parser(**{place: "word " * 30}).format_help()
+    assert max(map(len, wrapped.splitlines())) <= 80
+
+
 def test_help_names_the_command(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as ended:
         make_parser().parse_args(["--help"])
