@@ -6,6 +6,7 @@ import re
 import signal
 import sqlite3
 import subprocess
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -165,7 +166,7 @@ def test_wandb(fit: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
 def test_mlflow(fit: list[str]) -> None:
     pytest.importorskip("mlflow", reason="pip install -e '.[loggers]'")
     assert main([*fit, "--trainer.logger=MLFlowLogger", "--trainer.logger.tracking_uri=sqlite:///mlflow.db"]) == 0
-    with sqlite3.connect("mlflow.db") as store:
+    with closing(sqlite3.connect("mlflow.db")) as store:
         names = {name for (name,) in store.execute("select key from metrics")}
         params = dict(store.execute("select key, value from params"))
     assert {"train/loss", "train/acc", "val/loss", "val/acc"} <= names

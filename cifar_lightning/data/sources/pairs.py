@@ -80,8 +80,7 @@ class Pairs(ABC):
         try:
             with locked(self.cache / split) if self.cache else nullcontext():
                 dataset = self._open(split)
-                names = getattr(dataset, "classes", None)
-                classes = None if names is None else tuple(str(name) for name in names)
+                classes = class_names(dataset)
                 decoded = self._decode_or_load(split, dataset, len(classes) if classes else 2**31)
         except (DownloadError, OSError) as error:
             raise UsageError(f"data.dataset {self.name}: {error}") from error
@@ -136,6 +135,19 @@ class Pairs(ABC):
                     f"data.dataset {self.name}: the {split} image {position} can't be read: {error}."
                 ) from error
         return Decoded(torch.from_numpy(images), labels, hash_data(images.tobytes(), labels.numpy().tobytes()))
+
+
+def class_names(dataset: Any) -> tuple[str, ...] | None:
+    """Return the names of a data set's classes, by any of the attributes that torchvision's have; None without one."""
+    indices = getattr(dataset, "class_to_idx", {})
+    for names in (
+        getattr(dataset, "classes", None),
+        getattr(dataset, "categories", None),
+        sorted(indices, key=indices.get),
+    ):
+        if names:
+            return tuple(str(name) for name in names)
+    return None
 
 
 def to_pil(image: Any) -> Image.Image:

@@ -19,17 +19,19 @@ _WHOLE: dict[str, dict[str, Any]] = {"train": {}}
 
 DATASETS: dict[str, dict[str, dict[str, Any]]] = {
     **dict.fromkeys(("CIFAR10", "CIFAR100", "EMNIST", "FashionMNIST", "KMNIST", "MNIST", "QMNIST", "USPS"), _FLAG),
-    **dict.fromkeys(("Food101", "GTSRB", "STL10", "SVHN"), _SPLIT),
+    **dict.fromkeys(("FER2013", "Food101", "GTSRB", "STL10", "StanfordCars", "SVHN"), _SPLIT),
     **dict.fromkeys(("DTD", "FGVCAircraft", "Flowers102", "PCAM", "RenderedSST2"), _THREE),
-    **dict.fromkeys(("ImageNet", "Imagenette"), _TEST_ON_VAL),
+    **dict.fromkeys(("CLEVRClassification", "ImageNet", "Imagenette"), _TEST_ON_VAL),
     "Country211": _SPLIT | {"val": {"split": "valid"}},
+    "INaturalist": {"train": {"version": "2021_train_mini"}, "test": {"version": "2021_valid"}},
+    "Places365": {"train": {"split": "train-standard", "small": True}, "test": {"split": "val", "small": True}},
     "OxfordIIITPet": {"train": {"split": "trainval"}, "test": {"split": "test"}},
     **dict.fromkeys(("Caltech101", "Caltech256", "EuroSAT", "FakeData", "SEMEION", "SUN397"), _WHOLE),
 }
 """Each data set: the arguments of its class that select a split."""
 
-WITHOUT_DOWNLOAD = ("FakeData", "ImageNet")
-"""Data sets whose class has no argument ``download``."""
+WITHOUT_DOWNLOAD = ("FER2013", "FakeData", "ImageNet", "StanfordCars")
+"""Data sets that torchvision does not download: their files must be in the root."""
 
 WITHOUT_ROOT = ("FakeData",)
 """Data sets whose class has no argument ``root``."""
