@@ -11,6 +11,7 @@ from rich.table import Table
 from cifar_lightning.commands.lightning_cli import TrainingCLI, build_evaluator
 from cifar_lightning.commands.session import is_rank_zero, say_once, session
 from cifar_lightning.errors import UsageError
+from cifar_lightning.io.text import percent
 from cifar_lightning.reporting.evaluation import EvaluationResult
 from cifar_lightning.reporting.robustness import measure_corruptions
 from cifar_lightning.reporting.run_reporter import RunReporter, find_test_folder
@@ -128,9 +129,9 @@ def _print_result(result: EvaluationResult) -> None:
     _print(class_table(result.confusion, result.classes, f"{result.dataset}, {split}", result.class_metrics))
     further = [f"{split}/{name}" for name in ("ece", "top2", "top3") if f"{split}/{name}" in means]
     say_once(
-        f"{split}/acc {result.accuracy:.2%} of {result.images:,} images, {split}/loss {result.loss:.4f} "
+        f"{split}/acc {percent(result.accuracy, 2)} of {result.images:,} images, {split}/loss {result.loss:.4f} "
         f"({result.dataset}, {result.checkpoint})\n"
-        f"{', '.join(f'{name} {means[name]:.2%}' for name in further)}; the loss is the negative log-likelihood"
+        f"{', '.join(f'{name} {percent(means[name], 2)}' for name in further)}; the loss is the negative log-likelihood"
     )
     measured = {f"{split}/{name}" for name in MEASURED}
     chosen = [name for name in means if name.startswith(f"{split}/") and name not in measured]

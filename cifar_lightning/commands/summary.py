@@ -7,7 +7,7 @@ from lightning.pytorch.loggers import TensorBoardLogger
 
 from cifar_lightning.commands.session import say_once
 from cifar_lightning.data.datamodule import ImageDataModule
-from cifar_lightning.io.text import command_line, describe_seconds
+from cifar_lightning.io.text import command_line, describe_seconds, percent
 from cifar_lightning.reporting.metrics_log import read_throughput
 from cifar_lightning.reporting.record_schema import FIT, read_record
 from cifar_lightning.training.checkpoint import Checkpoint
@@ -115,4 +115,4 @@ def _print_best(epoch: int, record: dict[str, object]) -> None:
     measured, held_out = record.get("val_accuracy_of"), record["validation_images"]
     limited = isinstance(measured, int) and isinstance(held_out, int) and 0 < measured < held_out  # limit_val_batches
     of = f"{measured:,} of the {held_out:,}" if limited else f"{held_out:,}"
-    say_once(f"best: epoch {epoch}, {followed + ', ' if followed else ''}val/acc {accuracy:.2%} of {of} images")
+    say_once(f"best: epoch {epoch}, {followed + ', ' if followed else ''}val/acc {percent(accuracy, 2)} of {of} images")

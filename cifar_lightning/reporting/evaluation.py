@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from cifar_lightning.io.text import percent
 from cifar_lightning.reporting.display import Table, html_summary
 from cifar_lightning.training.metrics import wilson_interval
 
@@ -78,7 +79,7 @@ class EvaluationResult:
     def _facts(self) -> list[tuple[str, str]]:
         further = {name: value for name, value in self.metrics.items() if name.startswith(f"{self.split}/")}
         return [
-            (f"{self.split}/acc", f"{self.accuracy:.2%} of {self.images:,} images of {self.dataset}"),
+            (f"{self.split}/acc", f"{percent(self.accuracy, 2)} of {self.images:,} images of {self.dataset}"),
             *((name, f"{value:.4f}") for name, value in further.items() if name != f"{self.split}/acc"),
             ("checkpoint", str(self.checkpoint)),
         ]

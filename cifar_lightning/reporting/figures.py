@@ -17,7 +17,7 @@ from matplotlib.ticker import MaxNLocator, PercentFormatter
 from numpy.typing import NDArray
 from PIL import Image
 
-from cifar_lightning.io.text import printable
+from cifar_lightning.io.text import percent, printable
 
 # Blue and vermilion of Okabe and Ito's palette, which people with any colour vision can tell apart.
 CORRECT, INCORRECT, NEUTRAL = "#0072B2", "#D55E00", "#666666"
@@ -71,7 +71,7 @@ def prediction_grid(
     for number, (image, row) in enumerate(zip(images, probabilities, strict=True)):
         left, top = number % columns * (wide + 0.1) + 0.05, number // columns * height / rows + above + 0.05
         predicted = int(row.argmax())
-        text, colour, frame = f"{shorten(classes[predicted], 14)} {row[predicted]:.0%}", NEUTRAL, 0.8
+        text, colour, frame = f"{shorten(classes[predicted], 14)} {percent(row[predicted], 0)}", NEUTRAL, 0.8
         if labels is not None and predicted == labels[number]:
             text, colour, frame = f"✓ {text}", CORRECT, 1.5
         elif labels is not None:
@@ -187,7 +187,7 @@ def confusion_matrix(counts: NDArray[np.integer], classes: Sequence[str], title:
     if written:
         for (row, column), count in np.ndenumerate(counts):
             share = shares[row, column]
-            text = f"{count:,}\n{share:.0%}" if count else "0"
+            text = f"{count:,}\n{percent(share, 0)}" if count else "0"
             colour = "white" if share > 0.5 else "black"
             axis.text(column, row, text, ha="center", va="center", fontsize=8, color=colour, linespacing=1.1)
     return figure
@@ -212,7 +212,7 @@ def class_accuracy(
     mean = correct.sum() / max(total.sum(), 1)
     accuracy, (low, high) = correct / np.maximum(total, 1), interval
     order = np.lexsort((total, np.where(total, accuracy, -1)))  # Classes without images come last.
-    label = f"accuracy and its 95% Wilson interval; dashed line: all images, {mean:.1%}"
+    label = f"accuracy and its 95% Wilson interval; dashed line: all images, {percent(mean)}"
     if len(classes) > 2 * ENDS:
         order = np.concatenate([order[:ENDS], order[-ENDS:]])
         label = f"the {ENDS} best and the {ENDS} worst classes of {len(classes):,}\n{label}"
@@ -237,7 +237,7 @@ def class_accuracy(
     axis.axvline(mean, color=NEUTRAL, linestyle="--", linewidth=1)
     axis.set_yticks(rows, [shorten(classes[k]) for k in order], fontsize=size, parse_math=False)
     numbers = axis.secondary_yaxis("right")
-    texts = [f"{accuracy[k]:.1%} of {total[k]:,}" if total[k] else "no images" for k in order]
+    texts = [f"{percent(accuracy[k])} of {total[k]:,}" if total[k] else "no images" for k in order]
     numbers.set_yticks(rows, texts, fontsize=size)
     numbers.tick_params(length=0)
     axis.set(xlabel=label, ylim=(-0.7, len(order) - 0.3))
@@ -272,7 +272,7 @@ def reliability_diagram(probabilities: NDArray[np.floating], labels: NDArray[np.
     upper.plot([0, 1], [0, 1], "--", color=NEUTRAL, linewidth=1, label="perfect calibration")
     upper.set(ylabel="accuracy", xlim=(0, 1), ylim=(0, 1))
     upper.legend(fontsize=9, loc="upper left")
-    _entitle(figure, f"{title}\nexpected calibration error {ece:.2%}")
+    _entitle(figure, f"{title}\nexpected calibration error {percent(ece, 2)}")
     lower.bar(centres, counts / max(counts.sum(), 1), width, color=NEUTRAL, edgecolor="white")
     lower.set(xlabel="confidence (probability of the predicted class)", ylabel="fraction\nof images")
     for axis in (upper, lower):
@@ -347,7 +347,7 @@ def corruption_curves(
     axis, images = figure.subplots(1, 2, width_ratios=[1.1, 1])
     for number, (name, values) in enumerate(accuracy.items()):
         colour, marker = SERIES[number % len(SERIES)]
-        label = f"{name.replace('_', ' ')}: mean {np.mean(values):.1%}"
+        label = f"{name.replace('_', ' ')}: mean {percent(float(np.mean(values)))}"
         axis.plot([clean, *values], color=colour, marker=marker, markersize=5, label=label)
     axis.set(xlabel="severity (0: no corruption)", ylabel="accuracy", ylim=(0, 1))
     axis.yaxis.set_major_formatter(PercentFormatter(1))

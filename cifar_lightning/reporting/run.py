@@ -10,6 +10,7 @@ import yaml
 
 from cifar_lightning.errors import UsageError
 from cifar_lightning.io.strict_yaml import load_yaml, read_text
+from cifar_lightning.io.text import describe_seconds, percent
 from cifar_lightning.reporting.display import FigureFile, Table, html_summary
 from cifar_lightning.reporting.record_schema import FIT, TEST, read_record
 
@@ -141,14 +142,16 @@ class Run:
     def _facts(self) -> list[tuple[str, str]]:
         fit, test = self.fit, self.test
         epochs, best = fit.get("epochs", len(self.metrics)), fit.get("val_accuracy")
-        trained = f"{epochs} epoch{'s' * (epochs != 1)} in {fit['seconds']:.0f} s" if fit else "not finished"
+        trained = (
+            f"{epochs} epoch{'s' * (epochs != 1)} in {describe_seconds(fit['seconds'])}" if fit else "not finished"
+        )
         tested = test.get("accuracy")
         return [
             ("network", f"{fit['network']}, {fit['parameters']:,} parameters" if fit else ""),
             ("data", f"{fit['dataset']}, {fit['training_images']:,} training images" if fit else ""),
             ("training", f"{trained}{' on ' + fit['hardware'] if fit else ''}"),
-            ("val/acc", f"{best:.2%} of {fit['validation_images']:,} images" if best is not None else ""),
-            ("test/acc", f"{tested:.2%} of {test['images']:,} images" if tested is not None else ""),
+            ("val/acc", f"{percent(best, 2)} of {fit['validation_images']:,} images" if best is not None else ""),
+            ("test/acc", f"{percent(tested, 2)} of {test['images']:,} images" if tested is not None else ""),
             ("best checkpoint", str(self.best or "")),
             ("last checkpoint", str(self.last or "")),
             ("report", str(self.report or "")),

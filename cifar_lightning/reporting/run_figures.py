@@ -7,6 +7,7 @@ import torch
 from numpy.typing import NDArray
 
 from cifar_lightning.data.datamodule import ImageDataModule
+from cifar_lightning.io.text import percent
 from cifar_lightning.reporting import figures
 from cifar_lightning.reporting.figures import Figure
 from cifar_lightning.training.metrics import Evaluation, wilson_interval
@@ -57,7 +58,7 @@ def draw_evaluation(data: ImageDataModule, split: str, evaluation: Evaluation, s
     counts = evaluation.confusion.cpu().numpy()
     correct, total = counts.diagonal(), counts.sum(1)
     accuracy = correct.sum() / max(total.sum(), 1)
-    title = f"{data.description}: {accuracy:.2%} of {len(labels):,} {SPLITS[split]} images correct"
+    title = f"{data.description}: {percent(accuracy, 2)} of {len(labels):,} {SPLITS[split]} images correct"
     # Always the same images, so that runs can be compared.
     sample = torch.randperm(len(labels), generator=torch.Generator().manual_seed(0))[:SAMPLES].numpy()
     misclassified = figures.misclassified_by_loss(probabilities, labels, SAMPLES)
@@ -100,5 +101,5 @@ def draw_corruptions(data: ImageDataModule, accuracy: Mapping[str, Sequence[floa
     image = data.sets["test"].images[:1].cpu().numpy()
     examples = [[corrupt(image, name, severity)[0] for severity in SEVERITIES] for name in accuracy]
     mean = np.mean(list(accuracy.values()))
-    title = f"{data.description}: accuracy {clean:.2%} on the test images, {mean:.2%} on corrupted ones"
+    title = f"{data.description}: accuracy {percent(clean, 2)} on the test images, {percent(mean, 2)} on corrupted ones"
     return figures.corruption_curves(accuracy, clean, np.array(examples), title)

@@ -24,6 +24,7 @@ from optuna.distributions import BaseDistribution, CategoricalDistribution, Floa
 from optuna.importance import get_param_importances
 from optuna.trial import FrozenTrial, TrialState
 
+from cifar_lightning.io.text import percent
 from cifar_lightning.reporting.figures import SERIES, Figure
 from cifar_lightning.sweeping.space import Sweep
 from cifar_lightning.sweeping.study import counted_trials
@@ -214,7 +215,7 @@ def draw_importance(importance: dict[str, float], sweep: Sweep, title: str = "")
     axis = figure.subplots()
     names = sorted(importance, key=lambda name: importance[name])
     bars = axis.barh(range(len(names)), [importance[name] for name in names], color=BLUE)
-    axis.bar_label(bars, [f"{importance[name]:.0%}" for name in names], padding=3, fontsize=9)
+    axis.bar_label(bars, [percent(importance[name], 0) for name in names], padding=3, fontsize=9)
     axis.set_yticks(range(len(names)), names, fontsize=9, parse_math=False)
     axis.set(xlabel=f"importance for {sweep.monitor} (PED-ANOVA)", xlim=(0, 1.08 * max(importance.values())))
     axis.xaxis.set_major_formatter(PercentFormatter(1, decimals=0))

@@ -12,6 +12,7 @@ from optuna.trial import Trial
 from cifar_lightning.errors import UsageError
 from cifar_lightning.io.config import flatten
 from cifar_lightning.io.recipes import require_recipe
+from cifar_lightning.io.text import percent
 
 if TYPE_CHECKING:  # It imports PyTorch, which a finished search does not need.
     from cifar_lightning.training.fit import Training
@@ -108,7 +109,7 @@ class Sweep:
         """Return a value of the monitored metric as it is printed: an accuracy in per cent; a dash for None."""
         if value is None:
             return "–"
-        return f"{value:.2%}" if self.maximize else f"{value:.4f}"
+        return percent(value, 2) if self.maximize else f"{value:.4f}"
 
 
 class Check(Protocol):
