@@ -74,7 +74,7 @@ def train(
 
     Raises:
         UsageError: If a setting is unknown or its value impossible, or the training fails for a reason that the user
-            can mend.
+            can remove.
         TrainingInterrupted: If a signal ended it; ``run`` and how to resume it are in the exception.
     """
     words = []

@@ -108,4 +108,4 @@ def _describe_next_steps(folder: Path, images: Path) -> str:
         "cifar-lightning predict --ckpt_path best.ckpt YOUR_IMAGES": "",
     }
     lines = [f"  {what:<38}  {why}".rstrip() for what, why in (*looks.items(), *commands.items())]
-    return "\n".join(["\nThe demo is done. Look at:", *lines[: len(looks)], "Go on with:", *lines[len(looks) :]])
+    return "\n".join(["\nThe demo is done. Look at:", *lines[: len(looks)], "Next:", *lines[len(looks) :]])

@@ -35,13 +35,13 @@ LOGGERS = {
 def session(*, training: bool) -> Iterator[None]:
     """Prepare this process for a training or a measurement; afterwards restore what others in it may depend on.
 
-    That are its signal handlers, warnings, loggers and the settings of PyTorch.
+    Restored are the signal handlers, the warning filters, the loggers and the settings of PyTorch.
 
     Args:
         training: Whether convolutions may be chosen by trying which is fastest; a test must give the same every time.
 
     Raises:
-        UsageError: In place of an error of a library that the user can mend.
+        UsageError: In place of an error of a library whose cause the user can remove.
         KeyboardInterrupt: In place of the SystemExit that Lightning makes of Ctrl+C.
     """
     handlers = {number: signal.getsignal(number) for number in SIGNALS}

@@ -80,7 +80,7 @@ class NotebookProgressBar(AnyProgressBar):
     def on_validation_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int, loader: int = 0
     ) -> None:
-        self.has_dataloader_changed(loader)  # It takes note of the loader, without which the total is not known.
+        self.has_dataloader_changed(loader)  # It stores the loader, from which the bar knows its total.
         self._show("Validation", batch_idx, self.total_val_batches_current_dataloader)
 
     def on_test_batch_end(

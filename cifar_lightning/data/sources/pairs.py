@@ -139,11 +139,11 @@ class Pairs(ABC):
 
 def class_names(dataset: Any) -> tuple[str, ...] | None:
     """Return the names of a data set's classes, by any of the attributes that torchvision's have; None without one."""
-    indices = getattr(dataset, "class_to_idx", {})
+    indices: dict[str, int] = getattr(dataset, "class_to_idx", {})
     for names in (
         getattr(dataset, "classes", None),
         getattr(dataset, "categories", None),
-        sorted(indices, key=indices.get),
+        sorted(indices, key=indices.__getitem__),
     ):
         if names:
             return tuple(str(name) for name in names)
