@@ -45,11 +45,12 @@ usage: cifar-lightning COMMAND [options]
 {os.linesep.join(f"  {command:<12}{line}" for command, (_, line) in COMMANDS.items())}
 
   cifar-lightning fit --config configs/cnn.yaml          train
-  cifar-lightning test --ckpt_path best.ckpt             measure the newest run's best checkpoint
+  cifar-lightning test --ckpt_path best.ckpt             measure the newest run
   cifar-lightning predict --ckpt_path best.ckpt cat.jpg  classify an image
-  cifar-lightning serve --model best.ckpt                classify images in a browser
+  cifar-lightning serve --model best.ckpt                classify in a browser
 
-cifar-lightning COMMAND --help lists the options of a command; cifar-lightning --version prints the version."""
+cifar-lightning COMMAND --help lists the options of a command.
+cifar-lightning --version prints the version."""
 
 
 def run() -> NoReturn:

@@ -107,6 +107,7 @@ def test_help_lists_every_command(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["--help"]) == 0
     out = capsys.readouterr().out
     assert all(f"  {command}" in out for command in COMMANDS)
+    assert max(map(len, out.splitlines())) <= 80
     assert main(["--version"]) == 0
     assert capsys.readouterr().out == f"cifar-lightning {__version__}\n"
 

@@ -19,6 +19,7 @@ from cifar_lightning.commands.summary import print_interrupted, print_model, pri
 from cifar_lightning.errors import UsageError
 from cifar_lightning.io.files import write_atomically
 from cifar_lightning.io.ranges import Range
+from cifar_lightning.io.recipes import name_run
 from cifar_lightning.io.text import say
 from cifar_lightning.models.pretrained import find_weights
 from cifar_lightning.reporting.leaderboard import rank_runs, read_runs
@@ -237,7 +238,7 @@ def claim_folder(cli: TrainingCLI) -> Iterator[Path]:
     Raises:
         UsageError: If it can't be written to, or another process trains in it.
     """
-    name = Path(cli.config_files[-1]).stem if cli.config_files else cli.model.hparams["arch"].replace(":", "-")
+    name = name_run(Path(cli.config_files[-1])) if cli.config_files else cli.model.hparams["arch"].replace(":", "-")
     parent = runs_folder(cli) / name
     if not is_rank_zero():
         yield cli.checkpoint.path.parent if cli.checkpoint else parent / f"version_{next_number(parent)}"

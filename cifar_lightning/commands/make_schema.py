@@ -190,6 +190,9 @@ def _options_in_no_section(command: str) -> Options:
     own = {"test": evaluate.add_test_options, "predict": predict.add_options, "bench": bench.add_options}
     if command in own:
         own[command](options)
+    if command in ("demo", "bench"):  # They train one run, and test it themselves or not at all.
+        for name in ("runs", "test"):
+            del options[name]
     if command == "demo":  # It has its own recipe, and begins a run.
         for name in ONLY_FLAGS:
             options.pop(name, None)

@@ -88,6 +88,8 @@ def check_words(command: str, words: Sequence[str]) -> None:
         own = ".".join(name.split(".")[:2])  # The name may go on into a class or a mapping.
         known = options.get(own)
         refused_later = known is not None or own in (*SECTIONS, "config", "ckpt_path")
+        if not refused_later and own in list_options():
+            raise UsageError(f"{own} is an option of fit only; leave it out.")
         # A later release of Lightning may have options that the schema does not know.
         if not refused_later and (not name.startswith("trainer.") or suggest_options(name, options)):
             raise unknown_option(name, options)

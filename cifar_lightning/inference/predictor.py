@@ -119,8 +119,8 @@ class Predictor:
         path = Path(file)
         if not path.is_file():
             hint = (
-                f" Only on the command line does {file} mean that of the newest run; in Python, name its path, such as "
-                "runs/demo/version_0/best.ckpt."
+                f" Predictor takes the path of a file, such as runs/demo/version_0/best.ckpt; for predict and the "
+                f"commands, {file} is that of the newest run."
             )
             raise UsageError(f"there is no model {path} (in {Path.cwd()}).{hint * (str(file) in SHORTCUTS)}")
         if batch_size < 1:

@@ -142,3 +142,19 @@ def _known_recipes(folder: Path) -> Mapping[str, str]:
 def name_recipe(path: Path) -> str:
     """Return a recipe's name as it is printed: "cnn (built in)", or the path of a file."""
     return f"{path.stem} (built in)" if builtin_recipes().get(path.stem) == path else str(path)
+
+
+def name_run(recipe: Path) -> str:
+    """Return the name of the folder for the runs of a recipe.
+
+    It is the file's name; for a run's own ``config.yaml`` the name of the run's recipe; and for the ``best.yaml`` and
+    the trials of a search its name with "-best" or "-trial", so that unrelated runs do not share a folder.
+
+    Args:
+        recipe: The file.
+    """
+    folder = recipe.absolute().parent
+    if recipe.name == "config.yaml" and folder.name.startswith("version_"):
+        is_trial = (folder.parent / "trials.csv").is_file()
+        return f"{folder.parent.name}{'-trial' * is_trial}"
+    return f"{folder.name}-best" if recipe.name == "best.yaml" else recipe.stem

@@ -100,6 +100,6 @@ def draw_corruptions(data: ImageDataModule, accuracy: Mapping[str, Sequence[floa
     """
     image = data.sets["test"].images[:1].cpu().numpy()
     examples = [[corrupt(image, name, severity)[0] for severity in SEVERITIES] for name in accuracy]
-    mean = np.mean(list(accuracy.values()))
-    title = f"{data.description}: accuracy {percent(clean, 2)} on the test images, {percent(float(mean), 2)} on corrupted ones"
+    mean = percent(float(np.mean(list(accuracy.values()))), 2)
+    title = f"{data.description}: accuracy {percent(clean, 2)} on the test images, {mean} on corrupted ones"
     return figures.corruption_curves(accuracy, clean, np.array(examples), title)

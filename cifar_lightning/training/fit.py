@@ -109,7 +109,7 @@ def fit(training: Training) -> FitResult:
     Raises:
         DivergedError: If the loss is not finite; the message names the checkpoints from before.
         LostProcessError: If another process of the training has ended.
-        UsageError: If it ends for a reason that the user can remove, such as a full disk; the message says how to resume.
+        UsageError: If it ends for a reason that the user can remove, such as a full disk; it says how to resume.
     """
     trainer = training.trainer
     path = str(training.checkpoint.path) if training.checkpoint else None

@@ -101,8 +101,8 @@ def _nothing_left(checkpoint: Checkpoint, trainer: Any) -> bool:
             if (folder / "config.yaml").exists() and not (folder / "fit.json").exists():
                 return True
             raise UsageError(
-                f"this run has already been trained for its {done:,} {unit}. To train it further, name a larger "
-                f"number: --trainer.max_{unit} {2 * done}"
+                f"this run has already been trained to its end, {done:,} {unit.removesuffix('s' * (done == 1))}. To "
+                f"train it further, name a larger number: --trainer.max_{unit} {2 * done}"
             )
     return False
 

@@ -63,7 +63,7 @@ _JPEG_MARKER = re.compile(rb"\xff[\xc0-\xcf\xd8-\xfe]")
 _SOI, _EOI, _SOS = 0xD8, 0xD9, 0xDA
 
 
-class ImageError(ValueError):
+class ImageError(UsageError):
     """A file can't be read as an image; the message says why in a few words."""
 
 

@@ -97,7 +97,7 @@ def test_a_signal_ends_bench(
         (["--output=/dev/null/bench.json"], "its folder can't be created: "),
         (["--output=."], "a folder; name a file in it"),
         (["--trainer.devices=2", "--trainer.accelerator=cpu"], "bench measures one process"),
-        (["--runs=2"], "--runs 2 is an option of fit only"),
+        (["--runs=2"], "runs is an option of fit only"),
         (["--data.batchsize=2"], "Did you mean data.batch_size"),
     ],
 )

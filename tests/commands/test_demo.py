@@ -44,7 +44,7 @@ def test_help_is_its_own_and_short(capsys: pytest.CaptureFixture[str]) -> None:
     ("words", "message"),
     [
         (["--config", "cnn"], "demo trains its own recipe, without --config"),
-        (["--runs=2"], "--runs 2 is an option of fit only"),
+        (["--runs=2"], "runs is an option of fit only"),
         (["--epochs", "3"], "--trainer.max_epochs 3"),
         (["--model.lrr=1"], "unknown option model.lrr"),
     ],

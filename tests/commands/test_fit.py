@@ -58,7 +58,7 @@ def test_ones_own_network_through_the_installed_command(
 
 def test_a_finished_run_resumes_if_more_is_asked(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["fit", "--ckpt_path=last.ckpt"]) == 2
-    assert "already been trained for its 2 epochs" in capsys.readouterr().err
+    assert "already been trained to its end, 2 epochs." in capsys.readouterr().err
     assert main(["fit", "--ckpt_path=last.ckpt", "--trainer.max_epochs=3"]) == 0
     assert main(["fit", "--ckpt_path=last.ckpt", "--trainer.max_epochs=4", "--model.lr=0.5"]) == 0
     assert "model.lr 0.5 has no effect" in capsys.readouterr().out
@@ -131,7 +131,7 @@ def test_a_trial_of_one_step_leaves_no_run(here: Path, data_root: Path) -> None:
 
 def test_saved_config_can_be_used_as_it_is(run: Path) -> None:
     assert main(["fit", "--config", str(run / "config.yaml"), "--trainer.max_epochs=1"]) == 0
-    assert Path("runs/config/version_0/best.ckpt").exists()
+    assert (run.parent / "version_1" / "best.ckpt").exists()
 
 
 def test_ones_own_images(image_folder: Path, here: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -93,6 +93,7 @@ def test_a_search(search: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert "no importance.png: it means something only from 10 complete trials on (there are 3)" in out
     assert "fit --config runs/search/best.yaml" in out
     assert main(["fit", "--config=runs/search/best.yaml", "--trainer.max_epochs=1"]) == 0
+    assert Path("runs/search-best/version_0/last.ckpt").is_file()
 
 
 def test_a_flag_takes_an_option_out_of_the_search(search: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -51,5 +51,5 @@ def test_a_checkpoint_that_is_not_named(runs: Path, capsys: pytest.CaptureFixtur
 
 
 def test_in_python_only_a_path_names_a_checkpoint(runs: Path) -> None:
-    with pytest.raises(UsageError, match="Only on the command line does best mean that of the newest run"):
+    with pytest.raises(UsageError, match="for predict and the commands, best is that of the newest run"):
         Predictor("best")

@@ -5,7 +5,14 @@ from pathlib import Path
 import pytest
 
 from cifar_lightning.errors import UsageError
-from cifar_lightning.io.recipes import builtin_recipes, describe_recipe, find_recipe, name_recipe, require_recipe
+from cifar_lightning.io.recipes import (
+    builtin_recipes,
+    describe_recipe,
+    find_recipe,
+    name_recipe,
+    name_run,
+    require_recipe,
+)
 from tests.conftest import ROOT
 
 
@@ -59,3 +66,12 @@ def test_a_header_without_figures(here: Path) -> None:
     assert (recipe.name, recipe.title, recipe.accuracy, recipe.runs, recipe.time) == ("mine", "Mine", "", "", "")
     Path("empty.yaml").touch()
     assert describe_recipe(Path("empty.yaml")).title == ""
+
+
+def test_runs_of_different_recipes_have_different_folders(here: Path) -> None:
+    assert name_run(Path("mine/cnn.yaml")) == "cnn"
+    assert name_run(Path("runs/cnn/version_3/config.yaml")) == "cnn"
+    assert name_run(Path("runs/search/best.yaml")) == "search-best"
+    Path("runs/search").mkdir(parents=True)
+    Path("runs/search/trials.csv").touch()
+    assert name_run(Path("runs/search/version_3/config.yaml")) == "search-trial"

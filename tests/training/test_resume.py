@@ -310,7 +310,7 @@ def test_what_is_missing_after_the_last_epoch_is_completed(
     assert curves(run) == curves(whole)
     capsys.readouterr()
     assert main(resume) == 2
-    assert "has already been trained for its 1 epochs" in capsys.readouterr().err
+    assert "has already been trained to its end, 1 epoch." in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
