@@ -17,12 +17,14 @@ from cifar_lightning.io.recipes import builtin_recipes
 
 DESCRIPTION = """\
 Print a script that completes commands, options, choices, recipes and
-checkpoints. For this shell, and for every new one:
+checkpoints. For every new shell, where bash-completion is installed:
 
-  eval "$(cifar-lightning completion bash)"
+  folder=~/.local/share/bash-completion/completions
+  mkdir -p $folder && cifar-lightning completion bash > $folder/cifar-lightning
+
+and otherwise, or for zsh, which has its own startup file:
+
   cifar-lightning completion bash >> ~/.bashrc
-
-  eval "$(cifar-lightning completion zsh)"
   cifar-lightning completion zsh >> ~/.zshrc"""
 
 WORDS = """\
@@ -43,17 +45,25 @@ _cifar_lightning_words() {{
 
 BASH = """\
 _cifar_lightning() {{
-  local cur=${{COMP_WORDS[COMP_CWORD]}} prev=${{COMP_WORDS[COMP_CWORD-1]}} command=${{COMP_WORDS[1]}} words=
+  local cur=${{COMP_WORDS[COMP_CWORD]}} prev=${{COMP_WORDS[COMP_CWORD-1]}} command=${{COMP_WORDS[1]}}
+  local word quoted IFS=$' \\t\\n'
+  local -a found=()
   if [[ $prev == "=" ]]; then prev=${{COMP_WORDS[COMP_CWORD-2]}}
   elif [[ $cur == "=" ]]; then cur=; fi
-  if ((COMP_CWORD == 1)); then words="{commands}"
-  else words=$(_cifar_lightning_words "$command" "$prev" "$cur"); fi
+  if ((COMP_CWORD == 1)); then found=({commands})
+  else found=($(_cifar_lightning_words "$command" "$prev" "$cur")); fi
   case "$prev $command" in
     "-c "*|"--config "*|"$command fit"|"$command bench"|"$command sweep")
-      [[ $cur == -* ]] || words="{recipes} $(compgen -G 'configs/*.yaml'; compgen -G '*.yaml')" ;;
-    "--ckpt_path "*|"--model serve") words="best last $(compgen -G 'runs/*/version_*/*.ckpt')" ;;
+      [[ $cur == -* ]] || found=({recipes} configs/*.yaml *.yaml) ;;
+    "--ckpt_path "*|"--model serve") found=(best last runs/*/version_*/*.ckpt) ;;
   esac
-  COMPREPLY=($(compgen -W "$words" -- "$cur"))
+  COMPREPLY=()
+  for word in "${{found[@]}}"; do
+    # A pattern without files stays as it is. Names of files are only compared and quoted: compgen -W would expand them.
+    if [[ $word == *"*"* && ! -e $word ]]; then continue; fi
+    printf -v quoted %q "$word"
+    if [[ $word == "$cur"* || $quoted == "$cur"* ]]; then COMPREPLY+=("$quoted"); fi
+  done
 }}
 complete -o default -F _cifar_lightning cifar-lightning
 """

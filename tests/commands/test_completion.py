@@ -1,8 +1,12 @@
 """The completion scripts, run by the shells themselves."""
 
+import os
 import shutil
+import signal
 import subprocess
+import sys
 from pathlib import Path
+from select import select
 
 import pytest
 
@@ -39,6 +43,13 @@ compadd() { shift; print -l -- ${(M)@:#$cur*} }
 """
 
 
+SHOW = """
+PS1='READY> '
+show() { local IFS='|'; printf 'SHOWN:%s:END\\n' "$*"; }
+cifar-lightning() { show "$@"; }
+"""
+
+
 @pytest.fixture
 def folder(here: Path) -> Path:
     (here / "my_recipe.yaml").touch()
@@ -71,6 +82,64 @@ def assert_completes(shell: str, script: str, words: list[str], expected: list[s
         assert all(any(name.startswith(word) for name in found) for word in expected)
     else:
         assert found == expected
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="needs a pseudo-terminal")
+@pytest.mark.parametrize("shell", ["bash", "zsh"])
+@pytest.mark.parametrize(
+    ("typed", "expected"),
+    [
+        ("fit --config my", "fit|--config|my images.yaml"),
+        ("fit --config my\\ i", "fit|--config|my images.yaml"),
+        ("fit dol", "fit|dol$(touch ran).yaml"),
+        ("fit --config=back", "fit|--config=back`touch ran`.yaml"),
+        ("bench qu", "bench|qu'o\"te;touch ran.yaml"),
+        ("test --ckpt_path r", "test|--ckpt_path|runs/c $(touch ran)/version_0/best.ckpt"),
+    ],
+)
+def test_names_of_files_are_quoted_and_never_run(shell: str, typed: str, expected: str, here: Path) -> None:
+    """The Tab key in a terminal; then the line is run, and the command shows its arguments."""
+    if shutil.which(shell) is None:
+        pytest.skip(f"{shell} is not installed")
+    for name in ("my images", "dol$(touch ran)", "back`touch ran`", "qu'o\"te;touch ran"):
+        (here / f"{name}.yaml").touch()
+    run = here / "runs" / "c $(touch ran)" / "version_0"
+    run.mkdir(parents=True)
+    (run / "best.ckpt").touch()
+    (here / "setup").write_text(f"{make_script(shell)}\n{SHOW}" + "bindkey '^I' complete-word\n" * (shell == "zsh"))
+    words = ["bash", "--norc", "--noprofile", "-i"] if shell == "bash" else ["zsh", "-f", "-i"]
+    answer = press_tab(words, f"cifar-lightning {typed}")
+    assert answer == expected
+    assert not (here / "ran").exists()
+
+
+def press_tab(shell: list[str], line: str) -> str:
+    """Type a line into a shell that has read the file "setup", press Tab and Enter, and return what it shows."""
+    import pty  # Windows has none.
+
+    process, terminal = pty.fork()
+    if process == 0:
+        os.execvpe(shell[0], shell, os.environ | {"TERM": "dumb", "PS1": "START> ", "COLUMNS": "200"})
+    output = ""
+
+    def read_until(mark: str) -> str:
+        nonlocal output
+        while mark not in output:
+            assert select([terminal], [], [], 60)[0], output
+            output += os.read(terminal, 10_000).decode()
+        before, _, output = output.partition(mark)
+        return before
+
+    try:
+        os.write(terminal, b". ./setup\n")
+        read_until("READY> ")
+        os.write(terminal, f"{line}\t\n".encode())
+        read_until("SHOWN:")
+        return read_until(":END")
+    finally:
+        os.kill(process, signal.SIGKILL)
+        os.waitpid(process, 0)
+        os.close(terminal)
 
 
 def test_an_option_after_an_equals_sign() -> None:
