@@ -162,7 +162,11 @@ def _check_options(command: str, words: Sequence[str]) -> None:
         from cifar_lightning.io.config import read_config
 
         for config in configs:
-            check_config(command, read_config(Path(config))[0])
+            content = read_config(Path(config))[0]
+            try:
+                check_config(command, content)
+            except UsageError as error:
+                raise UsageError(f"{config}: {error}") from error
 
 
 def _import(name: str) -> ModuleType:

@@ -15,15 +15,13 @@ from cifar_lightning.commands.after_fit import check_test, find_test, run_test
 from cifar_lightning.commands.lightning_cli import TrainingCLI
 from cifar_lightning.commands.parser import Parser
 from cifar_lightning.commands.session import free_memory, is_rank_zero, say_once, session
-from cifar_lightning.commands.summary import print_interrupted, print_model, print_next, print_trained
+from cifar_lightning.commands.summary import print_interrupted, print_model, print_next, print_runs, print_trained
 from cifar_lightning.errors import UsageError
 from cifar_lightning.io.files import write_atomically
 from cifar_lightning.io.ranges import Range
 from cifar_lightning.io.recipes import name_run
 from cifar_lightning.io.text import say
 from cifar_lightning.models.pretrained import find_weights
-from cifar_lightning.reporting.leaderboard import rank_runs, read_runs
-from cifar_lightning.reporting.leaderboard_table import format_table, print_notes, print_unreadable
 from cifar_lightning.reporting.metrics_log import MetricsLog
 from cifar_lightning.reporting.record import FitRecorder
 from cifar_lightning.reporting.run_reporter import RunReporter
@@ -78,16 +76,11 @@ def main(argv: Sequence[str]) -> int:
         folders += [folder] if folder else []
         if signal and number + 1 < runs:
             status = ended or 128 + signal
+            rest = f"--runs {runs - number - 1} --seed_everything {seed + number + 1}"
+            say_once(f"For the other runs, give the same command with {rest}")
             break
     if runs > 1:
-        finished = [folder for folder in folders if (folder / "fit.json").exists()]
-        say_once(f"\n{len(finished)} of {runs} runs are trained")
-        if finished:
-            records, unreadable = read_runs(finished)
-            boards = rank_runs(records)
-            print_unreadable(unreadable)
-            say(format_table(boards).removesuffix("\n"))
-            print_notes(boards)
+        print_runs(folders, runs)
     return status
 
 

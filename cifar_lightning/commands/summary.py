@@ -1,13 +1,17 @@
 """What ``fit`` prints before and after a training: the network, how it went, and what can be done next."""
 
 import signal
+from collections.abc import Sequence
+from pathlib import Path
 
 from lightning.pytorch import Trainer
 from lightning.pytorch.loggers import TensorBoardLogger
 
 from cifar_lightning.commands.session import say_once
 from cifar_lightning.data.datamodule import ImageDataModule
-from cifar_lightning.io.text import command_line, describe_seconds, percent
+from cifar_lightning.io.text import command_line, describe_seconds, percent, say
+from cifar_lightning.reporting.leaderboard import rank_runs, read_runs
+from cifar_lightning.reporting.leaderboard_table import format_table, print_notes, print_unreadable
 from cifar_lightning.reporting.metrics_log import read_throughput
 from cifar_lightning.reporting.record_schema import FIT, read_record
 from cifar_lightning.training.checkpoint import Checkpoint
@@ -116,3 +120,20 @@ def _print_best(epoch: int, record: dict[str, object]) -> None:
     limited = isinstance(measured, int) and isinstance(held_out, int) and 0 < measured < held_out  # limit_val_batches
     of = f"{measured:,} of the {held_out:,}" if limited else f"{held_out:,}"
     say_once(f"best: epoch {epoch}, {followed + ', ' if followed else ''}val/acc {percent(accuracy, 2)} of {of} images")
+
+
+def print_runs(folders: Sequence[Path], runs: int) -> None:
+    """Print a table of several runs that were trained one after another.
+
+    Args:
+        folders: Those that were begun.
+        runs: How many there should be.
+    """
+    finished = [folder for folder in folders if (folder / "fit.json").exists()]
+    say_once(f"\n{len(finished)} of {runs} runs are trained")
+    if finished:
+        records, unreadable = read_runs(finished)
+        boards = rank_runs(records)
+        print_unreadable(unreadable)
+        say(format_table(boards).removesuffix("\n"))
+        print_notes(boards)

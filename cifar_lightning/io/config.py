@@ -104,7 +104,8 @@ def read_config(path: Path) -> tuple[dict[str, Any], str]:
         text = re.sub(r"^allow_custom_arch:", "allow_custom_code:", read_text(path), flags=re.MULTILINE)  # in 0.1.0
         content = load_yaml(text)
     except (yaml.YAMLError, ValueError) as error:  # ValueError: a value such as the date 2026-99-99.
-        raise UsageError(f"the config {path} is not valid YAML: {error}") from error
+        problem = str(error).replace('in "<unicode string>", ', "in ")
+        raise UsageError(f"the config {path} is not valid YAML: {problem}") from error
     if not isinstance(content, dict):
         raise UsageError(
             f"the config {path} is {'empty' if content is None else 'no mapping'}; it must map option names to "

@@ -114,3 +114,13 @@ def test_freezing_random_weights_is_announced(
     assert main([*fit, f"--model.freeze={freeze}", "--model.weights=null"]) == 0
     note = f"note: model.freeze {freeze} without model.weights: what is frozen keeps its random initial values."
     assert (note in capsys.readouterr().out) == noted
+
+
+def test_a_mistake_in_a_config_names_the_file(here: Path, refusal: Refusal) -> None:
+    Path("mine.yaml").write_text("model: {learning_rate: 3}", encoding="utf-8")
+    assert "mine.yaml: unknown option model.learning_rate. Did you mean model.lr?" in refusal(
+        "fit", "--config=mine.yaml"
+    )
+    Path("mine.yaml").write_text("model: [", encoding="utf-8")
+    assert "<unicode string>" not in (said := refusal("fit", "--config=mine.yaml"))
+    assert "line 1" in said

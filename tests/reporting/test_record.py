@@ -106,6 +106,7 @@ def test_ctrl_c_ends_all_runs_and_keeps_the_finished_ones(fit: list[str], capsys
     assert main([*fit, "--runs=3", "--trainer.callbacks+=tests.reporting.test_record.InterruptSecondRun"]) == 130
     out = capsys.readouterr().out
     assert "cifar-lightning fit --ckpt_path runs/cnn/version_1/last.ckpt" in out
+    assert "the same command with --runs 1 --seed_everything 2" in out
     assert "1 of 3 runs are trained" in out
     assert [path.parent.name for path in Path("runs/cnn").glob("*/fit.json")] == ["version_0"]
     assert not Path("runs/cnn/version_2").exists()
