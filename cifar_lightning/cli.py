@@ -4,8 +4,10 @@ import atexit
 import gc
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from importlib import import_module
+from importlib.abc import MetaPathFinder
 from pathlib import Path
 from types import ModuleType
 from typing import NoReturn
@@ -137,15 +139,34 @@ def _run_command(args: list[str]) -> int:
     if (here := str(Path.cwd())) not in sys.path:
         # People keep their own networks, callbacks and loggers here. `python -m` does this by itself.
         sys.path.append(here)
-    if args[0] in TEXTS and not _names_exported_file(args) and "torch" not in sys.modules:
-        _announce(args[0])
-    return int(_import(f"cifar_lightning.commands.{module}").main(args))
+    with _announced(args[0]):
+        return int(_import(f"cifar_lightning.commands.{module}").main(args))
 
 
-def _announce(command: str) -> None:
-    """Say at once, in a terminal, what takes the next seconds; on standard error, so that tables stay clean."""
+class _Announcer(MetaPathFinder):
+    """Says that PyTorch is being loaded, when a command first imports it, since that takes seconds; finds nothing."""
+
+    def __init__(self, command: str) -> None:
+        self._line: str | None = f"{command}: loading PyTorch …"
+
+    def find_spec(self, name: str, path: object = None, target: object = None) -> None:
+        """Print the line if the module is PyTorch; on standard error, so that tables stay clean."""
+        if name == "torch" and self._line:
+            print(self._line, file=sys.stderr, flush=True)
+            self._line = None
+
+
+@contextmanager
+def _announced(command: str) -> Iterator[None]:
+    """Within it, the first import of PyTorch is announced, if a person is watching."""
+    announcer = _Announcer(command)
     if sys.stderr.isatty() and os.environ.get("LOCAL_RANK", "0") == "0":
-        print(f"{command}: loading PyTorch …", file=sys.stderr, flush=True)
+        sys.meta_path.insert(0, announcer)
+    try:
+        yield
+    finally:
+        with suppress(ValueError):
+            sys.meta_path.remove(announcer)
 
 
 def _names_exported_file(words: Sequence[str]) -> bool:

@@ -5,7 +5,6 @@ import subprocess
 import sys
 from contextlib import suppress
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 
@@ -91,17 +90,57 @@ def test_answered_without_torch(words: list[str], status: int, here: Path) -> No
     assert "Traceback" not in done.stderr
 
 
-def test_a_first_line_before_pytorch_is_loaded(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    """On standard error, and only in a terminal."""
-    monkeypatch.setattr("cifar_lightning.cli._import", lambda name: SimpleNamespace(main=lambda argv: 0))
-    monkeypatch.delitem(sys.modules, "torch")
-    for terminal, expected in ((True, "fit: loading PyTorch …\n"), (False, "")):
-        with monkeypatch.context() as context:
-            context.setattr(sys.stderr, "isatty", lambda terminal=terminal: terminal)
-            assert main(["fit", "--data.dataset=synthetic"]) == 0
-        assert capsys.readouterr() == ("", expected)
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["fit", "--data.dataset=synthetic"],
+        ["demo"],
+        ["validate", "--ckpt_path", "x.ckpt"],
+        ["test", "--ckpt_path", "x.ckpt"],
+        ["bench", "cnn"],
+        ["sweep", "--config", "sweep"],
+        ["models"],
+        ["predict", "--ckpt_path", "x.ckpt", "cat.jpg"],
+        ["predict", "--ckpt_path", "x.pt2", "cat.jpg", "--allow_custom_code"],
+        ["export", "--ckpt_path", "x.ckpt"],
+        ["serve", "--model", "x.ckpt"],
+    ],
+    ids=" ".join,
+)
+def test_a_first_line_when_pytorch_is_imported(words: list[str], here: Path) -> None:
+    assert run_until_torch(words, terminal=True) == (7, f"{words[0]}: loading PyTorch …\n")
+
+
+def test_no_first_line_where_nobody_watches(here: Path) -> None:
+    assert run_until_torch(["models"], terminal=False) == (7, "")
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["recipes"],
+        ["leaderboard"],
+        ["sweep", "--config", "demo"],
+        ["fit", "--model.lr", "abc"],
+        ["predict", "--ckpt_path", "x.onnx", "cat.jpg"],
+        ["serve", "--model", "x.onnx"],
+    ],
+    ids=" ".join,
+)
+def test_no_first_line_where_pytorch_is_not_imported(words: list[str], here: Path) -> None:
+    status, said = run_until_torch(words, terminal=True)
+    assert status != 7
+    assert "loading" not in said
+
+
+def run_until_torch(words: list[str], terminal: bool) -> tuple[int, str]:
+    """Run a command that ends with status 7 where it imports PyTorch; return the status and standard error."""
+    Path("torch.py").write_text("raise SystemExit(7)")
+    for suffix in ("ckpt", "onnx", "pt2"):
+        Path(f"x.{suffix}").touch()
+    script = f"import sys; sys.stderr.isatty = lambda: {terminal}; {LIGHT}"
+    done = subprocess.run([sys.executable, "-c", script, *words], capture_output=True, text=True, check=False)
+    return done.returncode, done.stderr
 
 
 def test_help_lists_every_command(capsys: pytest.CaptureFixture[str]) -> None:
