@@ -51,6 +51,13 @@ def test_an_older_name_is_accepted_and_never_printed(capsys: pytest.CaptureFixtu
         assert not any(older in format_help(command, topic) for command in TEXTS for topic in ("", "all"))
 
 
+@pytest.mark.parametrize("command", ["fit", "bench"])
+def test_an_older_name_is_accepted_on_the_command_line(command: str, refusal: Refusal) -> None:
+    for older in OLDER_NAMES:
+        message = refusal(command, f"--{older}", "--model.lr", "abc")
+        assert message == "cifar-lightning: model.lr is abc; it must be a number.\n"
+
+
 def test_a_network_is_described_in_the_words_of_the_command_line() -> None:
     text = " ".join(format_help("fit", "model.arch").split())
     assert "a built-in one (cifar-lightning models), torchvision:<name>, timm:<name>, or your own" in text
