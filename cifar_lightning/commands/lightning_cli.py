@@ -19,8 +19,8 @@ from cifar_lightning.commands.summary import print_model
 from cifar_lightning.commands.trainer_options import TRAINER_DEFAULTS
 from cifar_lightning.data.datamodule import ImageDataModule
 from cifar_lightning.errors import UsageError
-from cifar_lightning.io.config import flatten, read_config
-from cifar_lightning.io.custom import CODE_USED, CUSTOM_CODE
+from cifar_lightning.io.config import read_config
+from cifar_lightning.io.custom import CODE_USED, CUSTOM_CODE, find_custom_code
 from cifar_lightning.io.ranges import Range
 from cifar_lightning.models.pretrained import find_official
 from cifar_lightning.reporting.record_schema import FIT, read_record
@@ -89,9 +89,9 @@ class TrainingCLI(LightningCLI):
         self.checkpoint = Checkpoint.read(Path(path), resume=training) if path else None
         # Options whose code would be imported, and that the user must name.
         self._untrusted = () if "--allow_custom_code" in options else CODE_USED.get(command, tuple(CUSTOM_CODE))
-        if self.checkpoint:
-            stored = self.checkpoint.settings(resume=training, without_code=self._untrusted)
-            texts.insert(0, json.dumps(stored))
+        # Configs come first, so that flags win wherever they stand.
+        self._words = [*(word for text in texts for word in ("--config", text)), *options]
+        stored = self.checkpoint and json.dumps(self.checkpoint.settings(resume=training))
         super().__init__(
             ImageClassifier,
             ImageDataModule,
@@ -100,8 +100,7 @@ class TrainingCLI(LightningCLI):
             seed_everything_default=0,
             parser_class=TrainingParser,
             parser_kwargs={"prog": f"cifar-lightning {command}"},
-            # Configs come first, so that flags win wherever they stand.
-            args=[*(word for text in texts for word in ("--config", text)), *options],
+            args=[*(["--config", stored] if stored else []), *self._words],
             run=False,
             auto_configure_optimizers=False,
             load_from_checkpoint_support=False,
@@ -136,7 +135,7 @@ class TrainingCLI(LightningCLI):
         set_default_epochs(config.trainer)
         join_processes(config.trainer)
         if self.checkpoint:
-            self.checkpoint.check_custom_code(flatten(config.as_dict()), self._untrusted)
+            self._check_custom_code(self.checkpoint)
         data = ImageDataModule(**config.data.as_dict())
         config.data.val_size = data.hparams["val_size"]  # Its default depends on the data set.
         if self.checkpoint:
@@ -153,6 +152,16 @@ class TrainingCLI(LightningCLI):
                 f"model.freeze {config.model.freeze} without model.weights: what is frozen keeps its random initial "
                 "values. Pretrained ones: --model.weights DEFAULT or a file"
             )
+
+    def _check_custom_code(self, checkpoint: Checkpoint) -> None:
+        """Refuse code that only the checkpoint names.
+
+        The parsed settings decide: the parser would make a list of the text "[my_module:MyMetric]".
+        """
+        found = find_custom_code(self.config.as_dict())
+        if used := {option: names for option, names in found.items() if option in self._untrusted}:
+            named = find_custom_code(self.parser.parse_args(self._words).as_dict())
+            checkpoint.check_custom_code(used, named)
 
     def instantiate_classes(self) -> None:
         """Build the network, the images, and the callbacks and loggers that the user named; but no Trainer."""

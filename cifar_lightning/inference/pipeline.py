@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from cifar_lightning import __version__
 from cifar_lightning.errors import UsageError
 from cifar_lightning.inference.card import Card
+from cifar_lightning.io.custom import find_custom_code
 from cifar_lightning.io.files import hash_file
 from cifar_lightning.reporting.record_schema import TEST, read_record
 from cifar_lightning.training.checkpoint import Checkpoint
@@ -61,7 +62,8 @@ def load_pipeline(
     """
     checkpoint = Checkpoint.read(path)
     if not allow_custom_code:
-        checkpoint.check_custom_code({"model.arch": arch})
+        used = find_custom_code({"model": {"arch": checkpoint.arch}})  # Predictions need neither a loss nor metrics.
+        checkpoint.check_custom_code(used, {"model.arch": [arch] if arch else []})
     settings, data = checkpoint.model_settings, checkpoint.data_settings
     settings |= {} if tta is None else {"tta": tta}
     try:

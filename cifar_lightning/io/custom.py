@@ -19,13 +19,13 @@ LIBRARIES = ("torchvision:", "timm:", "torch.nn:")
 """Prefixes of names that refer to a library that this package uses, not to the user's own code."""
 
 CUSTOM_CODE = {
-    "model.arch": ("network", None),
-    "model.loss": ("loss", "cross_entropy"),
-    "model.metrics": ("metrics", None),
-    "data.dataset": ("data set", "cifar10"),
-    "data.augmentation": ("augmentation", None),
+    "model.arch": "network",
+    "model.loss": "loss",
+    "model.metrics": "metrics",
+    "data.dataset": "data set",
+    "data.augmentation": "augmentation",
 }
-"""Options that may name the user's own code: what they name, and their defaults."""
+"""Options that may name the user's own code, and what they name."""
 
 CODE_USED = {
     "predict": ("model.arch",),

@@ -10,7 +10,7 @@ import os
 import re
 import reprlib
 import warnings
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from pickle import UnpicklingError
@@ -20,7 +20,7 @@ import torch
 from packaging.version import InvalidVersion, Version
 
 from cifar_lightning.errors import UsageError
-from cifar_lightning.io.custom import CUSTOM_CODE, find_custom_code
+from cifar_lightning.io.custom import CUSTOM_CODE
 from cifar_lightning.io.schema import (
     ANY,
     CHANNELS,
@@ -49,6 +49,7 @@ def _is_version(value: object) -> bool:
 
 
 _TENSOR = Kind("tensors", torch.is_tensor)
+_NAMES = Kind("a list of strings", lambda names: isinstance(names, list) and all(map(TEXT.fits, names)))
 _LOOPS = {f"{name}_loop": mapping(mapping(ANY)) for name in ("fit", "validate", "test", "predict")}
 _SUMS = {
     "loss": Kind("a number", lambda loss: isinstance(loss, float)),  # NaN if the training diverged
@@ -72,8 +73,11 @@ KINDS = {
     "state_dict": mapping(_TENSOR),
     "hyper_parameters": mapping(ANY),
     "hyper_parameters/arch": TEXT,
+    "hyper_parameters/loss": optional(TEXT),
+    "hyper_parameters/metrics": optional(nullable(_NAMES)),
     "datamodule_hyper_parameters": mapping(ANY),
     "datamodule_hyper_parameters/dataset": TEXT,
+    "datamodule_hyper_parameters/augmentation": optional(nullable(TEXT)),
     "datamodule_hyper_parameters/image_size": IMAGE_SIZE,
     "datamodule_hyper_parameters/resize": optional(nullable(IMAGE_SIZE)),
     "ImageDataModule": mapping(ANY),
@@ -189,27 +193,20 @@ class Checkpoint:
         """The network's name."""
         return str(self.content["hyper_parameters"]["arch"])
 
-    @property
-    def custom_code(self) -> dict[str, list[str]]:
-        """The user's own code that it names, as "package.module:Name", by option."""
-        return find_custom_code({"model": self.model_settings, "data": self.data_settings})
-
-    def check_custom_code(self, settings: Mapping[str, Any], options: Collection[str] = ("model.arch",)) -> None:
-        """Refuse code that the user has not approved.
+    def check_custom_code(self, used: Mapping[str, Sequence[str]], named: Mapping[str, Sequence[str]]) -> None:
+        """Refuse code that the user has not named.
 
         Args:
-            settings: What the user named, by option; the default where nothing was named.
-            options: The options whose code would be imported.
+            used: The code that would be imported, by option, as ``find_custom_code`` returns it.
+            named: The code that the user named.
 
         Raises:
             UsageError: If a module would be imported that the user did not name.
         """
-        for option, names in self.custom_code.items():
-            given, (what, default) = settings.get(option), CUSTOM_CODE[option]
-            approved = given == names[0] if option == "model.arch" else given != default
-            if option not in options or approved:
+        for option, names in used.items():
+            if set(names) <= set(named.get(option, ())):
                 continue
-            shown = printable(", ".join(names))
+            what, shown = CUSTOM_CODE[option], printable(", ".join(names))
             modules = " and ".join(dict.fromkeys(name.partition(":")[0] for name in names))
             value = command_line(printable(f"[{shown}]" if option == "model.metrics" else names[0]))
             python = f"arch={names[0]!r} or " if option == "model.arch" else ""
@@ -274,18 +271,13 @@ class Checkpoint:
         """Settings that differ from those at the start of the run, such as "model.lr 0.1 → 0.2"."""
         return [str(change) for change in self.content.get("changes", [])]
 
-    def settings(self, *, resume: bool, without_code: Collection[str] = CUSTOM_CODE) -> dict[str, Any]:
+    def settings(self, *, resume: bool) -> dict[str, Any]:
         """Return the settings in the form of a config.
 
         Args:
             resume: Whether to take over the Trainer's settings, too.
-            without_code: The options that are left out if they name the user's own code, which the user must name.
         """
         model, data = self.model_settings, self.data_settings
-        for option in self.custom_code:
-            if option in without_code:
-                section, name = option.split(".")
-                del {"model": model, "data": data}[section][name]
         settings = {"seed_everything": data.pop("seed", 0), "model": model, "data": data}
         return settings | ({"trainer": self.trainer_settings, "monitor": self.monitor} if resume else {})
 

@@ -135,6 +135,8 @@ class ImageClassifier(LightningModule):
             allowed.check(f"model.{name}", self.hparams[name])
         if ema and swa:
             raise UsageError(f"model.ema is {ema} and model.swa {swa}; one of them must be 0.")
+        if not isinstance(metrics, list | None):
+            raise UsageError(f"model.metrics is {metrics!r}; it must be a list of names, such as [F1Score].")
         if tta not in ("none", "flip", "flip_translate"):
             raise UsageError(f"model.tta is {tta!r}; it must be none, flip or flip_translate.")
         self.net: nn.Module = create_model(arch, num_classes, arch_options)

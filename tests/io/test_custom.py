@@ -12,7 +12,7 @@ from cifar_lightning.io.custom import import_custom, is_custom
 def test_what_does_not_count_as_custom_code_is_never_imported(
     suffix: str, here: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """``Checkpoint.check_custom_code`` asks about names for which ``is_custom`` holds, and about no others."""
+    """``find_custom_code`` asks about names for which ``is_custom`` holds, and about no others."""
     (here / "unasked.py").write_text("raise SystemExit('it ran')", encoding="utf-8")
     monkeypatch.syspath_prepend(str(here))
     assert not is_custom(f"unasked{suffix}")

@@ -13,7 +13,7 @@ import onnx
 import pytest
 import torch
 
-from cifar_lightning import Predictor, create_model
+from cifar_lightning import Predictor, create_model, evaluate
 from cifar_lightning.cli import main
 from cifar_lightning.errors import UsageError
 from cifar_lightning.serving.app import WEB
@@ -45,6 +45,18 @@ SPEC = {"class_path": "payload.Net", "init_args": {}}
 
 FORMS: dict[str, Callable[[dict[str, Any]], Any]] = {
     "arch": lambda c: c["hyper_parameters"].update(arch="payload:Net"),
+    "metrics": lambda c: c["hyper_parameters"].update(metrics=["payload:Net"]),
+    "metrics as text": lambda c: c["hyper_parameters"].update(metrics="[payload:Net]"),
+    "metrics as an item": lambda c: c["hyper_parameters"].update(metrics="- payload:Net"),
+    "metrics as a word": lambda c: c["hyper_parameters"].update(metrics="payload:Net"),
+    "metrics as a tuple": lambda c: c["hyper_parameters"].update(metrics=("payload:Net",)),
+    "metrics, appended": lambda c: c["hyper_parameters"].update({"metrics+": ["payload:Net"]}),
+    "loss": lambda c: c["hyper_parameters"].update(loss="payload:Net"),
+    "loss in a list": lambda c: c["hyper_parameters"].update(loss=["payload:Net"]),
+    "data set": lambda c: c["datamodule_hyper_parameters"].update(dataset="payload:Net"),
+    "data set in a list": lambda c: c["datamodule_hyper_parameters"].update(dataset=["payload:Net"]),
+    "augmentation": lambda c: c["datamodule_hyper_parameters"].update(augmentation="payload:Net"),
+    "augmentation in a list": lambda c: c["datamodule_hyper_parameters"].update(augmentation=["payload:Net"]),
     "arch as a class": lambda c: c["hyper_parameters"].update(arch=SPEC),
     "arch_options": lambda c: c["hyper_parameters"].update(arch_options={"x": SPEC}),
     "arch_options as text": lambda c: c["hyper_parameters"].update(arch_options={"x": "{class_path: payload.Net}"}),
@@ -108,16 +120,41 @@ def test_a_checkpoint_runs_nothing(form: str, hostile: Any) -> None:
 
 
 CODE = ["arch", "arch_options", "arch_options as text", "the weights"]
+MALFORMED = ["metrics as text", "metrics as an item", "metrics as a word", "metrics as a tuple", "loss in a list",
+             "data set in a list", "augmentation in a list"]  # fmt: skip
+NOT_FOR_PREDICTIONS = ["metrics", "metrics, appended", "data set"]
+ONLY_FOR_TRAINING = ["loss", "augmentation"]
 
 
-@pytest.mark.parametrize("form", CODE)
+@pytest.mark.parametrize("form", [*CODE, *MALFORMED, *NOT_FOR_PREDICTIONS, *ONLY_FOR_TRAINING])
 def test_code_is_rejected_by_every_command(form: str, hostile: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    """Also by commands that would not use it, if it is of a form that ``fit`` does not write."""
     path = hostile(form)
-    for command in ("fit", "validate", "test", "predict x.png", "export", "serve", "bench"):
+    using = ["fit", "bench"]
+    using += [] if form in ONLY_FOR_TRAINING else ["validate", "test"]
+    using += ["predict x.png", "export", "serve"] if form in (*CODE, *MALFORMED) else []
+    for command in using:
         option = "--model" if command == "serve" else "--ckpt_path"
         assert main([*command.split(), f"{option}={path}"]) == 2, command
         assert capsys.readouterr().err.startswith("cifar-lightning: ")
         assert nothing_ran(), command
+    for split in ("test", "val") if "test" in using else ():
+        with pytest.raises(UsageError):
+            evaluate(path, split)
+    with suppress(UsageError):
+        Predictor(path)
+    assert nothing_ran()
+
+
+@pytest.mark.parametrize(
+    ("form", "word"),
+    [("metrics", "--model.metrics=null"), ("loss", "--model.loss=cross_entropy")],
+)
+def test_the_default_may_take_the_place_of_code(form: str, word: str, hostile: Any) -> None:
+    words = ["--trainer.max_epochs=3", "--trainer.fast_dev_run=true"]
+    assert main(["fit", f"--ckpt_path={hostile(form)}", *words]) == 2
+    assert main(["fit", "--ckpt_path=hostile.ckpt", *words, word]) == 0
+    assert nothing_ran()
 
 
 OWN = """
@@ -145,7 +182,11 @@ def test_the_code_of_a_network_runs_only_if_it_is_allowed(own: str, capsys: pyte
     Path("own.yaml").write_text("model: {arch: own_code:Net}")
     Path("other.yaml").write_text("model: {lr: 0.1}")
     image = str(WEB / "examples" / "cat.jpg")
-    for words in ([], ["--config=other.yaml"], ["--model.arch=cnn"], ["--model.arch=own_code:Other"]):
+    for words in (["--model.arch=cnn"], ["--model.arch=own_code:Other"]):
+        assert main(["predict", image, f"--ckpt_path={own}", *words]) == 2
+        assert "model.arch" in capsys.readouterr().err
+        assert not Path("executed").exists()
+    for words in ([], ["--config=other.yaml"]):
         assert main(["predict", image, f"--ckpt_path={own}", *words]) == 2
         error = capsys.readouterr().err
         assert "is own_code:Net: loading it would import the module own_code and run its code" in error
