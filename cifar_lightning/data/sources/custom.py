@@ -1,7 +1,8 @@
 """The user's own data sets by name, such as ``my_module:MyImages``."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import cached_property
+from pathlib import Path
 from typing import Any
 
 from cifar_lightning.data.sources.pairs import Pairs
@@ -17,6 +18,10 @@ class Custom(Pairs):
     It returns a map-style data set of (image, label) pairs; see ``Pairs`` for their types. Its attribute ``splits``
     says which splits exist, ("train", "test") by default. Nothing is cached, since its code may change.
     """
+
+    def __init__(self, name: str, root: Path, options: Mapping[str, Any], image_size: int) -> None:
+        super().__init__(name, root, options, image_size)
+        self.refuse_options(("split", "root"))
 
     @cached_property
     def _make(self) -> Any:

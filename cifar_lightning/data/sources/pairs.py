@@ -1,7 +1,7 @@
 """Sources made of map-style data sets of (image, label) pairs; ``torchvision`` and ``custom`` open such data sets."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
@@ -43,6 +43,18 @@ class Pairs(ABC):
     def __init__(self, name: str, root: Path, options: Mapping[str, Any], image_size: int) -> None:
         self.name, self.root, self.options, self.image_size = name, root, dict(options), image_size
         self._sets: dict[str, ImageSet] = {}
+
+    def refuse_options(self, names: Collection[str]) -> None:
+        """Refuse arguments that this class gives the data sets itself.
+
+        Raises:
+            UsageError: If data.dataset_options has one.
+        """
+        if refused := [name for name in self.options if name in names]:
+            raise UsageError(
+                f"data.dataset_options of {self.name} must not contain {', '.join(refused)}: the images are in "
+                "data.root, each split is chosen as it is needed, and augmentation has options of its own."
+            )
 
     @abstractmethod
     def splits(self) -> Sequence[str]:

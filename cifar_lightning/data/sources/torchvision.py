@@ -36,6 +36,9 @@ WITHOUT_DOWNLOAD = ("FER2013", "FakeData", "ImageNet", "StanfordCars")
 WITHOUT_ROOT = ("FakeData",)
 """Data sets whose class has no argument ``root``."""
 
+FIXED = ("root", "download", "transform", "target_transform", "transforms", "loader")
+"""Arguments that no option may set: a checkpoint could name another folder or code in them."""
+
 
 class Torchvision(Pairs):
     """A data set of ``torchvision.datasets``, downloaded to the root and cached there as it is decoded.
@@ -53,6 +56,7 @@ class Torchvision(Pairs):
                 f"sets are {', '.join(sorted(DATASETS))}. Any other can be wrapped in code of your own: "
                 "--data.dataset my_module:MyImages."
             )
+        self.refuse_options({*FIXED, *(key for chosen in DATASETS[self._class].values() for key in chosen)})
         self.cache = root / f"torchvision-{self._class}.cache"
 
     def splits(self) -> Sequence[str]:

@@ -88,6 +88,12 @@ def test_mistakes(name: str, message: str) -> None:
         open_source(f"own_images:{name}", "data", None, 8).load("train")
 
 
+@pytest.mark.parametrize("name", ["split", "root"])
+def test_the_split_and_the_root_are_no_options(name: str) -> None:
+    with pytest.raises(UsageError, match=f"must not contain {name}"):
+        open_source("own_images:Blobs", "data", None, 32, options={name: "x"})
+
+
 def test_options_are_for_data_sets_that_take_them() -> None:
     with pytest.raises(UsageError, match="synthetic has none"):
         open_source("synthetic", "data", None, 32, options={"a": 1})

@@ -76,6 +76,10 @@ def test_a_data_set_without_splits_holds_test_images_out(tmp_path: Path) -> None
     assert {split: len(images) for split, images in data.sets.items()} == {"train": 12, "val": 4, "test": 4}
 
 
+def test_an_option_may_choose_a_split_that_is_none_of_ours(tmp_path: Path) -> None:
+    assert open_source("torchvision:EMNIST", str(tmp_path), None, 28, options={"split": "digits"}).has("test")
+
+
 def test_images_are_decoded_once(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     options = {"size": 6, "image_size": [3, 20, 30], "num_classes": 3}
     first = open_source("torchvision:FakeData", str(tmp_path), None, 16, options=options).load("train")
@@ -108,6 +112,9 @@ def test_svhn_is_read_as_it_is_published(here: Path, monkeypatch: pytest.MonkeyP
         ("torchvision:CocoDetection", {}, "can be wrapped"),
         ("torchvision:FakeData", {"sizes": 3}, "unexpected keyword argument 'sizes'"),
         ("torchvision:FakeData", {"size": 0}, "empty"),
+        ("torchvision:FakeData", {"root": "x"}, "must not contain root"),
+        ("torchvision:SVHN", {"split": "extra", "download": False}, "must not contain split, download"),
+        ("torchvision:EMNIST", {"train": True}, "must not contain train"),
         ("torchvision:ImageNet", {}, r"can't be opened|'cifar-lightning\[datasets\]'"),  # without SciPy
     ],
 )
