@@ -59,9 +59,6 @@ def build_loss(
         )
     if name.startswith("torch.nn:"):
         found: Any = _find_in_torch(name.removeprefix("torch.nn:"))
-        options = {
-            key: torch.tensor(v, dtype=torch.float32) if isinstance(v, list) else v for key, v in options.items()
-        }
     elif is_custom(name):
         found = import_custom(name, "model.loss")
     else:
@@ -70,6 +67,8 @@ def build_loss(
             "or your own package.module:Name."
         )
     try:
+        if name.startswith("torch.nn:"):
+            options |= {k: torch.tensor(v, dtype=torch.float32) for k, v in options.items() if isinstance(v, list)}
         loss: Any = found(**options) if inspect.isclass(found) else partial(found, **options)
     except Exception as error:  # The user's own class may raise any error.
         raise UsageError(f"model.loss {name} does not accept model.loss_options {options}: {error}.") from error

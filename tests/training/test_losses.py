@@ -72,6 +72,10 @@ def test_losses_are_found_by_name() -> None:
             ["--model.loss=torch.nn:MultiMarginLoss", "--model.loss_options={q: 2}"],
             "does not accept model.loss_options",
         ),
+        (
+            ["--model.loss=torch.nn:CrossEntropyLoss", "--model.loss_options={weight: [a]}"],
+            "does not accept model.loss_options {'weight': ['a']}",
+        ),
         (["--model.loss=torch.nn:BCEWithLogitsLoss"], "does not accept logits (B, K) float and labels (B,) int64"),
         (["--model.loss=no_module:Loss"], "can't be imported"),
         ([f"--model.loss={ME}:unreduced"], "returned a tensor of (2,); it must return one number"),
