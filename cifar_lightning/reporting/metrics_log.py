@@ -56,7 +56,7 @@ class MetricsLog(Logger):
     def experiment(self) -> "MetricsLog":
         """This logger, ready to write; the Trainer asks for it before it trains."""
         if self._columns is None:
-            self._rewrite([row for row in _read_rows(self.path) if _is_before(row, self._step)])
+            self._rewrite([row for row in read_rows(self.path) if _is_before(row, self._step)])
         return self
 
     @rank_zero_only
@@ -77,7 +77,7 @@ class MetricsLog(Logger):
             with self.path.open("a", newline="", encoding="utf-8") as file:
                 file.write(_to_csv([row], columns))
         else:
-            self._rewrite([*_read_rows(self.path), row])
+            self._rewrite([*read_rows(self.path), row])
 
     def log_hyperparams(self, params: Any, *args: Any, **kwargs: Any) -> None:
         """Do nothing: ``config.yaml`` holds the hyperparameters."""
@@ -114,7 +114,7 @@ def _to_csv(rows: list[dict[str, Any]], columns: list[str]) -> str:
     return text.getvalue()
 
 
-def _read_rows(path: Path) -> list[dict[str, Any]]:
+def read_rows(path: Path) -> list[dict[str, Any]]:
     """Read the complete rows, without their empty cells; no rows if there is no file."""
     if not path.is_file():
         return []
@@ -137,7 +137,7 @@ def read_history(folder: Path) -> list[dict[str, Any]]:
         For each epoch, "epoch" from 1 and whatever there is of {train,val}/{loss,acc}; nothing if there is no file.
     """
     history: dict[int, dict[str, Any]] = {}
-    for row in _read_rows(folder / "metrics.csv"):
+    for row in read_rows(folder / "metrics.csv"):
         with suppress(KeyError, ValueError):
             if means := {name: float(row[name]) for name in EPOCH_MEANS if name in row}:
                 number = int(row["epoch"]) + 1
@@ -153,7 +153,7 @@ def read_epochs(folder: Path) -> list[dict[str, Any]]:
         file.
     """
     epochs: dict[int, dict[str, Any]] = {}
-    for row in _read_rows(folder / "metrics.csv"):
+    for row in read_rows(folder / "metrics.csv"):
         with suppress(KeyError, ValueError):
             number = int(row["epoch"]) + 1
             numbers = {name: value for name, value in row.items() if not name.startswith(("epoch", "step", "test/"))}
@@ -178,7 +178,7 @@ def read_throughput(folder: Path, step: int = 0) -> float:
         In images/s; 0 if there is no such epoch.
     """
     rates = []
-    for row in _read_rows(folder / "metrics.csv"):
+    for row in read_rows(folder / "metrics.csv"):
         with suppress(KeyError, ValueError):
             if int(row["step"]) >= step:
                 # Release 0.1.0 wrote "pictures".

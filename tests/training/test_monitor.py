@@ -8,7 +8,7 @@ import pytest
 
 from cifar_lightning.cli import main
 from cifar_lightning.errors import UsageError
-from cifar_lightning.reporting.metrics_log import _read_rows
+from cifar_lightning.reporting.metrics_log import read_rows
 from cifar_lightning.training.checkpoint import Checkpoint
 from cifar_lightning.training.classifier import ImageClassifier
 from cifar_lightning.training.monitor import find_direction
@@ -16,7 +16,7 @@ from tests.conftest import RUN, Refusal
 
 
 def column(name: str) -> list[float]:
-    return [float(row[name]) for row in _read_rows(RUN / "metrics.csv") if name in row]
+    return [float(row[name]) for row in read_rows(RUN / "metrics.csv") if name in row]
 
 
 def test_the_direction_is_that_of_the_metric() -> None:
