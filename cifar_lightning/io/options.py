@@ -27,7 +27,7 @@ PLAIN_TYPES = {
     "integer": "a whole number",
     "boolean": "true or false",
     "string": "a string",
-    "array": "a list",
+    "array": "a list in brackets",
     "object": "a mapping",
 }
 

@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import pytest
+import torch
 from lightning.pytorch import Trainer
 
 from cifar_lightning import ImageClassifier, ImageDataModule, Run, predict, run_callbacks
@@ -28,3 +29,19 @@ def test_a_trainer_writes_and_resumes_a_run(data_root: Path, here: Path, capsys:
     assert {"curves", "val_confusion", "test_confusion"} <= set(run.figures)
     assert capsys.readouterr().out.count("epoch 2/2: ") == 1
     assert predict(run, draw_images(1, 0, 50)[0].numpy())
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_best_is_the_epoch_with_the_least_loss(data_root: Path, here: Path) -> None:
+    model = ImageClassifier(arch="cnn", lr=0.02, schedule="constant")
+    data = ImageDataModule(dataset="synthetic", root=str(data_root), val_size=100, batch_size=32)
+    trainer = Trainer(
+        max_epochs=4, limit_train_batches=3, logger=False, accelerator="cpu", enable_progress_bar=False,
+        callbacks=run_callbacks("runs/mine", "val/loss"), enable_model_summary=False,
+    )  # fmt: skip
+    trainer.fit(model, data)
+    run = Run("runs/mine")
+    losses = [float(row["val/loss"]) for row in run.metrics]
+    assert len(set(losses)) > 1
+    assert run.best is not None
+    assert torch.load(run.best, weights_only=True)["epoch"] == losses.index(min(losses))

@@ -227,7 +227,7 @@ def test_max_steps_may_end_inside_an_epoch(
     assert json.loads((the_run() / "fit.json").read_text())["epochs"] == 1
     resume = ["fit", f"--ckpt_path={the_run()}/last.ckpt", f"--config={the_run()}/config.yaml"]
     assert main(resume) == 2
-    assert "for its 8 steps. To train it further, name a larger number: --trainer.max_steps 16" in (
+    assert "to its end, 8 steps. To train it further, name a larger number: --trainer.max_steps 16" in (
         capsys.readouterr().err
     )
     assert main([*resume, "--trainer.max_steps=-1"]) == 0
