@@ -14,10 +14,10 @@ from typing import NoReturn
 
 from cifar_lightning import __version__
 from cifar_lightning.commands import COMMANDS
-from cifar_lightning.commands.arguments import split_options
-from cifar_lightning.commands.help import TEXTS, find_topic, show_help
-from cifar_lightning.commands.hints import check_foreign_words, suggest_command
-from cifar_lightning.commands.option_check import check_config, check_words
+from cifar_lightning.commands.options.arguments import split_options
+from cifar_lightning.commands.options.check import check_config, check_words
+from cifar_lightning.commands.options.help import TEXTS, find_topic, show_help
+from cifar_lightning.commands.options.hints import check_foreign_words, suggest_command
 from cifar_lightning.errors import UsageError
 from cifar_lightning.io.checkpoint_path import explain_missing_checkpoint, find_checkpoint
 from cifar_lightning.io.files import EXPORTED

@@ -20,8 +20,8 @@ from rich.console import Console
 from rich.table import Table
 from torch.nn import functional as F
 
-from cifar_lightning.commands.arguments import split_options
 from cifar_lightning.commands.fit import build, parse
+from cifar_lightning.commands.options.arguments import split_options
 from cifar_lightning.commands.session import session
 from cifar_lightning.data.loading import BatchSampler, training_loader
 from cifar_lightning.errors import UsageError

@@ -11,7 +11,7 @@ from importlib import import_module
 from typing import Any
 
 from cifar_lightning.commands import COMMANDS
-from cifar_lightning.commands.arguments import ArgumentParser
+from cifar_lightning.commands.options.arguments import ArgumentParser
 from cifar_lightning.io.options import SECTIONS, format_value, list_options, load_schema
 from cifar_lightning.io.recipes import builtin_recipes
 

@@ -6,8 +6,8 @@ from pathlib import Path
 from PIL import Image
 
 from cifar_lightning.commands import evaluate, predict
-from cifar_lightning.commands.arguments import split_options
 from cifar_lightning.commands.fit import parse, train_run
+from cifar_lightning.commands.options.arguments import split_options
 from cifar_lightning.commands.session import free_memory, session
 from cifar_lightning.commands.summary import print_interrupted
 from cifar_lightning.data.sources.drawings import CLASSES, draw_images

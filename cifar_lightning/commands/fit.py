@@ -13,7 +13,7 @@ from lightning.pytorch.loggers import Logger, TensorBoardLogger
 
 from cifar_lightning.commands.after_fit import check_test, find_test, run_test
 from cifar_lightning.commands.lightning_cli import TrainingCLI
-from cifar_lightning.commands.parser import Parser
+from cifar_lightning.commands.options.parser import Parser
 from cifar_lightning.commands.session import free_memory, is_rank_zero, say_once, session
 from cifar_lightning.commands.summary import print_interrupted, print_model, print_next, print_runs, print_trained
 from cifar_lightning.errors import UsageError

@@ -5,7 +5,7 @@ from argparse import Namespace
 from collections.abc import Sequence
 from pathlib import Path
 
-from cifar_lightning.commands.arguments import ArgumentParser
+from cifar_lightning.commands.options.arguments import ArgumentParser
 from cifar_lightning.errors import UsageError
 from cifar_lightning.io.files import prepare_output, write_output
 from cifar_lightning.io.text import printable, say

@@ -12,11 +12,11 @@ from lightning.pytorch import Callback, Trainer
 from lightning.pytorch.callbacks import ProgressBar
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 
-from cifar_lightning.commands.arguments import split_options
-from cifar_lightning.commands.option_check import check_names
-from cifar_lightning.commands.parser import Parser, check_finite, refuse_null
+from cifar_lightning.commands.options.arguments import split_options
+from cifar_lightning.commands.options.check import check_names
+from cifar_lightning.commands.options.parser import Parser, check_finite, refuse_null
+from cifar_lightning.commands.options.trainer import TRAINER_DEFAULTS
 from cifar_lightning.commands.summary import print_model
-from cifar_lightning.commands.trainer_options import TRAINER_DEFAULTS
 from cifar_lightning.data.datamodule import ImageDataModule
 from cifar_lightning.errors import UsageError
 from cifar_lightning.io.config import read_config

@@ -14,7 +14,7 @@ from lightning.pytorch import Trainer
 
 from cifar_lightning.commands import bench, evaluate, fit, predict
 from cifar_lightning.commands.lightning_cli import add_shared_options
-from cifar_lightning.commands.trainer_options import DESCRIPTIONS, EFFECTIVE_DEFAULTS, TRAINER_DEFAULTS
+from cifar_lightning.commands.options.trainer import DESCRIPTIONS, EFFECTIVE_DEFAULTS, TRAINER_DEFAULTS
 from cifar_lightning.data.datamodule import ImageDataModule
 from cifar_lightning.data.options import MINIMUM
 from cifar_lightning.data.sources import SOURCES

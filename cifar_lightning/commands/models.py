@@ -4,7 +4,7 @@ import inspect
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from cifar_lightning.commands.arguments import ArgumentParser
+from cifar_lightning.commands.options.arguments import ArgumentParser
 from cifar_lightning.errors import UsageError
 from cifar_lightning.io.recipes import USUAL_FOLDER, builtin_recipes
 from cifar_lightning.io.text import printable, say

@@ -5,8 +5,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from cifar_lightning.commands.arguments import ArgumentParser, split_options
-from cifar_lightning.commands.help import TEXTS
+from cifar_lightning.commands.options.arguments import ArgumentParser, split_options
+from cifar_lightning.commands.options.help import TEXTS
 from cifar_lightning.errors import UsageError
 from cifar_lightning.inference.predictor import Predictor
 from cifar_lightning.io.files import EXPORTED

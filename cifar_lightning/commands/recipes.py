@@ -4,7 +4,7 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
-from cifar_lightning.commands.arguments import ArgumentParser
+from cifar_lightning.commands.options.arguments import ArgumentParser
 from cifar_lightning.errors import UsageError, did_you_mean
 from cifar_lightning.io.files import write_output
 from cifar_lightning.io.options import SCHEMA

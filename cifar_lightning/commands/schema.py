@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from cifar_lightning.commands.arguments import ArgumentParser
+from cifar_lightning.commands.options.arguments import ArgumentParser
 from cifar_lightning.io.options import SCHEMA
 
 DESCRIPTION = """\

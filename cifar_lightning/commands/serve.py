@@ -10,7 +10,7 @@ from contextlib import suppress
 from importlib.util import find_spec
 from ipaddress import ip_address
 
-from cifar_lightning.commands.arguments import ArgumentParser
+from cifar_lightning.commands.options.arguments import ArgumentParser
 from cifar_lightning.errors import UsageError
 from cifar_lightning.io.text import printable, say
 

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 
-from cifar_lightning.commands.arguments import split_options
-from cifar_lightning.commands.option_check import check_names
-from cifar_lightning.commands.parser import Parser
+from cifar_lightning.commands.options.arguments import split_options
+from cifar_lightning.commands.options.check import check_names
+from cifar_lightning.commands.options.parser import Parser
 from cifar_lightning.errors import UsageError
 from cifar_lightning.io.config import read_config
 from cifar_lightning.io.recipes import name_recipe

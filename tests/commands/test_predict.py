@@ -16,7 +16,7 @@ from PIL import Image
 
 from cifar_lightning import Predictor
 from cifar_lightning.cli import main
-from cifar_lightning.commands.help import TEXTS
+from cifar_lightning.commands.options.help import TEXTS
 from cifar_lightning.data.sources.drawings import draw_images
 from tests.conftest import ROOT, WITHOUT_TORCH, Refusal, Start
 

@@ -8,7 +8,7 @@ from lightning.pytorch import Trainer
 
 from cifar_lightning.cli import main
 from cifar_lightning.commands.make_schema import make_schema, to_text
-from cifar_lightning.commands.trainer_options import DESCRIPTIONS, EFFECTIVE_DEFAULTS
+from cifar_lightning.commands.options.trainer import DESCRIPTIONS, EFFECTIVE_DEFAULTS
 from cifar_lightning.io.options import SCHEMA, list_options
 
 

@@ -5,7 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from cifar_lightning.commands import COMMANDS, hints
+from cifar_lightning.commands import COMMANDS
+from cifar_lightning.commands.options import hints
 from tests.conftest import Refusal
 
 

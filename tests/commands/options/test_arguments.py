@@ -4,7 +4,7 @@ import argparse
 
 import pytest
 
-from cifar_lightning.commands.arguments import ArgumentParser
+from cifar_lightning.commands.options.arguments import ArgumentParser
 from cifar_lightning.errors import UsageError
 
 

@@ -8,7 +8,7 @@ import re
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
-from cifar_lightning.commands.hints import translate_name
+from cifar_lightning.commands.options.hints import translate_name
 from cifar_lightning.errors import UsageError, near_names
 from cifar_lightning.io.options import SECTIONS, describe_type, format_value, list_options
 from cifar_lightning.io.ranges import Range

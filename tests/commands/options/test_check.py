@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from cifar_lightning.commands.fit import parse
-from cifar_lightning.commands.option_check import check_config, check_words, unknown_option
+from cifar_lightning.commands.options.check import check_config, check_words, unknown_option
 from cifar_lightning.errors import UsageError
 
 WRONG = [

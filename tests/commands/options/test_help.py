@@ -5,7 +5,7 @@ import re
 import pytest
 
 from cifar_lightning.cli import main
-from cifar_lightning.commands.help import TEXTS, format_help
+from cifar_lightning.commands.options.help import TEXTS, format_help
 from cifar_lightning.io.options import OLDER_NAMES, SECTIONS, list_options
 from tests.conftest import Refusal
 

@@ -8,7 +8,7 @@ from typing import Any, NoReturn, get_args, get_type_hints
 import yaml
 from jsonargparse import ArgumentParser, get_loader, set_loader
 
-from cifar_lightning.commands.option_check import unknown_option, wrong_value
+from cifar_lightning.commands.options.check import unknown_option, wrong_value
 from cifar_lightning.errors import UsageError, did_you_mean
 from cifar_lightning.io.options import COMMANDS, PLAIN_TYPES, list_options
 from cifar_lightning.io.strict_yaml import StrictError, check_value
