@@ -53,8 +53,11 @@ _cifar_lightning() {{
   if ((COMP_CWORD == 1)); then found=({commands})
   else found=($(_cifar_lightning_words "$command" "$prev" "$cur")); fi
   case "$prev $command" in
-    "-c "*|"--config "*|"$command fit"|"$command bench"|"$command sweep")
-      [[ $cur == -* ]] || found=({recipes} configs/*.yaml *.yaml) ;;
+    "-c sweep"|"--config sweep"|"sweep sweep") [[ $cur == -* ]] || found=(sweep configs/*.yaml *.yaml) ;;
+    "-c "*|"--config "*|"fit fit"|"bench bench") [[ $cur == -* ]] || found=({trained} configs/*.yaml *.yaml) ;;
+    "recipes recipes") found=(list show copy) ;;
+    "show recipes"|"copy recipes") found=({recipes}) ;;
+    "completion completion") found=(bash zsh) ;;
     "--ckpt_path "*|"--model serve") found=(best last runs/*/version_*/*.ckpt) ;;
   esac
   COMPREPLY=()
@@ -79,8 +82,11 @@ _cifar_lightning() {{
   if ((CURRENT == 2)); then found=({commands})
   else found=(${{=$(_cifar_lightning_words "$command" "$prev" "$cur")}}); fi
   case "$prev $command" in
-    "-c "*|"--config "*|"$command fit"|"$command bench"|"$command sweep")
-      [[ $cur == -* ]] || found=({recipes} configs/*.yaml(N) *.yaml(N)) ;;
+    "-c sweep"|"--config sweep"|"sweep sweep") [[ $cur == -* ]] || found=(sweep configs/*.yaml(N) *.yaml(N)) ;;
+    "-c "*|"--config "*|"fit fit"|"bench bench") [[ $cur == -* ]] || found=({trained} configs/*.yaml(N) *.yaml(N)) ;;
+    "recipes recipes") found=(list show copy) ;;
+    "show recipes"|"copy recipes") found=({recipes}) ;;
+    "completion completion") found=(bash zsh) ;;
     "--ckpt_path "*|"--model serve") found=(best last runs/*/version_*/*.ckpt(N)) ;;
   esac
   compadd -- $found || _files
@@ -133,7 +139,9 @@ def make_script(shell: str) -> str:
         options="\n".join(f'      {command}) echo "{" ".join(names)}" ;;' for command, names in options.items()),
     )
     template = {"bash": BASH, "zsh": ZSH}[shell]
-    return script + template.format(commands=" ".join(COMMANDS), recipes=" ".join(builtin_recipes()))
+    recipes = list(builtin_recipes())
+    trained = " ".join(name for name in recipes if name != "sweep")
+    return script + template.format(commands=" ".join(COMMANDS), recipes=" ".join(recipes), trained=trained)
 
 
 def _choices(option: Mapping[str, Any]) -> list[str]:

@@ -26,6 +26,11 @@ CASES = [
     (["export", "--format", ""], ["onnx", "pt2"]),
     (["leaderboard", "--format", "c"], ["csv"]),
     (["sweep", "--tr"], ["--trials", *["--trainer."]]),
+    (["sweep", "--config", "s"], ["sweep"]),
+    (["fit", "--config", "s"], ["speedrun"]),
+    (["recipes", "c"], ["copy"]),
+    (["recipes", "copy", "cn"], ["cnn"]),
+    (["completion", ""], ["bash", "zsh"]),
 ]
 
 PRESSED = """
