@@ -11,6 +11,8 @@ from typing import Any
 import optuna
 import pytest
 import yaml
+from optuna.storages import RDBStorage
+from sqlalchemy.pool import NullPool
 
 from cifar_lightning.cli import main
 from cifar_lightning.sweeping import results
@@ -235,6 +237,12 @@ def test_without_optuna(here: Path, monkeypatch: pytest.MonkeyPatch, capsys: pyt
     assert capsys.readouterr().err == "cifar-lightning: sweep needs optuna: pip install 'cifar-lightning[sweep]'\n"
 
 
+def trials() -> list[optuna.trial.FrozenTrial]:
+    """Return the trials of the search in their order, and leave no connection to its database open."""
+    storage = RDBStorage("sqlite:///runs/search/study.db", engine_kwargs={"poolclass": NullPool})
+    return optuna.load_study(study_name="search", storage=storage).trials
+
+
 def test_a_signal_queues_the_trial_again(
     search: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -243,8 +251,7 @@ def test_a_signal_queues_the_trial_again(
         patch.setenv("SIGNAL", f"{signal.SIGINT:d} 0 1 train")
         assert main(words) == 130
     assert "To resume, give the same command again" in capsys.readouterr().out
-    study = optuna.load_study(study_name="search", storage="sqlite:///runs/search/study.db")
-    assert [trial.state.name for trial in study.trials] == ["FAIL", "WAITING"]
+    assert [trial.state.name for trial in trials()] == ["FAIL", "WAITING"]
     assert main(words) == 0
     assert [row["state"] for row in table()].count("complete") == 2
 
@@ -258,7 +265,7 @@ def test_the_trial_of_a_killed_worker_is_started_again(search: Path, start: Star
     killed.kill()
     killed.communicate()
     Path("begun").unlink()
-    (running,) = optuna.load_study(study_name="search", storage="sqlite:///runs/search/study.db").trials
+    (running,) = trials()
     assert running.state == optuna.trial.TrialState.RUNNING
     others = start(*SWEEP, "--workers=2")
     out = others.communicate(timeout=400)[0]
@@ -285,9 +292,7 @@ def test_ctrl_c_queues_the_trial_again(workers: int, search: Path, start: Start)
     assert process.returncode == 130, out
     assert "To resume, give the same command again" in out
     assert "Traceback" not in out
-    states = [
-        t.state.name for t in optuna.load_study(study_name="search", storage="sqlite:///runs/search/study.db").trials
-    ]
+    states = [trial.state.name for trial in trials()]
     assert states.count("RUNNING") < workers  # the other one may have been about to begin
     assert "WAITING" in states
     assert main(["sweep", f"--config={search}"]) == 0
