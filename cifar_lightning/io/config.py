@@ -8,6 +8,7 @@ from typing import Any
 import yaml
 
 from cifar_lightning.errors import UsageError
+from cifar_lightning.io.options import OLDER_NAMES
 from cifar_lightning.io.strict_yaml import load_yaml, read_text
 
 ONLY_FLAGS = {"ckpt_path": "--ckpt_path FILE", "config": "--config FILE", "allow_custom_code": "--allow_custom_code"}
@@ -101,7 +102,9 @@ def read_config(path: Path) -> tuple[dict[str, Any], str]:
         UsageError: If it is no YAML file that holds options.
     """
     try:
-        text = re.sub(r"^allow_custom_arch:", "allow_custom_code:", read_text(path), flags=re.MULTILINE)  # in 0.1.0
+        text = read_text(path)
+        for name, present in OLDER_NAMES.items():
+            text = re.sub(rf"^{name}:", f"{present}:", text, flags=re.MULTILINE)
         content = load_yaml(text)
     except (yaml.YAMLError, ValueError) as error:  # ValueError: a value such as the date 2026-99-99.
         problem = str(error).replace('in "<unicode string>", ', "in ")
