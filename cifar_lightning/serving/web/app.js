@@ -168,10 +168,10 @@ for (const input of [$("files"), $("capture")]) {
   });
 }
 document.addEventListener("paste", (event) => addFiles(event.clipboardData.files));
-for (const kind of ["dragover", "dragleave", "drop"]) {
+for (const kind of ["dragenter", "dragover", "dragleave", "drop"]) {
   document.addEventListener(kind, (event) => {
     event.preventDefault();
-    document.body.classList.toggle("dragging", kind === "dragover");
+    document.body.classList.toggle("dragging", kind === "dragenter" || kind === "dragover");
     if (kind === "drop") addFiles(event.dataTransfer.files);
   });
 }
