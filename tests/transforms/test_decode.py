@@ -272,10 +272,10 @@ def test_links_are_followed_once_and_what_is_not_read_is_listed(tmp_path: Path) 
     (root / "self.png").symlink_to("self.png")
     (root / "twice").symlink_to(elsewhere)
     found = search_folder(root)
-    assert found.images == [root / "a.png", root / "link" / "b.png"]
+    assert found.images == [str(root / "a.png"), str(root / "link" / "b.png")]
     assert found.unread == [root / name for name in ("ring", "scan.tif", "self.png", "twice")]
     listed = find_images([str(root)])
-    assert listed == sorted(found.images + found.unread), "each of them gets a row"
+    assert listed == sorted([*map(Path, found.images), *found.unread]), "each of them gets a row"
     errors = [error for _, errors in decode_files(listed, 8, 4) for error in errors]
     folder = "it is a folder, not an image file"
     assert (errors[2], errors[5]) == (folder, folder)

@@ -102,7 +102,7 @@ class Folder:
         files, labels = self._find(folder, classes)
         # These change even if files of equal size are swapped, or if their modification times are set back.
         stats = [os.stat(path) for path in files]
-        facts = [(str(path)[len(str(folder)) :], s.st_size, s.st_mtime_ns, s.st_ctime_ns, s.st_ino)
+        facts = [(path[len(str(folder)) :], s.st_size, s.st_mtime_ns, s.st_ctime_ns, s.st_ino)
                  for path, s in zip(files, stats, strict=True)]  # fmt: skip
         fingerprint = hash_data(ascii((self.image_size, classes, facts)))
         root = self.root.resolve()
@@ -115,9 +115,9 @@ class Folder:
         self._check_filled(folder, [name for k, name in enumerate(classes) if k not in decoded.labels])
         return ImageSet.whole(decoded.images, decoded.labels, classes, decoded.digest)
 
-    def _find(self, folder: Path, classes: Sequence[str]) -> tuple[list[Path], list[int]]:
+    def _find(self, folder: Path, classes: Sequence[str]) -> tuple[list[str], list[int]]:
         """List the images of each class with their labels, and print what is left out."""
-        files: list[Path] = []
+        files: list[str] = []
         labels: list[int] = []
         unread: list[Path] = []
         others: list[Path] = []
@@ -145,7 +145,7 @@ class Folder:
         if empty:
             raise UsageError(f"these class folders in {folder} contain no images: {first_ten(empty)}. {why}".rstrip())
 
-    def _decode(self, folder: Path, files: Sequence[Path], labels: Sequence[int], classes: Sequence[str]) -> Decoded:
+    def _decode(self, folder: Path, files: Sequence[str], labels: Sequence[int], classes: Sequence[str]) -> Decoded:
         """Decode the files, and hash their contents together with their labels.
 
         Hashing the encoded files, not the pixels, gives the same digest for another image size and for another release
@@ -158,7 +158,7 @@ class Folder:
         def decode(position: int) -> None:
             try:
                 images[position] = decode_image(files[position], self.image_size)
-                hashes[position] = bytes.fromhex(hash_file(files[position]))
+                hashes[position] = bytes.fromhex(hash_file(Path(files[position])))
             except (ImageError, OSError) as error:
                 broken[position] = f"{files[position]}: {error}"
 
