@@ -16,6 +16,9 @@ from cifar_lightning.data.datamodule import ImageDataModule
 from cifar_lightning.reporting.record import hardware, versions
 
 CNN = str(Path(__file__).parent.parent / "configs" / "cnn.yaml")
+WHOLE_SIZE = "--data.size_schedule=null"
+"""Trains on whole images from the beginning, where images/s are compared."""
+
 RESULTS = Path(__file__).with_name("results.md")
 HEAD = """\
 # Benchmarks
@@ -113,7 +116,7 @@ def record(
     case: str = "",
     path: Path = RESULTS,
 ) -> None:
-    """Print a row and, unless the run was a quick one, write it in place of the row of the same benchmark.
+    """Print a row and, unless the run was a quick one, write it in place of the benchmark's row for this hardware.
 
     Args:
         options: What ``parse`` returned.
@@ -141,8 +144,9 @@ def record(
     if options.quick:
         return
     table = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
-    rows = {line.split("|")[1].strip(): line for line in table if line.startswith("| [")}
-    rows[cells["benchmark"]] = f"| {' | '.join(cells.values())} |"
+    key = [1 + list(cells).index(name) for name in ("benchmark", "hardware")]
+    table.append(f"| {' | '.join(cells.values())} |")
+    rows = {tuple(line.split("|")[place].strip() for place in key): line for line in table if line.startswith("| [")}
     head = [HEAD, f"| {' | '.join(cells)} |", "|---" * len(cells) + "|"]
     path.write_text("\n".join([*head, *(rows[name] for name in sorted(rows))]) + "\n", encoding="utf-8")
     print(f"written: {path}")

@@ -2,8 +2,8 @@
 
     python -m benchmarks.bare_loop
 
-Both sides train the same network with the same batches of 128 (unless --data.batch_size says otherwise), precision,
-augmentation, optimizer and schedule. The bare loop runs over tensors that are on the device from the beginning; it
+Both sides train the same network with the same batches of whole images, precision, augmentation, optimizer and
+schedule. The bare loop runs over tensors that are on the device from the beginning; it
 counts, logs, shows and saves nothing. They alternate every 50 steps because the machine's speed fluctuates; a round is
 an epoch of both, from the end of its first batch to the end of its last, so neither start nor validation counts.
 """
@@ -17,7 +17,7 @@ import torch
 from lightning.pytorch import LightningModule, Trainer
 from torch.nn import functional as F
 
-from benchmarks._results import CNN, parse, ratio, record
+from benchmarks._results import CNN, WHOLE_SIZE, parse, ratio, record
 from cifar_lightning.commands.bench import AlternatingTimer, temporary_training
 from cifar_lightning.models import create_model
 from cifar_lightning.reporting.record import get_model_and_data
@@ -29,7 +29,7 @@ from cifar_lightning.transforms.preprocess import Preprocess
 def main(argv: Sequence[str] | None = None) -> int:
     """Measure and write the row."""
     options = parse(argv, __doc__, rounds=7)
-    flags = ["--config", CNN, "--data.batch_size", "128", *options.flags]
+    flags = ["--config", CNN, WHOLE_SIZE, *options.flags]
     timer = AlternatingTimer(bare_epoch)
     for _ in range(options.rounds + 1):
         with temporary_training([*flags, "--trainer.max_epochs", "1"], timer) as training:
@@ -68,6 +68,7 @@ def bare_epoch(trainer: Trainer, pl_module: LightningModule, batch: Any) -> Iter
         momentum=model["momentum"],
         sgd_lr=model["sgd_lr"],
         sgd_momentum=model["sgd_momentum"],
+        muon_linear=model["muon_linear"],
     )
     schedule = build_schedule(optimizer, model["schedule"], total_steps=len(batches), warmup=model["warmup"])
     mixed = trainer.precision == "bf16-mixed"

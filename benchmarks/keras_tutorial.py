@@ -1,6 +1,10 @@
-"""10 epochs of configs/cnn.yaml, ``fit`` alone and with ``test``, against the TensorFlow tutorial's CNN in Keras.
+"""``fit`` against the TensorFlow tutorial's CNN in Keras: as many epochs, and the time to its accuracy.
 
     python -m benchmarks.keras_tutorial
+
+The first row compares equal work: 10 epochs of configs/cnn.yaml, ``fit`` alone and with ``test``. The second compares
+what users wait for: configs/quick.yaml is trained once and tested (``fit --test``), and counts only if its mean
+accuracy on the test images is at least that of the tutorial.
 
 Whole processes are timed, from the start of Python to the accuracy on the test images, in turn and on all cores of
 the CPU. The other side is https://www.tensorflow.org/tutorials/images/cnn (_keras_script.py: Adam, batches of 32, no
@@ -14,7 +18,7 @@ import subprocess
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from statistics import mean, median
+from statistics import mean, median, stdev
 from tempfile import TemporaryDirectory
 from typing import Any
 
@@ -27,6 +31,7 @@ from benchmarks._results import CNN, load_splits, parse, ratio, record, run_proc
 
 PINNED = ("tensorflow-cpu==2.21.0", "keras==3.15.1", "numpy==2.4.6")
 VENV = Path(__file__).with_name(".venv-keras")
+QUICK = str(Path(CNN).with_name("quick.yaml"))
 SCRIPT = Path(__file__).with_name("_keras_script.py")
 
 
@@ -35,27 +40,45 @@ def main(argv: Sequence[str] | None = None) -> int:
     options = parse(argv, __doc__, rounds=3)
     python = make_environment()
     epochs = 1 if options.quick else 10
-    fits, project, reference = [], [], []
+    fits, project, quick, reference = [], [], [], []
     with TemporaryDirectory() as folder:
         file = Path(folder) / "images.npz"
         write_images(file, load_splits(options, val_size=100 if options.quick else 5000))
         for seed in range(options.rounds):
-            training, testing, accuracy = run_project(Path(folder) / f"{seed}", options.flags, epochs, seed)
+            training, testing, accuracy = run_equal_epochs(Path(folder) / f"{seed}", options.flags, epochs, seed)
             fits.append(training)
             project.append((training + testing, accuracy))
+            quick.append(run_quick(Path(folder) / f"quick-{seed}", options.flags, seed))
             seconds, output = run_process(Path(folder), python, SCRIPT, file, "--epochs", epochs, "--seed", seed)
             reference.append((seconds, float(json.loads(output.splitlines()[-1])["accuracy"])))
     alone = ratio([b / a for a, (b, _) in zip(fits, reference, strict=True)], ".2f")
-    tested = ratio([b / a for (a, _), (b, _) in zip(project, reference, strict=True)], ".2f")
-    record(
-        options,
-        "keras_tutorial",
-        result=f"{alone} times as fast; with the test's process {tested}",
-        this_project=f"cnn.yaml, fit {median(fits):.0f} s, with the test {summary(project)}",
-        reference=f"the tutorial's CNN in Keras, {summary(reference)}",
-        device=torch.device("cpu"),
-        others=", ".join(PINNED[:2]).replace("==", " "),
+    tested, to_accuracy = (
+        ratio([b / a for (a, _), (b, _) in zip(measured, reference, strict=True)], ".2f")
+        for measured in (project, quick)
     )
+    reached = mean(accuracy for _, accuracy in quick) >= mean(accuracy for _, accuracy in reference)
+    for case, result, this_project in (
+        (
+            "equal epochs",
+            f"{alone} times as fast; with the test's process {tested}",
+            f"cnn.yaml, fit {median(fits):.0f} s, with the test {summary(project)}",
+        ),
+        (
+            "time to its accuracy",
+            f"{to_accuracy} times as fast" if reached else "its accuracy is not reached",
+            f"quick.yaml, fit --test {summary(quick)}",
+        ),
+    ):
+        record(
+            options,
+            "keras_tutorial",
+            case=case,
+            result=result,
+            this_project=this_project,
+            reference=f"the tutorial's CNN in Keras, {summary(reference)}",
+            device=torch.device("cpu"),
+            others=", ".join(PINNED[:2]).replace("==", " "),
+        )
     return 0
 
 
@@ -79,21 +102,38 @@ def write_images(path: Path, splits: Mapping[str, tuple[Tensor, Tensor]]) -> Non
     np.savez(path, **arrays)  # type: ignore[arg-type]  # its other option is a bool
 
 
-def run_project(folder: Path, flags: Sequence[str], epochs: int, seed: int) -> tuple[float, float, float]:
-    """Run fit and test as processes; return the seconds of each and the test accuracy."""
-    folder.mkdir()
-    command = (sys.executable, "-m", "cifar_lightning")
-    words = ("--config", CNN, *flags, "--trainer.max_epochs", epochs, "--trainer.accelerator", "cpu")
-    training, _ = run_process(folder, *command, "fit", *words, "--seed_everything", seed)
-    testing, _ = run_process(folder, *command, "test", "--ckpt_path", "best.ckpt", "--trainer.accelerator", "cpu")
-    result = json.loads((folder / "runs" / "cnn" / "version_0" / "test.json").read_text(encoding="utf-8"))
-    return training, testing, float(result["accuracy"])
+def run_equal_epochs(folder: Path, flags: Sequence[str], epochs: int, seed: int) -> tuple[float, float, float]:
+    """Run fit of cnn.yaml and test as processes; return the seconds of each and the test accuracy."""
+    words = ("--config", CNN, *flags, "--trainer.max_epochs", epochs, "--seed_everything", seed)
+    training = run_command(folder, "fit", *words)
+    testing = run_command(folder, "test", "--ckpt_path", "best.ckpt")
+    return training, testing, tested_accuracy(folder)
+
+
+def run_quick(folder: Path, flags: Sequence[str], seed: int) -> tuple[float, float]:
+    """Run fit and test of quick.yaml as one process; return its seconds and the test accuracy."""
+    seconds = run_command(folder, "fit", "--config", QUICK, *flags, "--test", "--seed_everything", seed)
+    return seconds, tested_accuracy(folder)
+
+
+def run_command(folder: Path, *words: object) -> float:
+    """Run a command of this project in a folder, on the CPU, and return the seconds it took."""
+    folder.mkdir(exist_ok=True)
+    command = (sys.executable, "-m", "cifar_lightning", *words, "--trainer.accelerator", "cpu")
+    return run_process(folder, *command)[0]
+
+
+def tested_accuracy(folder: Path) -> float:
+    """Return the accuracy on the test images of the only run in a folder."""
+    (record,) = folder.glob("runs/*/version_0/test.json")
+    return float(json.loads(record.read_text(encoding="utf-8"))["accuracy"])
 
 
 def summary(measured: Sequence[tuple[float, float]]) -> str:
-    """Describe measurements by the median of the seconds and the mean of the accuracies."""
+    """Describe measurements by the median of the seconds, and the mean and standard deviation of the accuracies."""
     seconds, accuracies = zip(*measured, strict=True)
-    return f"{median(seconds):.0f} s, {mean(accuracies):.1%} test accuracy (n = {len(measured)})"
+    deviation = f" ± {100 * stdev(accuracies):.1f}" if len(measured) > 1 else ""
+    return f"{median(seconds):.0f} s, {mean(accuracies):.1%}{deviation} test accuracy (n = {len(measured)})"
 
 
 if __name__ == "__main__":

@@ -40,6 +40,15 @@ def test_rows_are_replaced_by_name(tmp_path: Path) -> None:
     assert "/somewhere" not in path.read_text()
 
 
+def test_each_processor_has_a_row_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "results.md"
+    for processor in ("AMX", "AVX2", "AMX"):
+        monkeypatch.setattr(_results, "hardware", lambda device, name=processor: f"a CPU, 2 cores, {name}")
+        write(path, "first", f"on {processor}")
+    rows = [line for line in path.read_text().splitlines() if line.startswith("| [")]
+    assert [("on AMX" in row, "on AVX2" in row) for row in rows] == [(True, False), (False, True)]
+
+
 def test_a_ratio_comes_with_its_spread() -> None:
     assert _results.ratio([1.5, 3.0, 2.0], ".1f") == "2.0 (1.5 to 3.0, n = 3)"
 

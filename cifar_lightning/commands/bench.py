@@ -19,6 +19,7 @@ from lightning.pytorch.utilities.exceptions import SIGTERMException
 from rich.console import Console
 from rich.table import Table
 from torch.nn import functional as F
+from torch.utils.flop_counter import FlopCounterMode
 
 from cifar_lightning.commands.fit import build, parse
 from cifar_lightning.commands.options.arguments import split_options
@@ -88,6 +89,9 @@ def _adjust(options: Any) -> None:
     for name in (*ends, "check_val_every_n_epoch", "val_check_interval"):
         options.trainer[name] = defaults[name].default
     options.trainer.limit_val_batches = 1
+    if options.data.size_schedule:
+        print("note: images of the whole size are measured, without data.size_schedule")
+        options.data.size_schedule = None
 
 
 @contextmanager
@@ -195,18 +199,28 @@ def step(trainer: Trainer, pl_module: LightningModule, batch: Any) -> Iterator[i
 
 
 class PartsTimer(AlternatingTimer):
-    """Times loading and the bare step in alternation with ``fit``, and inference at the end.
+    """Times loading and the bare step in alternation with ``fit``, and at the end inference and matrix multiplication.
 
     Attributes:
         inference: By batch size, the seconds that each repetition takes from uint8 images to probabilities in memory.
+        flops_per_image: Floating-point operations of a training step of the network, for each image.
+        flops_limit: Operations a second that a product of two large matrices reaches in the precision of the training.
     """
 
     def __init__(self) -> None:
         super().__init__(load, step)
         self.inference: dict[int, list[float]] = {}
+        self.flops_per_image, self.flops_limit = 0.0, 0.0
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Time inference while the network is still on the device."""
+        """Measure this while the network is still on the device."""
+        side = cast(Any, trainer).datamodule.input_size
+        with trainer.precision_plugin.forward_context(), torch.compiler.set_stance("force_eager"):
+            self.flops_per_image = count_flops(pl_module, side)
+            self.flops_limit = measure_matmul(pl_module.device)
+        self._time_inference(trainer, pl_module)
+
+    def _time_inference(self, trainer: Trainer, pl_module: LightningModule) -> None:
         data, precision = cast(Any, trainer).datamodule, trainer.precision_plugin
         side = data.hparams["image_size"]
         pl_module.eval()
@@ -226,6 +240,31 @@ class PartsTimer(AlternatingTimer):
             else:
                 self.inference[size] = seconds[3:]  # The first ones warm up.
         pl_module.train()
+
+
+def count_flops(network: LightningModule, side: int) -> float:
+    """Count the floating-point operations of a forward and backward pass, for each image (3, side, side).
+
+    Only matrix multiplications and convolutions are counted.
+    """
+    images = torch.randn(2, 3, side, side, device=network.device)
+    with FlopCounterMode(display=False) as counter:
+        network(images).float().sum().backward()
+    network.zero_grad()
+    return float(counter.get_total_flops() / len(images))
+
+
+def measure_matmul(device: torch.device) -> float:
+    """Return how many floating-point operations a second a product of two large matrices reaches on a device."""
+    side = 2048 if device.type == "cpu" else 8192
+    matrix = torch.randn(side, side, device=device)
+    matrix = matrix.to((matrix[:1] @ matrix).dtype)  # of a mixed precision, the one that it multiplies in
+    seconds = []
+    for _ in range(8):
+        started = now()
+        matrix @ matrix
+        seconds.append(now() - started)
+    return float(2 * side**3 / min(seconds))
 
 
 def measure(training: Training, batches: int | None = None) -> dict[str, Any]:
@@ -294,6 +333,9 @@ def _describe(training: Training, parts: "PartsTimer") -> dict[str, Any]:
             }
             for side, name in enumerate(("fit", "loading", "step"))
         },
+        "flops_per_image": parts.flops_per_image,
+        "matmul_flops_per_second": parts.flops_limit,
+        "share_of_matmul": parts.flops_per_image / middle[0] / parts.flops_limit,
         "overhead": spread([_overhead(seconds) for seconds in rounds]),
         "inference": {
             size: {
@@ -330,11 +372,13 @@ def _print(result: dict[str, Any]) -> None:
         inference.add_row(str(size), *times, f"{row['images_per_second']:,.0f}")
     for column in (*table.columns[1:], *inference.columns[1:]):
         column.justify = "right"
-    console = Console(highlight=False)
+    console, megaflops = Console(highlight=False), result["flops_per_image"] / 1e6
     console.print(
         result["hardware"],
         table,
         f"overhead of fit over loading and bare step: {over['median']:+.1%} ({over['min']:+.1%} to {over['max']:+.1%})",
+        f"fit reaches {result['share_of_matmul']:.0%} of the speed at which this machine multiplies large matrices: "
+        f"{result['matmul_flops_per_second'] / 1e9:,.0f} GFLOP/s; an image takes {megaflops:,.0f} MFLOP",
         inference,
         sep="\n",
     )

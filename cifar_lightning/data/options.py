@@ -1,6 +1,7 @@
 """The values that the options of ``ImageDataModule`` may have."""
 
 from collections.abc import Mapping
+from itertools import pairwise
 from typing import Any
 
 from cifar_lightning.errors import UsageError
@@ -39,8 +40,24 @@ def check_options(options: Mapping[str, Any]) -> None:
         raise UsageError(
             f"data.translate is {options['translate']}; it must be smaller than the images ({options['image_size']})."
         )
+    _check_size_schedule(options)
     mean, std = options["mean"], options["std"]
     if (mean is None) != (std is None) or len(mean or []) != len(std or []) or min(std or [1]) <= 0:
         raise UsageError(
             f"data.mean is {mean} and data.std is {std}; give both, one number for each channel, and std above 0."
+        )
+
+
+def _check_size_schedule(options: Mapping[str, Any]) -> None:
+    schedule = options["size_schedule"]
+    if schedule is None:
+        return
+    whole = options["resize"] or options["image_size"]
+    sizes = sorted(schedule.items()) if isinstance(schedule, Mapping) else []
+    ends = [0, *(end for _, end in sizes), 1]
+    rising = all(earlier < later for earlier, later in pairwise(ends))
+    if not sizes or not rising or not all(type(size) is int and 1 <= size < whole for size, _ in sizes):
+        raise UsageError(
+            f"data.size_schedule is {schedule}; it must name sizes below that of the images ({whole}), each with the "
+            "fraction of training until which it is used, and larger sizes later ones: {16: 0.25, 24: 0.5}."
         )

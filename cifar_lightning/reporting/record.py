@@ -225,14 +225,30 @@ def versions() -> dict[str, str]:
 
 
 def hardware(device: torch.device) -> str:
-    """Return the name of the GPU, or of the CPU with its number of cores and how many PyTorch uses."""
+    """Return the name of the GPU, or of the CPU with its number of cores, how many PyTorch uses, and its vector units.
+
+    Processors of one name may differ tenfold in what they multiply in a second, depending on these: "AVX2", "AVX-512",
+    "AVX-512 with bf16" or "AMX".
+    """
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
     info, cores = Path("/proc/cpuinfo"), os.cpu_count() or 1
     found = re.search(r"model name\s*: (.*)", info.read_text(encoding="utf-8")) if info.exists() else None
     name = found[1] if found else platform.processor() or platform.machine()
-    used = torch.get_num_threads()
-    return f"{name}, {cores} cores" + (f" (torch uses {used})" if used != cores else "")
+    used, units = torch.get_num_threads(), _vector_units()
+    threads = f" (torch uses {used})" if used != cores else ""
+    return f"{name}, {cores} cores{threads}" + (f", {units}" if units else "")
+
+
+def _vector_units() -> str:
+    """Name the fastest vector units of the CPU that PyTorch uses; "" if they are not known."""
+    has: dict[str, Any] = getattr(torch.cpu, "get_capabilities", dict)()  # torch 2.12 and newer
+    if has.get("amx_bf16"):
+        return "AMX"
+    if has.get("avx512_bf16"):
+        return "AVX-512 with bf16"
+    used = torch.backends.cpu.get_cpu_capability()
+    return {"DEFAULT": "", "AVX512": "AVX-512"}.get(used, used)
 
 
 def commit() -> str | None:

@@ -73,9 +73,10 @@ class ImageClassifier(LightningModule):
         backbone_lr: Factor of the backbone's learning rate, > 0.
         optimizer: "adam", "adamw", "sgd" (with Nesterov momentum) or "muon" (for convolutions, with sgd for all other
             weights).
+        muon_linear: Whether muon also trains the weights of all linear layers but the last one.
         lr: Peak learning rate, > 0.
-        weight_decay: Weight decay, >= 0, of all weights but biases and normalisation layers; with muon, of all but the
-            convolutions.
+        weight_decay: Weight decay, >= 0, of all weights but biases and normalisation layers; with muon, of all but
+            those that muon trains.
         momentum: Momentum of sgd and muon, in [0, 1).
         sgd_lr: Peak learning rate of the sgd beside muon, > 0.
         sgd_momentum: Momentum of the sgd beside muon, in [0, 1).
@@ -112,6 +113,7 @@ class ImageClassifier(LightningModule):
         freeze: Literal["none", "backbone", "all_but_head"] = "none",
         backbone_lr: float = 1.0,
         optimizer: Literal["adam", "adamw", "sgd", "muon"] = "adam",
+        muon_linear: bool = False,
         lr: float = 1e-3,
         weight_decay: float = 0.0,
         momentum: float = 0.9,
@@ -382,6 +384,7 @@ class ImageClassifier(LightningModule):
             momentum=options["momentum"],
             sgd_lr=options["sgd_lr"],
             sgd_momentum=options["sgd_momentum"],
+            muon_linear=options["muon_linear"],
             lr_factors=dict.fromkeys(backbone_parameters(self.net, classes), factor) if factor != 1 else None,
             # Lightning does not clip gradients that a fused optimizer may have to unscale.
             fused=self.trainer.gradient_clip_val is None,

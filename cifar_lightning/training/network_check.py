@@ -49,6 +49,9 @@ def check_network(model: ImageClassifier, data: ImageDataModule, *, training: bo
         batch = min(options["batch_size"], 2)
         try:
             output = main_output(_run(network, batch, size))
+            for size in options["size_schedule"] or ():
+                where = f"images of {size} × {size} (data.size_schedule)"
+                _run(network, batch, size)
         except Exception as error:
             if batch == 1 and _accepts(network, 2, size):
                 raise UsageError(

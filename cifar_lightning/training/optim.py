@@ -16,11 +16,12 @@ from torch.optim.sgd import sgd
 
 
 class Muon(Optimizer):
-    """Momentum with orthogonalised updates for convolution filters, and Nesterov SGD for all other parameters.
+    """Momentum with orthogonalised updates for the weights of some layers, and Nesterov SGD for all other parameters.
 
-    In each step, the filters of a layer, as a matrix (out, in · height · width), are scaled to a norm of √out and moved
-    by lr times their momentum, whose singular values have been brought close to 1. Sources: Keller Jordan et al.,
-    https://kellerjordan.github.io/posts/muon/, and https://github.com/KellerJordan/cifar10-airbench for the scaling.
+    In each step, the weights of such a layer, as a matrix (out, in), or (out, in · height · width) of a convolution,
+    are scaled to a norm of √out and moved by lr times their momentum, whose singular values have been brought close
+    to 1. Sources: Keller Jordan et al., https://kellerjordan.github.io/posts/muon/, and
+    https://github.com/KellerJordan/cifar10-airbench for the scaling.
 
     Args:
         params: Parameter groups with the keys ``orthogonal`` (bool), ``lr`` and ``momentum``, and ``weight_decay`` if
@@ -85,6 +86,7 @@ def build_optimizer(
     momentum: float,
     sgd_lr: float = 0.0,
     sgd_momentum: float = 0.0,
+    muon_linear: bool = False,
     lr_factors: Mapping[nn.Parameter, float] | None = None,
     fused: bool = True,
 ) -> Optimizer:
@@ -98,16 +100,19 @@ def build_optimizer(
             other parameters).
         lr: Peak learning rate, > 0.
         weight_decay: Weight decay, >= 0: decoupled for adamw, added to the gradient for the others. It does not apply
-            to biases and normalisation layers; with muon, it applies to these and the head, and not to filters.
+            to biases and normalisation layers; with muon, it applies to all but the weights that muon trains.
         momentum: Momentum of sgd and muon, in [0, 1); ignored by the others.
         sgd_lr: Peak learning rate of the SGD used with muon, > 0.
         sgd_momentum: Momentum of the SGD used with muon, in [0, 1).
+        muon_linear: Whether muon also trains the weights of all linear layers but the last one.
         lr_factors: Factors on the peak rate of some parameters, such as those of a pretrained backbone.
         fused: Whether a single kernel does a whole step.
 
     Raises:
         KeyError: If the name is unknown.
     """
+    hidden = [m.weight for m in model.modules() if isinstance(m, nn.Linear)][:-1] if muon_linear else []
+    orthogonal = {*hidden, *(p for p in model.parameters() if p.ndim == 4)}
     ends = {m.bias: m.bias_lr_ends for m in model.modules() if hasattr(m, "bias_lr_ends")}
 
     def settings(p: nn.Parameter) -> dict[str, Any]:
@@ -116,7 +121,7 @@ def build_optimizer(
         if name != "muon":
             # Two groups even without weight decay, since a resumed run may have another value.
             return common | {"decays": p.ndim > 1, "weight_decay": weight_decay if p.ndim > 1 else 0.0}
-        if p.ndim == 4:
+        if p in orthogonal:
             return common | {"orthogonal": True, "momentum": momentum}
         sgd_settings = {"momentum": sgd_momentum, "weight_decay": weight_decay, "lr": sgd_lr * factor}
         return common | {"orthogonal": False} | sgd_settings

@@ -19,7 +19,7 @@ from cifar_lightning.io.config import PER_RUN_SETTINGS, flatten
 from cifar_lightning.io.text import printable
 from cifar_lightning.training.checkpoint import TRAINER_SETTINGS, Checkpoint
 
-FIXED_MODEL = ("arch", "arch_options", "num_classes", "stem", "freeze", "optimizer", "ema", "swa")
+FIXED_MODEL = ("arch", "arch_options", "num_classes", "stem", "freeze", "optimizer", "muon_linear", "ema", "swa")
 """Settings of the model that the state of its weights and of its optimizer depends on."""
 
 FIXED_DATA = ("dataset", "val_size", "test_size", "split_seed")

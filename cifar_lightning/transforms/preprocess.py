@@ -30,18 +30,20 @@ class Preprocess(nn.Module):
         self.scale = nn.Buffer(scale.view(1, -1, 1, 1))
         self.shift = nn.Buffer((-255 * torch.tensor(mean) * scale).view(1, -1, 1, 1))
 
-    def forward(self, images: Tensor) -> Tensor:
+    def forward(self, images: Tensor, size: int | None = None) -> Tensor:
         """Resize and normalise a batch.
 
         Args:
             images: (B, C, H, W) uint8.
+            size: Another size for this batch than the module's. Without antialiasing, which would take longer than
+                such small images save; down to half the size, bilinear interpolation uses nearly all pixels anyway.
 
         Returns:
-            (B, C, H, W) float32, channels-last; H and W are ``size`` unless that is None.
+            (B, C, H, W) float32, channels-last; H and W are the size, or those of the images if there is none.
         """
         pixels = images.to(torch.float32, memory_format=torch.channels_last)
-        if self.size is not None:
-            pixels = F.interpolate(pixels, (self.size, self.size), mode="bilinear", antialias=True)
+        if final := size or self.size:
+            pixels = F.interpolate(pixels, (final, final), mode="bilinear", antialias=size is None)
             pixels = pixels.contiguous(memory_format=torch.channels_last)
         # Expanded to a row: otherwise a CPU's inner loop would run over the few channels of one pixel.
         scale, shift = (

@@ -43,11 +43,24 @@ def test_bench_measures_and_leaves_nothing_but_its_output(
     )
     together = parts["loading"]["share_of_fit"] + parts["step"]["share_of_fit"]
     assert 1 / together - 1 == pytest.approx(result["overhead"]["median"])
+    # Three passes of as many multiplications, each with an addition, but for the gradient of the images.
+    assert result["flops_per_image"] == 2 * (
+        3 * (1024 * 64 + 64 * 10 + 169 * 64 * 288 + 16 * 64 * 576) + 2 * 900 * 32 * 27
+    )
+    limit = result["matmul_flops_per_second"]
+    assert result["share_of_matmul"] == pytest.approx(speeds["fit"] * result["flops_per_image"] / limit)
     assert set(result["inference"]) == {"1", "32", "512"}
     for size, row in result["inference"].items():
         assert row["images_per_second"] == pytest.approx(1000 * int(size) / row["median_ms"])
     out = capsys.readouterr().out
-    for text in ("bare step", "overhead of fit", "512", "aten::convolution_backward", "written: bench.json"):
+    for text in (
+        "bare step",
+        "overhead of fit",
+        "fit reaches",
+        "512",
+        "aten::convolution_backward",
+        "written: bench.json",
+    ):
         assert text in out
 
 

@@ -98,7 +98,7 @@ def assert_completes(shell: str, script: str, words: list[str], expected: list[s
         ("fit --config my\\ i", "fit|--config|my images.yaml"),
         ("fit dol", "fit|dol$(touch ran).yaml"),
         ("fit --config=back", "fit|--config=back`touch ran`.yaml"),
-        ("bench qu", "bench|qu'o\"te;touch ran.yaml"),
+        ("bench ap", "bench|ap'o\"strophe;touch ran.yaml"),
         ("test --ckpt_path r", "test|--ckpt_path|runs/c $(touch ran)/version_0/best.ckpt"),
     ],
 )
@@ -106,7 +106,7 @@ def test_names_of_files_are_quoted_and_never_run(shell: str, typed: str, expecte
     """The Tab key in a terminal; then the line is run, and the command shows its arguments."""
     if shutil.which(shell) is None:
         pytest.skip(f"{shell} is not installed")
-    for name in ("my images", "dol$(touch ran)", "back`touch ran`", "qu'o\"te;touch ran"):
+    for name in ("my images", "dol$(touch ran)", "back`touch ran`", "ap'o\"strophe;touch ran"):
         (here / f"{name}.yaml").touch()
     run = here / "runs" / "c $(touch ran)" / "version_0"
     run.mkdir(parents=True)

@@ -26,7 +26,7 @@ def test_every_network_is_listed_with_its_options_and_recipes(
         cells[1]: cells[2:-1] for line in out.splitlines() if len(cells := [c.strip() for c in line.split("│")]) > 2
     }
     assert set(rows) == set(list_models())
-    assert rows["cnn"] == ["–", "122,570", "9", "cifar100, cnn, demo, folder"]
+    assert rows["cnn"] == ["–", "122,570", "9", "cifar100, cnn, demo, folder, quick"]
     assert rows["wide_resnet"] == [
         "depth: 28, widen_factor: 10, dropout: 0.0",
         "36,479,194",

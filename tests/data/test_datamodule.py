@@ -2,12 +2,13 @@
 
 import shutil
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import pytest
 import torch
-from lightning.pytorch import Trainer
+from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.trainer.states import TrainerFn
+from torch import Tensor, nn
 
 from cifar_lightning import ImageDataModule
 from cifar_lightning.cli import main
@@ -174,6 +175,43 @@ def test_resizing_changes_the_input_of_the_network_not_the_images(archive: Archi
         ImageDataModule("cifar10", image_size=48)
 
 
+def test_training_can_begin_with_smaller_images(data_root: Path) -> None:
+    class Seen(LightningModule):
+        """Records the sizes of the images of each stage."""
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.weight = nn.Parameter(torch.zeros(1))
+            self.sizes: dict[str, list[int]] = {"train": [], "val": []}
+
+        def training_step(self, batch: tuple[Tensor, Tensor, Tensor], batch_idx: int) -> Tensor:
+            self.sizes["train"].append(batch[0].shape[-1])
+            return (self.weight * batch[0].mean()).square().sum()
+
+        def validation_step(self, batch: tuple[Tensor, Tensor, Tensor], batch_idx: int) -> None:
+            self.sizes["val"].append(batch[0].shape[-1])
+
+        def configure_optimizers(self) -> torch.optim.Optimizer:
+            return torch.optim.SGD(self.parameters(), lr=0.1)
+
+    def sizes(resize: int | None, **trainer: Any) -> dict[str, list[int]]:
+        module, data = Seen(), ImageDataModule(
+            "synthetic", str(data_root), val_size=100, train_size=200, batch_size=50, resize=resize, cutout=8,
+            size_schedule={16: 0.5, 24: 0.75},
+        )  # fmt: skip
+        Trainer(
+            accelerator="cpu", logger=False, enable_checkpointing=False, enable_progress_bar=False,
+            enable_model_summary=False, num_sanity_val_steps=0, **trainer,
+        ).fit(module, datamodule=data)  # fmt: skip
+        return module.sizes
+
+    assert sizes(None, max_epochs=2) == {"train": [16] * 4 + [24] * 2 + [32] * 2, "val": [32, 32]}
+    assert sizes(40, max_epochs=2, accumulate_grad_batches=2)["train"] == [16] * 4 + [24] * 2 + [40] * 2
+    assert sizes(None, max_steps=2)["train"] == [16, 24]
+    with pytest.raises(UsageError, match="of known length"):
+        sizes(None, max_epochs=-1, max_time="00:00:00:10")
+
+
 def test_fewer_training_images(data_root: Path) -> None:
     data = ImageDataModule("synthetic", str(data_root), val_size=1000, train_size=200)
     for stage in ("fit", "validate"):
@@ -202,6 +240,14 @@ def test_fewer_training_images(data_root: Path) -> None:
         {"auto_augment": "often"},
         {"dataset": "mnist"},
         {"image_size": 0},
+        {"size_schedule": {32: 0.5}},
+        {"size_schedule": {0: 0.5}},
+        {"size_schedule": {16: 1.0}},
+        {"size_schedule": {16: 0.5, 24: 0.5}},
+        {"size_schedule": {16: 0.5, 24: 0.25}},
+        {"size_schedule": {}},
+        {"size_schedule": [16, 24]},
+        {"size_schedule": {64: 0.5}, "resize": 48},
     ],
 )
 def test_values_out_of_range(options: dict[str, object]) -> None:

@@ -61,6 +61,13 @@ def test_the_message_suggests_what_works(arch: str, data: dict[str, Any], messag
         check(arch, training=False, **data)
 
 
+def test_the_smaller_sizes_of_a_schedule_are_checked() -> None:
+    check("cnn", size_schedule={20: 0.5})
+    with pytest.raises(UsageError, match=r"cnn can't be trained on images of 12 × 12 \(data.size_schedule\)"):
+        check("cnn", size_schedule={12: 0.5})
+    check("cnn", size_schedule={12: 0.5}, training=False)
+
+
 @pytest.mark.usefixtures("nets")
 def test_the_first_element_of_a_tuple_is_trained() -> None:
     check("odd_nets:Net", arch_options={"kind": "tuple"})

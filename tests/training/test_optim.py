@@ -105,6 +105,20 @@ def test_muon_orthogonalises_convolutions_and_uses_sgd_for_the_rest() -> None:
         torch.testing.assert_close(one, other)
 
 
+def test_muon_can_train_linear_layers_but_for_the_last() -> None:
+    network = nn.Sequential(nn.Conv2d(3, 8, 3), nn.Flatten(), nn.Linear(8, 6), nn.Linear(6, 4), nn.Linear(4, 2))
+
+    def orthogonal(linear: bool) -> set[str]:
+        optimizer = build_optimizer(
+            network, "muon", lr=0.1, weight_decay=0.0, momentum=0.6, sgd_lr=0.1, sgd_momentum=0.9, muon_linear=linear
+        )
+        trained = {id(p) for group in optimizer.param_groups if group["orthogonal"] for p in group["params"]}
+        return {name for name, p in network.named_parameters() if id(p) in trained}
+
+    assert orthogonal(linear=False) == {"0.weight"}
+    assert orthogonal(linear=True) == {"0.weight", "2.weight", "3.weight"}
+
+
 @pytest.mark.parametrize("shape", [(4, 30), (30, 4), (16, 16)])
 def test_orthogonalise_keeps_the_directions(shape: tuple[int, int]) -> None:
     matrix = torch.randn(*shape, generator=torch.Generator().manual_seed(0))
