@@ -12,6 +12,7 @@ import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import WeightAveraging
 from lightning.pytorch.loggers import TensorBoardLogger
+from tensorboard.compat.proto.summary_pb2 import Summary
 from torch.utils.tensorboard import SummaryWriter
 from torch.utils.tensorboard.summary import hparams
 
@@ -189,13 +190,15 @@ class RunReporter(Callback):
                     writer.add_scalar(f"test/{name}", np.mean(values), self.step)
             write_report(self.folder)
 
-    def _write_figures(self, drawn: Mapping[str, Figure], writers: Sequence[SummaryWriter], step: int) -> None:
+    def _write_figures(self, drawn: Mapping[str, Figure], writers: Sequence[Any], step: int) -> None:
         (self.folder / "figures").mkdir(parents=True, exist_ok=True)
         for name, figure in drawn.items():
-            pixels = figures.to_pixels(figure)  # Rendering takes most of the time.
-            write_atomically(self.folder / "figures" / f"{name.replace('/', '_')}.png", to_png(pixels))
+            pixels = figures.to_pixels(figure)
+            png = to_png(pixels)  # once: add_image would compress it again
+            write_atomically(self.folder / "figures" / f"{name.replace('/', '_')}.png", png)
+            image = Summary.Image(height=len(pixels), width=pixels.shape[1], colorspace=3, encoded_image_string=png)
             for writer in writers:
-                writer.add_image(name, pixels, step, dataformats="HWC")
+                writer.file_writer.add_summary(Summary(value=[Summary.Value(tag=name, image=image)]), step)
 
 
 def _validate(trainer: Trainer, model: ImageClassifier, data: ImageDataModule) -> Evaluation | None:
