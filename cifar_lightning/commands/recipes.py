@@ -23,7 +23,8 @@ List the recipes that come with the package, and what was measured with them.
 NOTE = """\
 Accuracy: mean ± standard deviation over n seeds on the test images of
 CIFAR-10-JPEG, which is CIFAR-10 re-encoded as JPEG; demo's on its drawings.
-Time: of training, on 2 cores of a Xeon with AMX. –: not measured.
+Time: of training, on 2 cores of a Xeon with AMX or of an EPYC with AVX2 only.
+–: not measured.
 
   cifar-lightning fit --config demo  train one
   cifar-lightning recipes show cnn   print one, with its sources and options
@@ -71,7 +72,10 @@ def main(argv: Sequence[str]) -> int:
 def format_recipes() -> str:
     """Return the list of the built-in recipes as text, at most 80 columns wide."""
     rows = [("recipe", "what it is", "accuracy", "n", "time")]
-    rows += [(each.name, each.title, each.accuracy, each.runs, each.time) for each in list_recipes()]
+    rows += [
+        (each.name, each.title, each.accuracy, each.runs, f"{each.time} {each.processor}".strip())
+        for each in list_recipes()
+    ]
     lines = [
         f"{name:<11}  {title:<{WIDTH}}  {accuracy or '–':<14}  {runs or '–'}  {time or '–'}"
         for name, title, accuracy, runs, time in rows

@@ -54,7 +54,8 @@ class ImageDataModule(LightningDataModule):
             flip and translation and before cutout. None keeps their size.
         size_schedule: Smaller sizes for the beginning of training, which make it faster: for each, the fraction of
             training until which the training images are resized to it. "{16: 0.25, 24: 0.5}": 16 × 16 pixels in the
-            first quarter, 24 × 24 in the second, and the whole size afterwards.
+            first quarter, 24 × 24 in the second, and the whole size afterwards; also in the first step, since a network
+            may compute filters from its images.
         mean: Mean of each channel, of pixels in [0, 1], which is subtracted; by default the published values, or
             those of the training images. With pretrained weights, the command line uses the weights' own.
         std: Standard deviation of each channel, which the result is divided by; given together with mean.
@@ -332,8 +333,10 @@ class ImageDataModule(LightningDataModule):
             raise UsageError(
                 "data.size_schedule needs a training of known length: set trainer.max_epochs or trainer.max_steps."
             )
-        done = self.trainer.global_step / steps
-        return next((size for size, until in sorted(schedule.items()) if done < until), None)
+        step = self.trainer.global_step
+        if step == 0:  # Networks may compute filters from the first images.
+            return None
+        return next((size for size, until in sorted(schedule.items()) if step / steps < until), None)
 
     @cached_property
     def _augmentation(self) -> CustomAugmentation | None:

@@ -27,7 +27,8 @@ class Recipe:
         title: What it is, in a few words.
         accuracy: The accuracy measured with it, such as "76.6 % ± 0.1"; empty if none was.
         runs: With how many seeds, such as "3"; empty if none was measured.
-        time: How long training took, such as "48 s"; empty if it was not measured.
+        time: How long training took, such as "333 s"; empty if it was not measured.
+        processor: The vector units of the processor it was measured on, such as "AMX" or "AVX2".
     """
 
     path: Path
@@ -35,6 +36,7 @@ class Recipe:
     accuracy: str
     runs: str
     time: str
+    processor: str
 
     @property
     def name(self) -> str:
@@ -67,13 +69,14 @@ def describe_recipe(path: Path) -> Recipe:
     comments = [line for line in comments if not line.startswith("yaml-language-server:")]
     text = "\n".join(comments)
     accuracy = re.search(r"^Accuracy: (\d\S* %(?: ± \S+)?) \(n = (\d+)", text, re.MULTILINE)
-    time = re.search(r"^Time: (\d+ (?:s|min \d+ s))\b", text, re.MULTILINE)
+    time = re.search(r"^Time: (\d+ s) on .*? with (\w[\w-]*)", text, re.MULTILINE)
     return Recipe(
         path,
         title=comments[0].rstrip(".") if comments else "",
         accuracy=accuracy[1] if accuracy else "",
         runs=accuracy[2] if accuracy else "",
         time=time[1] if time else "",
+        processor=time[2] if time else "",
     )
 
 

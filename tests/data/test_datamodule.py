@@ -205,9 +205,9 @@ def test_training_can_begin_with_smaller_images(data_root: Path) -> None:
         ).fit(module, datamodule=data)  # fmt: skip
         return module.sizes
 
-    assert sizes(None, max_epochs=2) == {"train": [16] * 4 + [24] * 2 + [32] * 2, "val": [32, 32]}
-    assert sizes(40, max_epochs=2, accumulate_grad_batches=2)["train"] == [16] * 4 + [24] * 2 + [40] * 2
-    assert sizes(None, max_steps=2)["train"] == [16, 24]
+    assert sizes(None, max_epochs=2) == {"train": [32] + [16] * 3 + [24] * 2 + [32] * 2, "val": [32, 32]}
+    assert sizes(40, max_epochs=2, accumulate_grad_batches=2)["train"] == [40] * 2 + [16] * 2 + [24] * 2 + [40] * 2
+    assert sizes(None, max_steps=4)["train"] == [32, 16, 24, 32]
     with pytest.raises(UsageError, match="of known length"):
         sizes(None, max_epochs=-1, max_time="00:00:00:10")
 
