@@ -242,7 +242,7 @@ def hardware(device: torch.device) -> str:
 
 def _vector_units() -> str:
     """Name the fastest vector units of the CPU that PyTorch uses; "" if they are not known."""
-    has: dict[str, Any] = getattr(torch.cpu, "get_capabilities", dict)()  # torch 2.12 and newer
+    has: dict[str, Any] = getattr(torch.cpu, "get_capabilities", dict)()  # older releases of torch lack it
     if has.get("amx_bf16"):
         return "AMX"
     if has.get("avx512_bf16"):
