@@ -3,8 +3,8 @@
     python -m benchmarks.bare_loop
 
 Both sides train the same network with the same batches of whole images, precision, augmentation, optimizer and
-schedule. The bare loop runs over tensors that are on the device from the beginning; it
-counts, logs, shows and saves nothing. They alternate every 50 steps because the machine's speed fluctuates; a round is
+schedule. The bare loop runs over tensors that are on the device from the beginning; it counts, logs, shows and saves
+nothing. They alternate every 50 steps because the machine's speed fluctuates; a round is
 an epoch of both, from the end of its first batch to the end of its last, so neither start nor validation counts.
 """
 

@@ -53,10 +53,11 @@ def _check_size_schedule(options: Mapping[str, Any]) -> None:
     if schedule is None:
         return
     whole = options["resize"] or options["image_size"]
-    sizes = sorted(schedule.items()) if isinstance(schedule, Mapping) else []
-    ends = [0, *(end for _, end in sizes), 1]
-    rising = all(earlier < later for earlier, later in pairwise(ends))
-    if not sizes or not rising or not all(type(size) is int and 1 <= size < whole for size, _ in sizes):
+    pairs = list(schedule.items()) if isinstance(schedule, Mapping) else []
+    numbers = all(type(size) is int and isinstance(end, int | float) for size, end in pairs)
+    sizes, ends = zip(*sorted(pairs), strict=True) if pairs and numbers else ((), ())
+    rising = all(earlier < later for earlier, later in pairwise((0, *ends, 1)))
+    if not sizes or not rising or not 1 <= sizes[0] <= sizes[-1] < whole:
         raise UsageError(
             f"data.size_schedule is {schedule}; it must name sizes below that of the images ({whole}), each with the "
             "fraction of training until which it is used, and larger sizes later ones: {16: 0.25, 24: 0.5}."

@@ -247,6 +247,8 @@ def test_fewer_training_images(data_root: Path) -> None:
         {"size_schedule": {16: 0.5, 24: 0.25}},
         {"size_schedule": {}},
         {"size_schedule": [16, 24]},
+        {"size_schedule": {"16": 0.25, 24: 0.5}},
+        {"size_schedule": {16: "half"}},
         {"size_schedule": {64: 0.5}, "resize": 48},
     ],
 )
