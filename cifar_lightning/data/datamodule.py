@@ -6,7 +6,7 @@ preprocessing are in ``transforms``. Here is what connects them with the Trainer
 
 import math
 from collections.abc import Mapping, Sequence
-from functools import cached_property
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal, cast
 
@@ -15,18 +15,17 @@ from lightning.pytorch import LightningDataModule
 from torch import Tensor
 from torch.utils.data import DataLoader
 
+from cifar_lightning.data.augmentation import Augmentation
 from cifar_lightning.data.image_files import ImageFileLoader
 from cifar_lightning.data.image_set import Batch, ImageSet, Normalisation
 from cifar_lightning.data.loading import BatchSampler, evaluation_loader, keep, move_to_device, training_loader
 from cifar_lightning.data.options import check_options
+from cifar_lightning.data.sample_losses import SampleLosses
 from cifar_lightning.data.sources import open_source
 from cifar_lightning.data.splits import check_splits, hold_out_split, limit_training
 from cifar_lightning.errors import UsageError
 from cifar_lightning.io.custom import Plain
 from cifar_lightning.io.text import first_ten, printable, say
-from cifar_lightning.transforms.augment import augment, cutout, mix
-from cifar_lightning.transforms.auto_augment import auto_augment
-from cifar_lightning.transforms.custom import CustomAugmentation
 from cifar_lightning.transforms.decode import default_threads
 from cifar_lightning.transforms.preprocess import Preprocess
 
@@ -67,6 +66,8 @@ class ImageDataModule(LightningDataModule):
             ``root/train/<class>/**`` or ``root/<class>/**``. Never trained on, and the same for the same split_seed.
         skip_broken: Whether to leave out images of a folder that can't be read, and list them, instead of stopping.
         split_seed: Seed that decides which images are held out, and which training images are used.
+        skip_easy: Fraction of the training images left out of each epoch, in [0, 0.5): at random from the half whose
+            latest losses were lowest. An epoch is that much shorter.
         batch_size: Training images per step, in each process.
         eval_batch_size: Images per step in validation, test and prediction, in each process.
         flip: "random" mirrors each training image left to right with probability 1/2; "alternating" mirrors each in
@@ -105,6 +106,7 @@ class ImageDataModule(LightningDataModule):
         test_size: int | float = 0,
         skip_broken: bool = False,
         split_seed: int = 0,
+        skip_easy: float = 0.0,
         batch_size: int = 128,
         eval_batch_size: int = 1000,
         flip: Literal["none", "random", "alternating"] = "random",
@@ -133,6 +135,9 @@ class ImageDataModule(LightningDataModule):
         self.preprocess: Preprocess | None = None
         self.sizes_before: dict[str, int] = {}
         """How many images each split had when the checkpoint was written, where that is known."""
+        self.losses: SampleLosses | None = None
+        """The training images' latest losses, with ``skip_easy``; the LightningModule adds those of each batch."""
+        self._augmentation = Augmentation(self.hparams)
         self._paths: list[Path] = []
         self._file_loader: ImageFileLoader | None = None
 
@@ -193,7 +198,10 @@ class ImageDataModule(LightningDataModule):
         for images in self.sets.values():
             self._check_classes(images.classes)
         if self.trainer:
-            self.sets = move_to_device(self.sets, self.trainer.strategy.root_device, self.hparams["device_cache"])
+            device = self.trainer.strategy.root_device
+            self.sets = move_to_device(self.sets, device, self.hparams["device_cache"])
+            if stage == "fit" and self.hparams["skip_easy"]:
+                self.losses = SampleLosses(len(self.sets["train"].images)).to(device)
 
     def _hold_out(self, split: str) -> None:
         size, seed = self.hparams[f"{split}_size"], self.hparams["split_seed"]
@@ -219,6 +227,7 @@ class ImageDataModule(LightningDataModule):
             "std": list(std),
             "images_per_step": size,
             "digests": digests,
+            **({"losses": self.losses.position()} if self.losses is not None else {}),
         }
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
@@ -234,6 +243,8 @@ class ImageDataModule(LightningDataModule):
         self._check_images(state_dict.get("digests"))
         self.normalisation = (tuple(state_dict["mean"]), tuple(state_dict["std"]))
         self.preprocess = None
+        if self.losses is not None and "losses" in state_dict:
+            self.losses.resume(state_dict["losses"], first=self._world_size_and_rank()[1] == 0)
 
     def _check_images(self, digests: Mapping[str, str] | None) -> None:
         """Reject held-out images that differ from the checkpoint's, and say so if that can't be verified.
@@ -279,6 +290,8 @@ class ImageDataModule(LightningDataModule):
             world_size=world_size,
             rank=rank,
             seed=self.hparams["seed"],
+            skip_easy=self.hparams["skip_easy"],
+            losses=self.losses,
             # In an epoch that is resumed, the number of batches that were trained on before.
             first_batch=lambda: trainer.fit_loop.epoch_loop.batch_progress.current.ready if trainer else 0,
         )
@@ -338,12 +351,6 @@ class ImageDataModule(LightningDataModule):
             return None
         return next((size for size, until in sorted(schedule.items()) if step / steps < until), None)
 
-    @cached_property
-    def _augmentation(self) -> CustomAugmentation | None:
-        # Not before it is needed: a checkpoint may name it, and only training needs it.
-        name, options = self.hparams["augmentation"], self.hparams["augmentation_options"]
-        return CustomAugmentation(name, options or {}) if name else None
-
     def augment(self, batch: Batch, epoch: int, size: int | None = None) -> Batch:
         """Augment and normalise a training batch.
 
@@ -355,29 +362,7 @@ class ImageDataModule(LightningDataModule):
         Returns:
             The same as ``on_after_batch_transfer``.
         """
-        images, labels, indices = batch
-        options = self.hparams
-        seed = options["seed"]
-        images = augment(images, indices, seed=seed, epoch=epoch, flip=options["flip"], translate=options["translate"])
-        images = auto_augment(images, indices, seed=seed, epoch=epoch, policy=options["auto_augment"])
-        if self._augmentation:
-            images = self._augmentation(images, indices, seed=seed, epoch=epoch)
-        images = self.normalise(images, size)
-        if square := options["cutout"]:
-            square = round(square * images.shape[-1] / self.input_size)
-            images = cutout(images, indices, seed=seed, epoch=epoch, size=square)
-        if options["mixup"] or options["cutmix"]:
-            images, labels = mix(
-                images,
-                labels,
-                indices,
-                num_classes=self.num_classes,
-                seed=seed,
-                epoch=epoch,
-                mixup=options["mixup"],
-                cutmix=options["cutmix"],
-            )
-        return images, labels, indices
+        return self._augmentation(batch, epoch, partial(self.normalise, size=size), self.input_size, self.num_classes)
 
     def normalise(self, images: Tensor, size: int | None = None) -> Tensor:
         """Turn images (B, C, H, W) uint8 into the network's input: resized, normalised float32.

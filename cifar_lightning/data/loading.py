@@ -4,9 +4,10 @@ The splits that are loaded are made in ``splits``; augmentation and normalisatio
 B batch, C channels, H height, W width.
 """
 
+import math
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import torch
 from lightning.pytorch.overrides.distributed import UnrepeatedDistributedSampler
@@ -14,6 +15,8 @@ from torch import Tensor
 from torch.utils.data import DataLoader, DistributedSampler
 
 from cifar_lightning.data.image_set import Batch, ImageSet
+from cifar_lightning.data.sample_losses import SampleLosses
+from cifar_lightning.transforms.augment import hash_integers
 
 
 class BatchSampler(DistributedSampler[Tensor]):
@@ -33,6 +36,8 @@ class BatchSampler(DistributedSampler[Tensor]):
         rank: This process, in [0, world_size).
         seed: The run's seed.
         first_batch: Returns the number of batches to skip; called whenever an epoch begins.
+        skip_easy: Fraction of the images to leave out of each epoch, in [0, 1/2]; see ``SampleLosses``.
+        losses: The images' latest losses, given with ``skip_easy``.
     """
 
     def __init__(
@@ -44,8 +49,14 @@ class BatchSampler(DistributedSampler[Tensor]):
         rank: int = 0,
         seed: int = 0,
         first_batch: Callable[[], int] = lambda: 0,
+        skip_easy: float = 0.0,
+        losses: SampleLosses | None = None,
     ) -> None:
         super().__init__(images, world_size, rank, shuffle=True, seed=seed)
+        self.losses = losses
+        self._left_out = int(skip_easy * len(images)) if losses else 0
+        self.num_samples = math.ceil((len(images) - self._left_out) / world_size)
+        self.total_size = self.num_samples * world_size
         self.batch_size = batch_size
         self.first_batch = first_batch
         self._device = images.indices.device
@@ -58,7 +69,12 @@ class BatchSampler(DistributedSampler[Tensor]):
 
     def __iter__(self) -> Iterator[Tensor]:
         """Yield the positions (B,) int64 of each batch that is left of the epoch, on the device of the images."""
-        order = shuffled(len(self.dataset), self.seed, self.epoch)  # type: ignore[arg-type]
+        images = cast(ImageSet, self.dataset)
+        order = shuffled(len(images), self.seed, self.epoch)
+        if self.losses:
+            self.losses.begin(self.epoch)
+            generator = torch.Generator().manual_seed(hash_integers(self.seed, self.epoch))
+            order = self.losses.leave_out(order, images.indices.cpu()[order], self._left_out, generator)
         share = order[torch.arange(self.rank, self.total_size, self.num_replicas) % len(order)]
         yield from torch.split(share.to(self._device), self.batch_size)[self.first_batch() : len(self)]
 

@@ -29,6 +29,7 @@ def check_options(options: Mapping[str, Any]) -> None:
     for name, least in MINIMUM.items():
         if options[name] is not None:
             Range(least, below=2**31).check(f"data.{name}", options[name])
+    Range(0, below=0.5).check("data.skip_easy", options["skip_easy"])
     for name in ("val_size", "test_size"):
         if options[name] > 1 and options[name] != int(options[name]):
             raise UsageError(f"data.{name} is {options[name]}; it must be a whole number, or a fraction below 1.")

@@ -56,13 +56,14 @@ def plan_resumption(checkpoint: Checkpoint, settings: Any) -> Resumption:
         UsageError: If a setting can't change, or nothing is left to train.
     """
     settings, notes = settings.clone(), []
-    # Checkpoints written before test_size existed do not have it.
-    model, data = checkpoint.model_settings, {"test_size": 0, **checkpoint.data_settings}
+    # Checkpoints written before these existed do not have them.
+    model, data = checkpoint.model_settings, {"test_size": 0, "skip_easy": 0.0, **checkpoint.data_settings}
     for name in FIXED_MODEL:
         _refuse_change(f"model.{name}", model.get(name, settings.model[name]), settings.model[name])
     for name in FIXED_DATA:
         consequence = ": images it was trained on would be among the validation images"
         _refuse_change(f"data.{name}", data.get(name), settings.data[name], consequence)
+    _refuse_change("data.skip_easy", data["skip_easy"], settings.data["skip_easy"], ": epochs would get another length")
     _refuse_change("monitor", checkpoint.monitor, settings.get("monitor", checkpoint.monitor))
     for name in RESTORED:
         before = model.get(name, settings.model[name])

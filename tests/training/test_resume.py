@@ -109,8 +109,10 @@ OPTIONS = {
 OPTIONS["small images first"] = [
     "--model.arch=cnn", "--model.optimizer=muon", "--model.muon_linear=true", "--data.size_schedule={20: 0.3, 24: 0.6}",
 ]  # fmt: skip
+OPTIONS["easy images left out"] = ["--data.skip_easy=0.3", "--data.mixup=0.2"]
 QUICK = [("plain", 8, "train"), ("averaged", 6, "val"), ("averaged", 5, "train"), ("speednet", 4, "train")]
 QUICK += [("monitored", 9, "train"), ("small images first", 7, "train")]
+QUICK += [("easy images left out", 6, "train"), ("easy images left out", 8, "val")]
 QUICK += [("validated twice an epoch", 8, "train"), ("validated every 4 steps", 7, "train")]
 VALIDATED = {
     "averaged": (3, 6, 9),
