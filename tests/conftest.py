@@ -95,11 +95,15 @@ def data_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def trained(data_root: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The run folder of a training of the demo recipe, cut short; not to be written to."""
+    """The run folder of a training of the demo recipe with Adam, cut short; not to be written to."""
     config = ROOT / "configs" / "demo.yaml"
+    adam = [
+        "--model.optimizer=adam", "--model.muon_linear=false", "--model.lr=3e-3", "--model.weight_decay=0",
+        "--model.schedule=onecycle", "--model.warmup=0.3",
+    ]  # fmt: skip
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(tmp_path_factory.mktemp("trained"))
-        assert main(["fit", f"--config={config}", f"--data.root={data_root}", *FAST]) == 0
+        assert main(["fit", f"--config={config}", f"--data.root={data_root}", *adam, *FAST]) == 0
         return (Path("runs") / "demo" / "version_0").absolute()
 
 

@@ -119,10 +119,12 @@ VALIDATED = {
     "validated twice an epoch": (3, 6, 9, 12, 15, 18),
     "validated every other epoch": (12,),
     "validated every 4 steps": (4, 8, 12, 16),
+    "easy images left out": (4, 8, 12),
 }
 """After which steps, where it is not at the end of each epoch."""
 
-STOPS = [(name, step, "train") for name in OPTIONS for step in range(9 if name == "averaged" else 18)]
+STEPS = {"averaged": 9, "easy images left out": 12}
+STOPS = [(name, step, "train") for name in OPTIONS for step in range(STEPS.get(name, 18))]
 STOPS += [(name, step, "val") for name in OPTIONS for step in VALIDATED.get(name, (6, 12, 18))]
 SLOW = [pytest.param(*stop, marks=pytest.mark.slow) for stop in STOPS if stop not in QUICK]
 
