@@ -23,7 +23,8 @@ from cifar_lightning.io.options import SCHEMA
 from cifar_lightning.io.ranges import Range
 from cifar_lightning.models import list_models
 from cifar_lightning.sweeping.space import Sweep
-from cifar_lightning.training.classifier import RANGES, ImageClassifier
+from cifar_lightning.training.classifier import ImageClassifier
+from cifar_lightning.training.options import RANGES
 
 Schema = dict[str, Any]
 

@@ -5,6 +5,7 @@ Networks are in ``models``, optimizers and schedules in ``optim``, and metrics i
 
 import math
 from collections.abc import Iterable
+from contextlib import nullcontext
 from typing import Any, Literal, cast
 
 import torch
@@ -16,7 +17,6 @@ from torch.nn import functional as F
 
 from cifar_lightning.errors import UsageError
 from cifar_lightning.io.custom import Plain
-from cifar_lightning.io.ranges import Range
 from cifar_lightning.models import create_model
 from cifar_lightning.models.pretrained import (
     backbone_parameters,
@@ -34,14 +34,9 @@ from cifar_lightning.training.divergence import are_finite, handle_divergence, s
 from cifar_lightning.training.losses import CROSS_ENTROPY, build_loss
 from cifar_lightning.training.metrics import EpochMetrics
 from cifar_lightning.training.optim import build_optimizer, build_schedule
+from cifar_lightning.training.options import check_options
+from cifar_lightning.training.winograd import Winograd
 from cifar_lightning.transforms.augment import hash_integers, tta_views
-
-RANGES = {
-    **dict.fromkeys(("lr", "sgd_lr", "backbone_lr"), Range(0, above=True)),
-    "weight_decay": Range(0),
-    **dict.fromkeys(("momentum", "sgd_momentum", "warmup", "ema", "swa", "label_smoothing"), Range(0, below=1)),
-}
-"""The values that each option may have."""
 
 
 def main_output(output: Any) -> Any:
@@ -98,6 +93,8 @@ class ImageClassifier(LightningModule):
         stop_on_nan: Whether fit, validate and test end with an error after an epoch whose loss is not finite, and fit
             also before it writes a checkpoint of such a training. Otherwise they warn, and the metrics are NaN.
         compile: Whether fit compiles the network with torch.compile; it needs a C++ compiler, and some minutes.
+        winograd: Whether fit computes the gradients of 3 × 3 convolutions of many channels with fewer multiplications,
+            by Winograd's minimal filtering (https://arxiv.org/abs/1509.09308), on a CPU and in float32.
 
     Raises:
         UsageError: If a value is out of its range, or the network is unknown.
@@ -130,17 +127,11 @@ class ImageClassifier(LightningModule):
         tta: Literal["none", "flip", "flip_translate"] = "none",
         stop_on_nan: bool = True,
         compile: bool = False,
+        winograd: bool = False,
     ) -> None:
         super().__init__()
         self.save_hyperparameters()
-        for name, allowed in RANGES.items():
-            allowed.check(f"model.{name}", self.hparams[name])
-        if ema and swa:
-            raise UsageError(f"model.ema is {ema} and model.swa {swa}; one of them must be 0.")
-        if not isinstance(metrics, list | None):
-            raise UsageError(f"model.metrics is {metrics!r}; it must be a list of names, such as [F1Score].")
-        if tta not in ("none", "flip", "flip_translate"):
-            raise UsageError(f"model.tta is {tta!r}; it must be none, flip or flip_translate.")
+        check_options(self.hparams)
         self.net: nn.Module = create_model(arch, num_classes, arch_options)
         if stem == "cifar":
             use_small_stem(self.net)
@@ -306,7 +297,8 @@ class ImageClassifier(LightningModule):
 
     def training_step(self, batch: tuple[Tensor, Tensor, Tensor], batch_idx: int) -> Tensor:
         images, labels, indices = batch
-        logits = self(images)
+        with Winograd() if self.hparams["winograd"] else nullcontext():
+            logits = self(images)
         loss = self._loss(logits, labels)
         # A mixed image counts as one of the class that has the larger share.
         self.train_metrics.update(logits, labels if labels.ndim == 1 else labels.argmax(1), loss, indices)

@@ -35,6 +35,15 @@ class Net(nn.Sequential):
         super().__init__(convolution, nn.Flatten(), nn.Dropout(), nn.Linear(8, num_classes))
 
 
+class Wide(nn.Sequential):
+    """A network whose second convolution has enough channels for ``model.winograd``."""
+
+    def __init__(self, num_classes: int) -> None:
+        first = nn.Sequential(nn.Conv2d(3, 64, 3), nn.ReLU(), nn.AvgPool2d(10))
+        second = nn.Sequential(nn.Conv2d(64, 256, 3, padding=1), nn.BatchNorm2d(256), nn.ReLU(), nn.AvgPool2d(3))
+        super().__init__(first, second, nn.Flatten(), nn.Linear(256, num_classes))
+
+
 class Signal(Callback):
     """Sends its process a signal at the start of a step, or of the validation after it, or stops the training there.
 
@@ -110,8 +119,9 @@ OPTIONS["small images first"] = [
     "--model.arch=cnn", "--model.optimizer=muon", "--model.muon_linear=true", "--data.size_schedule={20: 0.3, 24: 0.6}",
 ]  # fmt: skip
 OPTIONS["easy images left out"] = ["--data.skip_easy=0.3", "--data.mixup=0.2"]
+OPTIONS["winograd"] = ["--model.arch=tests.training.test_resume:Wide", "--model.winograd=true"]
 QUICK = [("plain", 8, "train"), ("averaged", 6, "val"), ("averaged", 5, "train"), ("speednet", 4, "train")]
-QUICK += [("monitored", 9, "train"), ("small images first", 7, "train")]
+QUICK += [("monitored", 9, "train"), ("small images first", 7, "train"), ("winograd", 7, "train")]
 QUICK += [("easy images left out", 6, "train"), ("easy images left out", 8, "val")]
 QUICK += [("validated twice an epoch", 8, "train"), ("validated every 4 steps", 7, "train")]
 VALIDATED = {
