@@ -1,12 +1,15 @@
 """What the benchmarks share: options, images, processes, and results.md."""
 
+import csv
 import os
 import subprocess
+import sys
 import time
 from argparse import ArgumentParser, Namespace, RawDescriptionHelpFormatter
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import torch
 from torch import Tensor
@@ -96,6 +99,26 @@ def run_process(folder: Path, *words: object, environment: Mapping[str, str] | N
         [str(word) for word in words], cwd=folder, env=all_cores, stdout=subprocess.PIPE, text=True, check=True
     )
     return time.perf_counter() - started, done.stdout
+
+
+def fit_epoch(config: str, flags: Sequence[str], environment: Mapping[str, str] | None = None) -> float:
+    """Train an epoch of a recipe in a process on the CPU, and return the images per second of its steps."""
+    with TemporaryDirectory() as folder:
+        words = [
+            sys.executable,
+            "-m",
+            "cifar_lightning",
+            "fit",
+            "--config",
+            config,
+            *flags,
+            "--trainer.max_epochs",
+            "1",
+        ]
+        run_process(Path(folder), *words, "--trainer.accelerator", "cpu", environment=environment)
+        (table,) = Path(folder).glob("runs/*/version_0/metrics.csv")
+        with table.open(newline="", encoding="utf-8") as file:
+            return next(float(speed) for row in csv.DictReader(file) if (speed := row["throughput/images_per_second"]))
 
 
 def ratio(values: Sequence[float], form: str) -> str:

@@ -8,18 +8,16 @@ the thread that it waits for when another process wants a core too. Speeds are t
 run records them.
 """
 
-import csv
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from pathlib import Path
 from statistics import median
 from tempfile import TemporaryDirectory
 
 import torch
 
-from benchmarks._results import CNN, parse, ratio, record, run_process
+from benchmarks._results import CNN, fit_epoch, parse, ratio, record
 
 FEW = "1000"
 """Number of spins that libgomp uses if it knows that there are more threads than cores."""
@@ -35,7 +33,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     for _ in range(options.rounds):
         for case, pairs in speeds.items():
             with busy_core() if case == "busy" else TemporaryDirectory():
-                pair = [fit(options.flags, {"GOMP_SPINCOUNT": count}) for count in (FEW, DEFAULT)]
+                pair = [fit_epoch(CNN, options.flags, {"GOMP_SPINCOUNT": count}) for count in (FEW, DEFAULT)]
             pairs.append((pair[0], pair[1]))
     for case, pairs in speeds.items():
         record(
@@ -48,16 +46,6 @@ def main(argv: Sequence[str] | None = None) -> int:
             device=torch.device("cpu"),
         )
     return 0
-
-
-def fit(flags: Sequence[str], environment: Mapping[str, str]) -> float:
-    """Train an epoch in a process, and return the images per second of its steps."""
-    with TemporaryDirectory() as folder:
-        words = [sys.executable, "-m", "cifar_lightning", "fit", "--config", CNN, "--trainer.max_epochs", "1", *flags]
-        run_process(Path(folder), *words, "--trainer.accelerator", "cpu", environment=environment)
-        (table,) = Path(folder).glob("runs/*/version_0/metrics.csv")
-        with table.open(newline="", encoding="utf-8") as file:
-            return next(float(speed) for row in csv.DictReader(file) if (speed := row["throughput/images_per_second"]))
 
 
 @contextmanager

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from benchmarks import _results, airbench, bare_loop, busy_core, keras_tutorial, textbook_lightning
+from benchmarks import _results, airbench, bare_loop, busy_core, keras_tutorial, laptop, textbook_lightning
 
 
 def write(path: Path, benchmark: str, result: str, *, quick: bool = False) -> None:
@@ -69,6 +69,14 @@ def test_busy_core_measures_quiet_and_busy(data_root: Path, capsys: pytest.Captu
     out = capsys.readouterr().out
     assert "busy_core](busy_core.py) quiet" in out
     assert "busy_core](busy_core.py) busy" in out
+
+
+@pytest.mark.slow  # two processes that train
+def test_laptop_compares_whole_trainings(data_root: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert laptop.main(["--quick", f"--data.root={data_root}", "--data.batch_size=16"]) == 0
+    out = capsys.readouterr().out
+    assert "n = 1) of the time" in out
+    assert "8 epochs of all images" in out
 
 
 def test_the_other_side_of_keras_has_the_same_images(here: Path, data_root: Path) -> None:
