@@ -152,7 +152,8 @@ class ImageClassifier(LightningModule):
 
     def forward(self, images: Tensor) -> Tensor:
         """Compute logits (B, K) of normalised images (B, C, H, W)."""
-        output = self.net(images)
+        with Winograd() if self.training and self.hparams["winograd"] else nullcontext():
+            output = self.net(images)
         return main_output(output) if self.training else output  # type: ignore[no-any-return]
 
     def train(self, mode: bool = True) -> "ImageClassifier":
@@ -297,8 +298,7 @@ class ImageClassifier(LightningModule):
 
     def training_step(self, batch: tuple[Tensor, Tensor, Tensor], batch_idx: int) -> Tensor:
         images, labels, indices = batch
-        with Winograd() if self.hparams["winograd"] else nullcontext():
-            logits = self(images)
+        logits = self(images)
         loss = self._loss(logits, labels)
         # A mixed image counts as one of the class that has the larger share.
         self.train_metrics.update(logits, labels if labels.ndim == 1 else labels.argmax(1), loss, indices)
