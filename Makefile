@@ -66,7 +66,7 @@ lock: ## pin the dependencies in requirements.lock and constraints.txt again, wi
 	{ echo "# Made by make lock: requirements.lock without its hashes, which PyTorch's builds for CPUs don't have."; \
 		sed -n 's/ \\$$//; /^[^ #]/p' requirements.lock; } > constraints.txt
 
-benchmarks: $(READY) ## measure against a bare loop, textbook Lightning, Keras and release 0.1.0, in about an hour; DATA= options
+benchmarks: $(READY) ## measure against a bare loop, textbook Lightning and Keras, in about an hour; DATA= options
 	$(BIN)/python -m benchmarks.bare_loop $(DATA)
 	$(BIN)/python -m benchmarks.textbook_lightning $(DATA)
 	$(BIN)/python -m benchmarks.keras_tutorial $(DATA)

@@ -16,7 +16,7 @@ from cifar_lightning.commands import bench, evaluate, fit, predict
 from cifar_lightning.commands.lightning_cli import add_shared_options
 from cifar_lightning.commands.options.trainer import DESCRIPTIONS, EFFECTIVE_DEFAULTS, TRAINER_DEFAULTS
 from cifar_lightning.data.datamodule import ImageDataModule
-from cifar_lightning.data.options import MINIMUM
+from cifar_lightning.data.options import RANGES as DATA_RANGES
 from cifar_lightning.data.sources import SOURCES
 from cifar_lightning.io.config import ONLY_FLAGS
 from cifar_lightning.io.options import SCHEMA
@@ -143,9 +143,7 @@ def make_schema() -> Schema:
     sections = {
         "trainer": describe_trainer(),
         "model": describe_arguments(ImageClassifier, RANGES),
-        "data": describe_arguments(
-            ImageDataModule, {name: Range(least, 2**31) for name, least in MINIMUM.items()}, skip=["seed"]
-        ),
+        "data": describe_arguments(ImageDataModule, DATA_RANGES, skip=["seed"]),
     }
     sections["trainer"]["max_epochs"] |= {"minimum": -1, "not": {"const": 0}}
     for options in sections.values():

@@ -39,8 +39,8 @@ class ImageDataModule(LightningDataModule):
     A loader yields images (B, C, H, W) uint8, labels (B,) int64 and the images' indices in their source (B,)
     int64. On the device, training images are augmented and all images are normalised to float32, channels-last.
 
-    The order of an epoch is a function of (seed, epoch), and the augmentation of an image is a function of (seed,
-    epoch, index), so neither depends on the number of processes.
+    The order of an epoch is a function of (seed, epoch), and with ``skip_easy`` of the images' losses; the augmentation
+    of an image is a function of (seed, epoch, index).
 
     Args:
         dataset: "cifar10", "cifar100", "folder" (your own: ``root/train/<class>/**``), "synthetic" (built in),
@@ -67,7 +67,8 @@ class ImageDataModule(LightningDataModule):
         skip_broken: Whether to leave out images of a folder that can't be read, and list them, instead of stopping.
         split_seed: Seed that decides which images are held out, and which training images are used.
         skip_easy: Fraction of the training images left out of each epoch, in [0, 0.5): at random from the half whose
-            latest losses were lowest. An epoch is that much shorter.
+            latest losses were lowest; in the first epoch, at random from all. An epoch is that much shorter. The loss
+            of a mixed image counts as that of the first of the two.
         batch_size: Training images per step, in each process.
         eval_batch_size: Images per step in validation, test and prediction, in each process.
         flip: "random" mirrors each training image left to right with probability 1/2; "alternating" mirrors each in
@@ -135,7 +136,7 @@ class ImageDataModule(LightningDataModule):
         self.preprocess: Preprocess | None = None
         self.sizes_before: dict[str, int] = {}
         """How many images each split had when the checkpoint was written, where that is known."""
-        self.losses: SampleLosses | None = None
+        self.sample_losses: SampleLosses | None = None
         """The training images' latest losses, with ``skip_easy``; the LightningModule adds those of each batch."""
         self._augmentation = Augmentation(self.hparams)
         self._paths: list[Path] = []
@@ -201,7 +202,7 @@ class ImageDataModule(LightningDataModule):
             device = self.trainer.strategy.root_device
             self.sets = move_to_device(self.sets, device, self.hparams["device_cache"])
             if stage == "fit" and self.hparams["skip_easy"]:
-                self.losses = SampleLosses(len(self.sets["train"].images)).to(device)
+                self.sample_losses = SampleLosses(len(self.sets["train"].images)).to(device)
 
     def _hold_out(self, split: str) -> None:
         size, seed = self.hparams[f"{split}_size"], self.hparams["split_seed"]
@@ -227,7 +228,7 @@ class ImageDataModule(LightningDataModule):
             "std": list(std),
             "images_per_step": size,
             "digests": digests,
-            **({"losses": self.losses.position()} if self.losses is not None else {}),
+            **({"losses": self.sample_losses.position()} if self.sample_losses is not None else {}),
         }
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
@@ -243,8 +244,8 @@ class ImageDataModule(LightningDataModule):
         self._check_images(state_dict.get("digests"))
         self.normalisation = (tuple(state_dict["mean"]), tuple(state_dict["std"]))
         self.preprocess = None
-        if self.losses is not None and "losses" in state_dict:
-            self.losses.resume(state_dict["losses"], first=self._world_size_and_rank()[1] == 0)
+        if self.sample_losses is not None and "losses" in state_dict:
+            self.sample_losses.resume(state_dict["losses"], first=self._world_size_and_rank()[1] == 0)
 
     def _check_images(self, digests: Mapping[str, str] | None) -> None:
         """Reject held-out images that differ from the checkpoint's, and say so if that can't be verified.
@@ -278,9 +279,13 @@ class ImageDataModule(LightningDataModule):
             self._file_loader.close()
 
     def train_dataloader(self) -> DataLoader[Batch]:
-        """Load the training images, in an order that is a function of (seed, epoch)."""
+        """Load the training images, in the order of the epoch."""
         train, size, trainer = self.sets["train"], self.hparams["batch_size"], self.trainer
         if trainer and trainer.overfit_batches:  # type: ignore[attr-defined]
+            if self.hparams["skip_easy"]:
+                raise UsageError(
+                    "trainer.overfit_batches takes the same images in each epoch: set data.skip_easy to 0."
+                )
             # Lightning replaces the sampler by one that yields single positions, in order.
             return DataLoader(train, batch_size=size, collate_fn=keep)
         world_size, rank = self._world_size_and_rank()
@@ -291,7 +296,7 @@ class ImageDataModule(LightningDataModule):
             rank=rank,
             seed=self.hparams["seed"],
             skip_easy=self.hparams["skip_easy"],
-            losses=self.losses,
+            losses=self.sample_losses,
             # In an epoch that is resumed, the number of batches that were trained on before.
             first_batch=lambda: trainer.fit_loop.epoch_loop.batch_progress.current.ready if trainer else 0,
         )

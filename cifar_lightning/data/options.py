@@ -7,11 +7,14 @@ from typing import Any
 from cifar_lightning.errors import UsageError
 from cifar_lightning.io.ranges import Range
 
-MINIMUM = {
-    "image_size": 1, "resize": 1, "train_size": 1, "val_size": 0, "test_size": 0, "split_seed": 0, "batch_size": 1,
-    "eval_batch_size": 1, "translate": 0, "cutout": 0, "mixup": 0, "cutmix": 0,
-}  # fmt: skip
-"""The smallest value of each option that is a number."""
+RANGES = {
+    **dict.fromkeys(("image_size", "resize", "train_size", "batch_size", "eval_batch_size"), Range(1, below=2**31)),
+    **dict.fromkeys(
+        ("val_size", "test_size", "split_seed", "translate", "cutout", "mixup", "cutmix"), Range(0, below=2**31)
+    ),
+    "skip_easy": Range(0, below=0.5),
+}
+"""The values that each option that is a number may have."""
 
 CHOICES = {
     "flip": ("none", "random", "alternating"),
@@ -26,10 +29,9 @@ def check_options(options: Mapping[str, Any]) -> None:
     Raises:
         UsageError: If a value is out of its range.
     """
-    for name, least in MINIMUM.items():
-        if options[name] is not None:
-            Range(least, below=2**31).check(f"data.{name}", options[name])
-    Range(0, below=0.5).check("data.skip_easy", options["skip_easy"])
+    for name, allowed in RANGES.items():
+        if options[name] is not None or name == "skip_easy":
+            allowed.check(f"data.{name}", options[name])
     for name in ("val_size", "test_size"):
         if options[name] > 1 and options[name] != int(options[name]):
             raise UsageError(f"data.{name} is {options[name]}; it must be a whole number, or a fraction below 1.")

@@ -302,7 +302,7 @@ class ImageClassifier(LightningModule):
         loss = self._loss(logits, labels)
         # A mixed image counts as one of the class that has the larger share.
         self.train_metrics.update(logits, labels if labels.ndim == 1 else labels.argmax(1), loss, indices)
-        if (losses := getattr(self.trainer.datamodule, "losses", None)) is not None:  # type: ignore[attr-defined]
+        if (losses := getattr(self.trainer.datamodule, "sample_losses", None)) is not None:  # type: ignore[attr-defined]
             losses.update(indices, F.cross_entropy(logits.detach().float(), labels, reduction="none"))
         every = self.trainer.log_every_n_steps  # type: ignore[attr-defined]
         if every and (self.global_step + 1) % every == 0:

@@ -2,7 +2,8 @@
 
 A resumed run is exact because it does not depend on the state of any random generator. The order of the images is
 a function of (seed, epoch), augmentation of (seed, epoch, index of the image), dropout of (seed, epoch, step, process).
-A checkpoint holds the position within the epoch and the sums of its metrics so far.
+A checkpoint holds the position within the epoch, the sums of its metrics so far, and with ``data.skip_easy`` the
+images' losses, which the order then depends on, too.
 """
 
 import math

@@ -2,7 +2,7 @@
 
 Winograd's minimal filtering (https://arxiv.org/abs/1509.09308) computes t × t outputs of a 3 × 3 convolution from
 (t + 2)² products instead of 9·t². An image is cut into tiles that overlap by two pixels; tiles, filters and outputs go
-through small constant matrices, and what is left are (t + 2)² products of matrices, summed over the channels. The same
+through small constant matrices, and what remains is (t + 2)² products of matrices, summed over the channels. The same
 matrices, transposed, give the gradients, where it pays most: PyTorch computes those of the filters on CPUs at little
 more than half the speed of the convolution itself.
 """
@@ -20,15 +20,17 @@ from torch.overrides import TorchFunctionMode
 MIN_CHANNELS = 128 * 128
 """Input times output channels from which it is faster; measured on a processor with AVX2."""
 CHUNK_BYTES = 12e6
-"""Size of the transformed images in work at once, which should stay in the last-level cache."""
+"""Size of the transformed images that are processed at a time, which should stay in the last-level cache."""
+MIN_SIZE = 3
+"""Height and width of the images from which it is faster; a tile of smaller ones is mostly padding."""
 
 
 class Winograd(TorchFunctionMode):
-    """Computes the gradients of convolutions by Winograd's minimal filtering, if the convolutions are called in it.
+    """Computes the gradients of convolutions that are called in this context by Winograd's minimal filtering.
 
-    It applies to 3 × 3 convolutions of many channels, with stride 1 and padding 1, in float32 on a CPU. Others, and
-    those under autocast, are computed as ever. All outputs stay the same to the last bit; the gradients have the
-    rounding errors of another order of operations, about 10⁻⁵ of their norm.
+    It applies to 3 × 3 convolutions of many channels, with stride 1 and padding 1, of images of 3 × 3 or more pixels,
+    in float32 on a CPU. Others, and those under autocast, are computed as usual. All outputs stay the same to the last
+    bit; the gradients have the rounding errors of another order of operations, about 10⁻⁵ of their norm.
     """
 
     def __torch_function__(
@@ -55,6 +57,7 @@ def _applies(
         and groups == 1
         and all(size in one for size in (stride, padding, dilation))
         and input.ndim == 4
+        and min(input.shape[2:]) >= MIN_SIZE
         and input.is_cpu
         and input.dtype == weight.dtype == torch.float32
         and not torch.is_autocast_enabled("cpu")
@@ -77,41 +80,47 @@ class _Convolution(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
         images, filters = ctx.saved_tensors
-        for_images, for_filters, for_bias = ctx.needs_input_grad
-        tiles = _Tiles(images, filters)
-        transposed = tiles.transform_filters(filters).mT.contiguous()
-        of_filters = transposed.new_zeros(transposed.mT.shape)
-        of_images: list[Tensor] = []
-        pixels, gradients = (x.permute(0, 2, 3, 1).split(tiles.chunk) for x in (images, gradient))
-        for some, some_gradients in zip(pixels, gradients, strict=True):
-            of_products = _multiply(tiles.from_output, tiles.cut(some_gradients))
-            if for_filters:
-                of_filters.baddbmm_(tiles.transform(some).mT, of_products)
-            if for_images:
-                of_images.append(tiles.add(_multiply(tiles.from_input, of_products @ transposed)))
-        return (
-            torch.cat(of_images).permute(0, 3, 1, 2) if for_images else None,
-            tiles.gradient_of_filters(of_filters) if for_filters else None,
-            gradient.sum((0, 2, 3)) if for_bias else None,
-        )
+        needs_image_grad, needs_filter_grad, needs_bias_grad = ctx.needs_input_grad
+        image_grad, filter_grad = None, None
+        if needs_image_grad or needs_filter_grad:
+            tiles = _Tiles(filters, *images.shape[2:])
+            transposed = tiles.transform_filters(filters).mT.contiguous()
+            product_grad_sum = transposed.new_zeros(transposed.mT.shape)
+            image_grad = torch.empty_like(images) if needs_image_grad else None
+            for start in range(0, len(images), tiles.chunk):
+                chunk = slice(start, start + tiles.chunk)
+                product_grad = _multiply(tiles.from_output, tiles.cut(gradient[chunk].permute(0, 2, 3, 1)))
+                if needs_filter_grad:
+                    factors = tiles.transform(images[chunk].permute(0, 2, 3, 1)).mT, product_grad
+                    torch.baddbmm(product_grad_sum, *factors, out=product_grad_sum)
+                if image_grad is not None:
+                    tile_grad = _multiply(tiles.from_input, product_grad @ transposed)
+                    image_grad[chunk] = tiles.add(tile_grad).permute(0, 3, 1, 2)
+            filter_grad = tiles.gradient_of_filters(product_grad_sum) if needs_filter_grad else None
+        return image_grad, filter_grad, gradient.sum((0, 2, 3)) if needs_bias_grad else None
 
 
 class _Tiles:
-    """The tiles of images (b, H, W, C), whose last dimension is the channels, and their transformations.
+    """How images of a size are cut into tiles, and the transformations of tiles, filters and gradients.
 
-    Transformed tiles are ((t + 2)², b·tiles, C).
+    All images are (b, H, W, C): their last dimension is the channels. Transformed tiles are ((t + 2)², b·tiles, C).
+
+    Args:
+        filters: (O, C, 3, 3).
+        height: Height H of the images.
+        width: Width W of the images.
     """
 
-    def __init__(self, images: Tensor, filters: Tensor) -> None:
-        self.height, self.width = images.shape[2:]
-        # The size that computes least beyond the images' borders.
-        area = {size: math.prod(-(-side // size) * size for side in images.shape[2:]) for size in MATRICES}
+    def __init__(self, filters: Tensor, height: int, width: int) -> None:
+        self.height, self.width = height, width
+        # The size that computes the fewest pixels beyond the images' borders.
+        area = {size: math.prod(-(-side // size) * size for side in (height, width)) for size in MATRICES}
         self.size = min(area, key=lambda size: (area[size], -size))
         self.from_output, self.to_input, self.from_input, self.to_filters = MATRICES[self.size]
-        self.rows, self.columns = -(-self.height // self.size), -(-self.width // self.size)
+        self.rows, self.columns = -(-height // self.size), -(-width // self.size)
         numbers = len(self.to_input) * self.rows * self.columns * sum(filters.shape[:2])
         self.chunk = max(1, int(CHUNK_BYTES / 4 / numbers))
-        """Number of images that are transformed at once."""
+        """Number of images that are transformed at a time."""
 
     def transform_filters(self, filters: Tensor) -> Tensor:
         """Turn filters (O, C, 3, 3) into ((t + 2)², C, O)."""

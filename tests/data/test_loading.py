@@ -12,6 +12,7 @@ from torch.utils.data import DistributedSampler
 from cifar_lightning import ImageClassifier, ImageDataModule
 from cifar_lightning.data.image_set import ImageSet
 from cifar_lightning.data.loading import BatchSampler, evaluation_loader, move_to_device, training_loader
+from cifar_lightning.errors import UsageError
 
 
 def make_images(count: int) -> ImageSet:
@@ -100,3 +101,6 @@ def test_overfit_batches_trains_on_the_same_images_in_each_epoch(data_root: Path
     trainer.fit(ImageClassifier(), datamodule=data)
     assert [len(batch) for batch in seen] == [64] * 4
     assert seen[:2] == seen[2:]
+    easy = ImageDataModule("synthetic", str(data_root), val_size=0, batch_size=64, skip_easy=0.3)
+    with pytest.raises(UsageError, match=r"set data\.skip_easy to 0"):
+        trainer.fit(ImageClassifier(), datamodule=easy)

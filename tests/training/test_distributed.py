@@ -65,6 +65,21 @@ def test_a_signal_to_one_ends_both_and_one_can_resume(alone: Path, data_root: Pa
 
 
 @pytest.mark.slow
+def test_two_processes_share_the_losses_of_their_images(data_root: Path, here: Path, start: Start) -> None:
+    words = ["-m", "cifar_lightning", *FIT, f"--data.root={data_root}", *TWO, "--trainer.devices=2"]
+    process = start(*words, "--data.skip_easy=0.4", **SETTINGS)
+    said = process.communicate(timeout=400)[0]
+    assert process.returncode == 0, said
+    losses = Checkpoint.read(RUN / "last.ckpt").content["ImageDataModule"]["losses"]
+    assert losses["epoch"] == 1
+    assert losses["latest"].isfinite().sum() == losses["seen"].sum() == 300, "of both processes, 60 % of 500"
+    trained = losses["latest"].isfinite() | (losses["seen"] > 0)
+    assert trained.sum() == 500, "images without a loss are not among the easy ones"
+    resume = ["fit", f"--ckpt_path={RUN}/last.ckpt", "--trainer.devices=1", "--trainer.max_epochs=3"]
+    assert main([*resume, f"--config={RUN}/config.yaml", "--data.skip_easy=0.3"]) == 2
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize(("rank", "status"), [(0, -9), (1, 1)])
 @pytest.mark.posix("Windows has no SIGKILL")
 def test_the_death_of_one_ends_both(rank: int, status: int, data_root: Path, here: Path, start: Start) -> None:

@@ -119,7 +119,11 @@ OPTIONS["small images first"] = [
     "--model.arch=cnn", "--model.optimizer=muon", "--model.muon_linear=true", "--data.size_schedule={20: 0.3, 24: 0.6}",
 ]  # fmt: skip
 OPTIONS["easy images left out"] = ["--data.skip_easy=0.3", "--data.mixup=0.2"]
-OPTIONS["winograd"] = ["--model.arch=tests.training.test_resume:Wide", "--model.winograd=true"]
+OPTIONS["winograd"] = [
+    "--model.arch=tests.training.test_resume:Wide",
+    "--model.winograd=true",
+    "--trainer.precision=32-true",
+]
 QUICK = [("plain", 8, "train"), ("averaged", 6, "val"), ("averaged", 5, "train"), ("speednet", 4, "train")]
 QUICK += [("monitored", 9, "train"), ("small images first", 7, "train"), ("winograd", 7, "train")]
 QUICK += [("easy images left out", 6, "train"), ("easy images left out", 8, "val")]

