@@ -104,18 +104,8 @@ def run_process(folder: Path, *words: object, environment: Mapping[str, str] | N
 def fit_epoch(config: str, flags: Sequence[str], environment: Mapping[str, str] | None = None) -> float:
     """Train an epoch of a recipe in a process on the CPU, and return the images per second of its steps."""
     with TemporaryDirectory() as folder:
-        words = [
-            sys.executable,
-            "-m",
-            "cifar_lightning",
-            "fit",
-            "--config",
-            config,
-            *flags,
-            "--trainer.max_epochs",
-            "1",
-        ]
-        run_process(Path(folder), *words, "--trainer.accelerator", "cpu", environment=environment)
+        words = ["fit", "--config", config, *flags, "--trainer.max_epochs=1", "--trainer.accelerator=cpu"]
+        run_process(Path(folder), sys.executable, "-m", "cifar_lightning", *words, environment=environment)
         (table,) = Path(folder).glob("runs/*/version_0/metrics.csv")
         with table.open(newline="", encoding="utf-8") as file:
             return next(float(speed) for row in csv.DictReader(file) if (speed := row["throughput/images_per_second"]))
