@@ -27,7 +27,7 @@ CASES = [
     (["leaderboard", "--format", "c"], ["csv"]),
     (["sweep", "--tr"], ["--trials", *["--trainer."]]),
     (["sweep", "--config", "s"], ["sweep"]),
-    (["fit", "--config", "s"], ["speedrun"]),
+    (["fit", "--config", "s"], ["speedrun", "strong"]),
     (["recipes", "c"], ["copy"]),
     (["recipes", "copy", "cn"], ["cnn"]),
     (["completion", ""], ["bash", "zsh"]),

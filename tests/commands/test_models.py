@@ -34,7 +34,7 @@ def test_every_network_is_listed_with_its_options_and_recipes(
         "slim, wide_resnet",
     ]
     assert rows["resnet9"][-1] == "laptop, resnet9"
-    assert rows["speednet"][-1] == "speedrun"
+    assert rows["speednet"][-1] == "speedrun, strong"
     assert "timm:<name>" in out
     assert "with other networks: own (my_module:Net), transfer (torchvision:mobilenet_v2)\n" in out
     assert "skipped: the config configs/broken.yaml is not valid YAML" in out
