@@ -384,6 +384,8 @@ def _print(result: dict[str, Any]) -> None:
         inference,
         sep="\n",
     )
+    if over["max"] - over["min"] > 0.1:
+        print("note: the rounds differ much: let nothing else run, and name more --batches")
 
 
 def now() -> float:

@@ -17,6 +17,7 @@ from cifar_lightning.reporting.record_schema import FIT, read_record
 from cifar_lightning.training.checkpoint import Checkpoint
 from cifar_lightning.training.classifier import ImageClassifier
 from cifar_lightning.training.fit import FitResult, describe_resumption, next_command
+from cifar_lightning.training.winograd import find_accelerated
 
 
 def print_model(trainer: Trainer, model: ImageClassifier, data: ImageDataModule, reason: str) -> None:
@@ -33,6 +34,23 @@ def print_model(trainer: Trainer, model: ImageClassifier, data: ImageDataModule,
         f"{model.hparams['arch']} ({parameters:,} parameters) on {data.description}; {trainer.accelerator.name()}, "
         f"{trainer.precision} ({reason})"
     )
+    for note in _without_effect(trainer, model):
+        say_once(f"note: {note}")
+
+
+def _without_effect(trainer: Trainer, model: ImageClassifier) -> list[str]:
+    """Describe the options that are turned on but do nothing here."""
+    options, notes = model.hparams, []
+    if options["muon_linear"] and options["optimizer"] != "muon":
+        notes.append(f"model.muon_linear has no effect with model.optimizer {options['optimizer']}")
+    if options["winograd"]:
+        if trainer.strategy.root_device.type != "cpu" or trainer.precision != "32-true":
+            notes.append("model.winograd has no effect here: it is for training in 32-true on a CPU")
+        elif not find_accelerated(model.net):
+            notes.append(
+                f"model.winograd has no effect on {options['arch']}: it is for 3 × 3 convolutions of many channels"
+            )
+    return notes
 
 
 def print_interrupted(result: FitResult) -> None:
@@ -45,11 +63,11 @@ def print_trained(result: FitResult) -> None:
     """Print how a training went, its best epoch and its folder."""
     training, folder = result.training, result.folder
     record, _ = read_record(folder / "fit.json", FIT)
-    epochs = record.get("epochs", training.trainer.current_epoch)
+    epochs, steps = record.get("epochs", training.trainer.current_epoch), record.get("steps", 0)
+    length = f"{epochs} epoch{'s' * (epochs != 1)}" if epochs else f"{steps:,} step{'s' * (steps != 1)}"
     rate = _images_per_second(result)
     say_once(
-        f"\ntrained {training.model.hparams['arch']} on {training.data.description}: "
-        f"{epochs} epoch{'s' * (epochs != 1)}"
+        f"\ntrained {training.model.hparams['arch']} on {training.data.description}: {length}"
         # As in fit.json and the leaderboard: with validation, without loading the images and drawing the figures.
         + (f" in {describe_seconds(record['seconds'])}" if record else "")
         + (f", {rate:,.0f} images/s" if rate else "")

@@ -56,12 +56,23 @@ def _check_size_schedule(options: Mapping[str, Any]) -> None:
     if schedule is None:
         return
     whole = options["resize"] or options["image_size"]
-    pairs = list(schedule.items()) if isinstance(schedule, Mapping) else []
-    numbers = all(type(size) is int and isinstance(end, int | float) for size, end in pairs)
-    sizes, ends = zip(*sorted(pairs), strict=True) if pairs and numbers else ((), ())
-    rising = all(earlier < later for earlier, later in pairwise((0, *ends, 1)))
-    if not sizes or not rising or not 1 <= sizes[0] <= sizes[-1] < whole:
-        raise UsageError(
-            f"data.size_schedule is {schedule}; it must name sizes below that of the images ({whole}), each with the "
-            "fraction of training until which it is used, and larger sizes later ones: {16: 0.25, 24: 0.5}."
-        )
+    example = "for each smaller size the fraction of training until which it is used, such as {16: 0.25, 24: 0.5}"
+    if not isinstance(schedule, Mapping) or not schedule:
+        raise UsageError(f"data.size_schedule is {schedule}; it must name {example}.")
+    for size, end in schedule.items():
+        if type(size) is not int or not 1 <= size < whole:
+            raise UsageError(
+                f"data.size_schedule names the size {size!r}; a size must be a whole number, at least 1 and below that "
+                f"of the images ({whole}). It must name {example}."
+            )
+        if type(end) not in (int, float) or not 0 < end < 1:
+            raise UsageError(
+                f"data.size_schedule names {end!r} for the size {size}; it must be a number above 0 and below 1: "
+                f"{example}."
+            )
+    for (size, end), (larger, later) in pairwise(sorted(schedule.items())):
+        if end >= later:
+            raise UsageError(
+                f"data.size_schedule ends size {larger} at {later:g} and size {size} at {end:g}; larger sizes come "
+                "later, so they must have larger fractions."
+            )

@@ -30,6 +30,9 @@ ENDS = 50
 BINS = 15
 """Confidence bins of the calibration error and the reliability diagram, as in https://arxiv.org/abs/1706.04599."""
 
+FEW = 10
+"""Images in a bin from which its accuracy is drawn in full colour."""
+
 
 class Figure(PlainFigure):
     """A figure that a notebook shows as an image; matplotlib does so only for the figures of pyplot."""
@@ -267,11 +270,13 @@ def reliability_diagram(probabilities: NDArray[np.floating], labels: NDArray[np.
     upper, lower = figure.subplots(2, 1, sharex=True, height_ratios=[4, 1])
     centres, width = (np.arange(BINS) + 0.5) / BINS, 1 / BINS
     x, height, gap = (values[counts > 0] for values in (centres, accuracy, mean_confidence - accuracy))
-    upper.bar(x, height, width, color=CORRECT, edgecolor="white", label="accuracy")
+    # The accuracy of a few images is mostly chance, so such bars are pale.
+    colours = [(CORRECT, 1 if count >= FEW else 0.3) for count in counts[counts > 0]]
+    upper.bar(x, height, width, color=colours, edgecolor="white", label=f"accuracy (pale: fewer than {FEW} images)")
     upper.bar(x, gap, width, height, color="none", edgecolor=INCORRECT, hatch="////", label="gap to mean confidence")
     upper.plot([0, 1], [0, 1], "--", color=NEUTRAL, linewidth=1, label="perfect calibration")
     upper.set(ylabel="accuracy", xlim=(0, 1), ylim=(0, 1))
-    upper.legend(fontsize=9, loc="upper left")
+    figure.legend(fontsize=9, loc="outside lower center", ncols=2, frameon=False)
     _entitle(figure, f"{title}\nexpected calibration error {percent(ece, 2)}")
     lower.bar(centres, counts / max(counts.sum(), 1), width, color=NEUTRAL, edgecolor="white")
     lower.set(xlabel="confidence (probability of the predicted class)", ylabel="fraction\nof images")

@@ -43,7 +43,10 @@ class EpochLines(Callback):
         if (rate := means.get("throughput/images_per_second")) is not None:
             parts.append(f"{rate:,.0f} images/s")
         # In 80 columns, for 200 epochs at 250,000 images/s, too.
-        print(f"epoch {trainer.current_epoch:>{len(total) - 1}}{total}: {', '.join(parts)}", flush=True)
+        epoch = f"epoch {trainer.current_epoch:>{len(total) - 1}}{total}"
+        if not trainer.is_last_batch:  # max_steps or max_time has ended it.
+            epoch = f"step {trainer.global_step:,}, in {epoch}"
+        print(f"{epoch}: {', '.join(parts)}", flush=True)
 
 
 def of_all_epochs(trainer: Trainer) -> str:
@@ -117,18 +120,31 @@ def describe_duration(trainer: Trainer) -> str:
     """Describe what ends a training that starts, such as "for 10 epochs (790 steps)"."""
     callbacks: list[Callback] = trainer.callbacks  # type: ignore[attr-defined]
     epochs, steps = trainer.max_epochs or -1, trainer.max_steps
-    epoch = math.ceil(trainer.num_training_batches / trainer.accumulate_grad_batches)
+    epoch, shortened = math.ceil(trainer.num_training_batches / trainer.accumulate_grad_batches), _shortening(trainer)
     if epochs < 0 and steps < 0:
         text = "without a limit of epochs or steps"
     elif steps < 0 or 0 <= epochs * epoch <= steps:
         total = epochs * epoch
-        text = f"for {epochs} epoch{'s' * (epochs != 1)} ({total:,} step{'s' * (total != 1)})"
-        text += f", fewer than the {steps:,} of trainer.max_steps" if total < steps else ""
+        text = f"for {epochs} epoch{'s' * (epochs != 1)} ({total:,} step{'s' * (total != 1)}{shortened})"
+        text += f", although trainer.max_steps is {steps:,}" if total < steps else ""
     else:
-        text = f"for {steps:,} step{'s' * (steps != 1)} ({steps / epoch:.3g} epochs)"
-        text += f", fewer than the {epochs} epochs of trainer.max_epochs" if epochs >= 0 else ""
+        text = f"for {steps:,} step{'s' * (steps != 1)} ({steps / epoch:.3g} epochs{shortened})"
+        text += f", although trainer.max_epochs is {epochs}" if epochs >= 0 else ""
     for timer in callbacks:
         if isinstance(timer, Timer) and (seconds := timer.time_remaining()) is not None:
             text += f", at most {timedelta(seconds=round(seconds))} (trainer.max_time)"
     stopping = [type(callback).__name__ for callback in callbacks if isinstance(callback, EarlyStopping)]
     return text + (f", or until {' or '.join(stopping)} ends it" if stopping else "")
+
+
+def _shortening(trainer: Trainer) -> str:
+    """Name the options that leave images out of each epoch."""
+    named = []
+    if overfit := trainer.overfit_batches:  # type: ignore[attr-defined]
+        named.append(f"trainer.overfit_batches {overfit}")
+    elif trainer.limit_train_batches != 1 or isinstance(trainer.limit_train_batches, int):
+        named.append(f"trainer.limit_train_batches {trainer.limit_train_batches}")
+    data: Any = trainer.datamodule  # type: ignore[attr-defined]
+    if data and data.hparams.get("skip_easy"):
+        named.append(f"data.skip_easy {data.hparams['skip_easy']}")
+    return f", shortened by {' and '.join(named)}" if named else ""

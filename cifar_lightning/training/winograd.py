@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, cast
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.autograd.function import FunctionCtx, once_differentiable
 from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
@@ -62,6 +62,13 @@ def _applies(
         and input.dtype == weight.dtype == torch.float32
         and not torch.is_autocast_enabled("cpu")
     )
+
+
+def find_accelerated(network: nn.Module) -> list[nn.Conv2d]:
+    """Return the convolutions of a network on the CPU that ``Winograd`` applies to, given large enough images."""
+    found = [module for module in network.modules() if isinstance(module, nn.Conv2d)]
+    blank = torch.empty(1, 1, MIN_SIZE, MIN_SIZE)
+    return [c for c in found if _applies(blank, c.weight, None, c.stride, c.padding, c.dilation, c.groups)]
 
 
 def _convolve(input: Tensor, weight: Tensor, bias: Tensor | None = None, *_: Any, **__: Any) -> Tensor:

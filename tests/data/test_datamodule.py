@@ -257,6 +257,19 @@ def test_values_out_of_range(options: dict[str, object]) -> None:
         ImageDataModule(**options)  # type: ignore[arg-type]
 
 
+@pytest.mark.parametrize(
+    ("schedule", "said"),
+    [
+        ({16: 0.25, 40: 0.5}, r"names the size 40; a size must be .* below that of the images \(32\)"),
+        ({16: 25}, "names 25 for the size 16; it must be a number above 0 and below 1"),
+        ({24: 0.25, 16: 0.5}, "ends size 24 at 0.25 and size 16 at 0.5; larger sizes come later"),
+    ],
+)
+def test_the_mistake_in_a_schedule_of_sizes_is_named(schedule: dict[int, float], said: str) -> None:
+    with pytest.raises(UsageError, match=said):
+        ImageDataModule(size_schedule=schedule)
+
+
 def test_too_few_images_to_hold_out(image_folder: Path) -> None:
     for size in (5000, 58, 60):
         data = ImageDataModule("folder", str(image_folder), val_size=size, image_size=8)

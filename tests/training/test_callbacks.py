@@ -26,22 +26,29 @@ def test_steps_alone_end_a_training(fit: list[str], here: Path, capsys: pytest.C
         )
         == 0
     )
-    assert "training for 11 steps (11 epochs)\n" in capsys.readouterr().out
+    assert "training for 11 steps (11 epochs, shortened by trainer.limit_train_batches 1)\n" in capsys.readouterr().out
     assert json.loads((RUN / "fit.json").read_text())["steps"] == 11
     config = yaml.safe_load((RUN / "config.yaml").read_text())["trainer"]
     assert (config["max_epochs"], config["max_steps"]) == (-1, 11)
 
 
+def test_it_is_said_what_shortens_an_epoch(fit: list[str], here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    words = [*fit, "--trainer.max_epochs=1", "--data.val_size=0"]
+    assert main([*words, "--data.skip_easy=0.25", "--trainer.limit_train_batches=2"]) == 0
+    said = "training for 1 epoch (2 steps, shortened by trainer.limit_train_batches 2 and data.skip_easy 0.25)\n"
+    assert said in capsys.readouterr().out
+
+
 @pytest.mark.parametrize(
     ("limits", "said", "steps"),
     [
+        (["max_epochs=2", "max_steps=3"], "for 3 steps (0.75 epochs{limit}), although trainer.max_epochs is 2", 3),
+        (["max_epochs=1", "max_steps=9"], "for 1 epoch (4 steps{limit}), although trainer.max_steps is 9", 4),
         (
-            ["max_epochs=2", "max_steps=3"],
-            "for 3 steps (0.75 epochs), fewer than the 2 epochs of trainer.max_epochs",
-            3,
+            ["max_epochs=1", "max_time=00:01:00:00"],
+            "for 1 epoch (4 steps{limit}), at most 1:00:00 (trainer.max_time)",
+            4,
         ),
-        (["max_epochs=1", "max_steps=9"], "for 1 epoch (4 steps), fewer than the 9 of trainer.max_steps", 4),
-        (["max_epochs=1", "max_time=00:01:00:00"], "for 1 epoch (4 steps), at most 1:00:00 (trainer.max_time)", 4),
     ],
 )
 @pytest.mark.filterwarnings("ignore:.*could not find the monitored key")
@@ -49,7 +56,10 @@ def test_the_first_limit_ends_it(
     limits: list[str], said: str, steps: int, fit: list[str], here: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main([*fit, *(f"--trainer.{limit}" for limit in limits)]) == 0
-    assert f"training {said}" in capsys.readouterr().out
+    out = capsys.readouterr().out
+    assert f"training {said.format(limit=', shortened by trainer.limit_train_batches 4')}" in out
+    assert ("\nstep 3, in epoch 1/2: loss" in out) == (steps == 3)
+    assert f": {'3 steps' if steps == 3 else '1 epoch'} in " in out
     assert json.loads((RUN / "fit.json").read_text())["steps"] == steps
     assert main(["fit", "--ckpt_path=last.ckpt"]) == 2
     assert "To train it further, name a larger number: --trainer.max_" in capsys.readouterr().err

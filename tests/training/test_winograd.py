@@ -12,7 +12,7 @@ from cifar_lightning.cli import main
 from cifar_lightning.commands.bench import count_flops
 from cifar_lightning.errors import UsageError
 from cifar_lightning.training.classifier import ImageClassifier
-from cifar_lightning.training.winograd import Winograd
+from cifar_lightning.training.winograd import Winograd, find_accelerated
 from tests.conftest import TINY
 
 
@@ -113,3 +113,25 @@ def test_fit_takes_fewer_operations(data_root: Path, here: Path) -> None:
 def test_not_with_a_compiled_network() -> None:
     with pytest.raises(UsageError, match=r"model\.compile and model\.winograd are true; one of them must be false\."):
         ImageClassifier(winograd=True, compile=True)
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (["--model.arch=cnn"], "no effect on cnn: it is for 3 × 3 convolutions of many channels"),
+        (["--model.arch=speednet", "--trainer.precision=bf16-mixed"], "no effect here: it is for training in 32-true"),
+    ],
+)
+def test_it_is_said_where_it_has_no_effect(
+    options: list[str], said: str, fit: list[str], here: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = [*fit, "--trainer.max_steps=1", "--data.val_size=0", *options]
+    assert main([*words, "--model.winograd=true"]) == 0
+    assert f"note: model.winograd has {said}" in capsys.readouterr().out
+
+
+def test_convolutions_that_are_accelerated_are_found() -> None:
+    network = nn.Sequential(
+        nn.Conv2d(3, 64, 3, padding=1), nn.Conv2d(128, 128, 3, padding=1), nn.Conv2d(256, 128, 3, stride=2, padding=1)
+    )
+    assert find_accelerated(network) == [network[1]]

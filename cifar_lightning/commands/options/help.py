@@ -204,7 +204,7 @@ def _format_option(name: str, option: Mapping[str, Any], width: int) -> str:
     if not option.get("x-flag"):
         limits = f", {allowed}" if str(allowed) != "at least -inf" else ""
         lines.append(_wrap(f"Value: {kind}{limits}.", width, "  "))
-        lines += [f"  Default: {format_value(option['default'])}"] if option.get("default") is not None else []
+        lines += [f"  Default: {format_value(option['default'])}"] if "default" in option else []
     if examples := option.get("examples"):
         lines.append(_wrap(f"Such as: {', '.join(examples)}", width, "  "))
     if "." in name:
