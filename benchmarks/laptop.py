@@ -2,8 +2,9 @@
 
     python -m benchmarks.laptop
 
-Each round trains an epoch with and without it, one after the other, each in a process of its own. Speeds are those of
-the training steps alone, as the run records them. The epochs are otherwise the same, and so are the network's outputs.
+Each round trains an epoch, or the part of it that ``trainer.limit_train_batches`` names, with and without it, one after
+the other, each in a process of its own. Speeds are those of the training steps alone, as the run records them. The
+epochs are otherwise the same, and so are the network's outputs.
 """
 
 import sys

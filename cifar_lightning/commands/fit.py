@@ -15,7 +15,14 @@ from cifar_lightning.commands.after_fit import check_test, find_test, run_test
 from cifar_lightning.commands.lightning_cli import TrainingCLI
 from cifar_lightning.commands.options.parser import Parser
 from cifar_lightning.commands.session import free_memory, is_rank_zero, say_once, session
-from cifar_lightning.commands.summary import print_interrupted, print_model, print_next, print_runs, print_trained
+from cifar_lightning.commands.summary import (
+    print_interrupted,
+    print_model,
+    print_next,
+    print_runs,
+    print_trained,
+    print_without_effect,
+)
 from cifar_lightning.errors import UsageError
 from cifar_lightning.io.files import write_atomically
 from cifar_lightning.io.ranges import Range
@@ -297,6 +304,7 @@ def build(cli: TrainingCLI, folder: Path, callbacks: Sequence[Callback] = (), *,
         plugins=build_plugins(settings.plugins),
     )
     print_model(trainer, cli.model, cli.datamodule, reason)
+    print_without_effect(cli.model)
     training = Training(
         cli.config, trainer, cli.model, cli.datamodule, folder, throughput, last, checkpoint, named,
         report_error=lambda: reporter.error if reporter else None,

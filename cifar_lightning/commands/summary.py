@@ -34,23 +34,17 @@ def print_model(trainer: Trainer, model: ImageClassifier, data: ImageDataModule,
         f"{model.hparams['arch']} ({parameters:,} parameters) on {data.description}; {trainer.accelerator.name()}, "
         f"{trainer.precision} ({reason})"
     )
-    for note in _without_effect(trainer, model):
-        say_once(f"note: {note}")
 
 
-def _without_effect(trainer: Trainer, model: ImageClassifier) -> list[str]:
-    """Describe the options that are turned on but do nothing here."""
-    options, notes = model.hparams, []
+def print_without_effect(model: ImageClassifier) -> None:
+    """Name the options that are turned on but have no effect on the training of this network."""
+    options = model.hparams
     if options["muon_linear"] and options["optimizer"] != "muon":
-        notes.append(f"model.muon_linear has no effect with model.optimizer {options['optimizer']}")
-    if options["winograd"]:
-        if trainer.strategy.root_device.type != "cpu" or trainer.precision != "32-true":
-            notes.append("model.winograd has no effect here: it is for training in 32-true on a CPU")
-        elif not find_accelerated(model.net):
-            notes.append(
-                f"model.winograd has no effect on {options['arch']}: it is for 3 × 3 convolutions of many channels"
-            )
-    return notes
+        say_once(f"note: model.muon_linear has no effect with model.optimizer {options['optimizer']}")
+    if options["winograd"] and not find_accelerated(model.net):
+        say_once(
+            f"note: model.winograd has no effect on {options['arch']}: it has no 3 × 3 convolutions of many channels"
+        )
 
 
 def print_interrupted(result: FitResult) -> None:
@@ -63,8 +57,11 @@ def print_trained(result: FitResult) -> None:
     """Print how a training went, its best epoch and its folder."""
     training, folder = result.training, result.folder
     record, _ = read_record(folder / "fit.json", FIT)
-    epochs, steps = record.get("epochs", training.trainer.current_epoch), record.get("steps", 0)
-    length = f"{epochs} epoch{'s' * (epochs != 1)}" if epochs else f"{steps:,} step{'s' * (steps != 1)}"
+    epochs = record.get("epochs", training.trainer.current_epoch)
+    length = f"{epochs} epoch{'s' * (epochs != 1)}"
+    best, last = folder / "best.ckpt", folder / "last.ckpt"
+    if last.exists() and (checkpoint := Checkpoint.read(last)).is_within_epoch:
+        length = f"{checkpoint.steps:,} step{'s' * (checkpoint.steps != 1)}, {length} of them complete"
     rate = _images_per_second(result)
     say_once(
         f"\ntrained {training.model.hparams['arch']} on {training.data.description}: {length}"
@@ -72,7 +69,6 @@ def print_trained(result: FitResult) -> None:
         + (f" in {describe_seconds(record['seconds'])}" if record else "")
         + (f", {rate:,.0f} images/s" if rate else "")
     )
-    best, last = folder / "best.ckpt", folder / "last.ckpt"
     if best.exists():
         _print_best(Checkpoint.read(best).epoch + 1, record)
     elif last.exists():

@@ -272,7 +272,8 @@ def reliability_diagram(probabilities: NDArray[np.floating], labels: NDArray[np.
     x, height, gap = (values[counts > 0] for values in (centres, accuracy, mean_confidence - accuracy))
     # The accuracy of a few images is mostly chance, so such bars are pale.
     colours = [(CORRECT, 1 if count >= FEW else 0.3) for count in counts[counts > 0]]
-    upper.bar(x, height, width, color=colours, edgecolor="white", label=f"accuracy (pale: fewer than {FEW} images)")
+    upper.bar(x, height, width, color=colours, edgecolor="white")
+    upper.bar(0, 0, color=CORRECT, label=f"accuracy (pale: fewer than {FEW} images)")
     upper.bar(x, gap, width, height, color="none", edgecolor=INCORRECT, hatch="////", label="gap to mean confidence")
     upper.plot([0, 1], [0, 1], "--", color=NEUTRAL, linewidth=1, label="perfect calibration")
     upper.set(ylabel="accuracy", xlim=(0, 1), ylim=(0, 1))

@@ -6,7 +6,7 @@ and records, in ``reporting``.
 
 import math
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Sized
 from datetime import timedelta
 from typing import Any
 
@@ -19,7 +19,7 @@ from cifar_lightning.training.chosen_metrics import metric_name
 
 
 class EpochLines(Callback):
-    """Prints a line for each finished epoch, above the progress bar if there is one."""
+    """Prints a line for each epoch, finished or ended early, above the progress bar if there is one."""
 
     # Lightning logs the means of an epoch after the callbacks' on_train_epoch_end, so the line is printed after that.
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -33,7 +33,10 @@ class EpochLines(Callback):
         if not trainer.is_global_zero or "train/loss" not in means:
             return
         total = of_all_epochs(trainer)
-        parts = []
+        epoch, parts = f"epoch {trainer.current_epoch:>{len(total) - 1}}{total}", []
+        if not trainer.is_last_batch:  # max_steps or the like has ended it. The latest validation is of another epoch.
+            epoch = f"step {trainer.global_step:,}, in {epoch}"
+            means = {name: mean for name, mean in means.items() if not name.startswith("val/")}
         for stage, name in (("train", "loss"), ("val", "val loss")):
             if f"{stage}/loss" in means:
                 accuracy = percent(float(means[f"{stage}/acc"]), 2)
@@ -43,9 +46,6 @@ class EpochLines(Callback):
         if (rate := means.get("throughput/images_per_second")) is not None:
             parts.append(f"{rate:,.0f} images/s")
         # In 80 columns, for 200 epochs at 250,000 images/s, too.
-        epoch = f"epoch {trainer.current_epoch:>{len(total) - 1}}{total}"
-        if not trainer.is_last_batch:  # max_steps or max_time has ended it.
-            epoch = f"step {trainer.global_step:,}, in {epoch}"
         print(f"{epoch}: {', '.join(parts)}", flush=True)
 
 
@@ -140,10 +140,10 @@ def describe_duration(trainer: Trainer) -> str:
 def _shortening(trainer: Trainer) -> str:
     """Name the options that leave images out of each epoch."""
     named = []
-    if overfit := trainer.overfit_batches:  # type: ignore[attr-defined]
-        named.append(f"trainer.overfit_batches {overfit}")
-    elif trainer.limit_train_batches != 1 or isinstance(trainer.limit_train_batches, int):
-        named.append(f"trainer.limit_train_batches {trainer.limit_train_batches}")
+    overfit: float = trainer.overfit_batches  # type: ignore[attr-defined]
+    if isinstance(loader := trainer.train_dataloader, Sized) and trainer.num_training_batches < len(loader):
+        limit = f"overfit_batches {overfit}" if overfit else f"limit_train_batches {trainer.limit_train_batches}"
+        named.append(f"trainer.{limit}")
     data: Any = trainer.datamodule  # type: ignore[attr-defined]
     if data and data.hparams.get("skip_easy"):
         named.append(f"data.skip_easy {data.hparams['skip_easy']}")

@@ -68,7 +68,11 @@ def find_accelerated(network: nn.Module) -> list[nn.Conv2d]:
     """Return the convolutions of a network on the CPU that ``Winograd`` applies to, given large enough images."""
     found = [module for module in network.modules() if isinstance(module, nn.Conv2d)]
     blank = torch.empty(1, 1, MIN_SIZE, MIN_SIZE)
-    return [c for c in found if _applies(blank, c.weight, None, c.stride, c.padding, c.dilation, c.groups)]
+    return [
+        c
+        for c in found
+        if c.padding_mode == "zeros" and _applies(blank, c.weight, None, c.stride, c.padding, c.dilation, c.groups)
+    ]
 
 
 def _convolve(input: Tensor, weight: Tensor, bias: Tensor | None = None, *_: Any, **__: Any) -> Tensor:

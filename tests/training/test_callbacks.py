@@ -39,6 +39,28 @@ def test_it_is_said_what_shortens_an_epoch(fit: list[str], here: Path, capsys: p
     assert said in capsys.readouterr().out
 
 
+def test_a_limit_above_the_number_of_batches_shortens_nothing(
+    fit: list[str], here: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = [*fit, "--trainer.max_epochs=1", "--data.val_size=0", "--data.train_size=64"]
+    assert main([*words, "--trainer.limit_train_batches=5"]) == 0
+    assert "training for 1 epoch (2 steps)\n" in capsys.readouterr().out
+    assert main([*words, "--trainer.overfit_batches=1"]) == 0
+    assert "training for 1 epoch (1 step, shortened by trainer.overfit_batches 1)\n" in capsys.readouterr().out
+
+
+def test_the_line_of_an_epoch_that_ends_early_has_no_earlier_validation(
+    fit: list[str], here: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main([*fit, "--trainer.max_epochs=3", "--trainer.max_steps=6"]) == 0
+    first, second = (line for line in capsys.readouterr().out.splitlines() if "loss" in line and "best" not in line)
+    assert first.startswith("epoch 1/3: loss ")
+    assert ", val loss " in first
+    assert second.startswith("step 6, in epoch 2/3: loss ")
+    assert "val loss" not in second
+    assert len(second) <= 80
+
+
 @pytest.mark.parametrize(
     ("limits", "said", "steps"),
     [
@@ -59,7 +81,7 @@ def test_the_first_limit_ends_it(
     out = capsys.readouterr().out
     assert f"training {said.format(limit=', shortened by trainer.limit_train_batches 4')}" in out
     assert ("\nstep 3, in epoch 1/2: loss" in out) == (steps == 3)
-    assert f": {'3 steps' if steps == 3 else '1 epoch'} in " in out
+    assert f": {'3 steps, 0 epochs of them complete' if steps == 3 else '1 epoch'} in " in out
     assert json.loads((RUN / "fit.json").read_text())["steps"] == steps
     assert main(["fit", "--ckpt_path=last.ckpt"]) == 2
     assert "To train it further, name a larger number: --trainer.max_" in capsys.readouterr().err

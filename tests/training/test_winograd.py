@@ -118,16 +118,22 @@ def test_not_with_a_compiled_network() -> None:
 @pytest.mark.parametrize(
     ("options", "said"),
     [
-        (["--model.arch=cnn"], "no effect on cnn: it is for 3 × 3 convolutions of many channels"),
-        (["--model.arch=speednet", "--trainer.precision=bf16-mixed"], "no effect here: it is for training in 32-true"),
+        (["--model.arch=cnn"], ["model.winograd has no effect on cnn: it has no 3 × 3 convolutions of many channels"]),
+        (["--model.arch=speednet"], []),
+        (
+            ["--model.winograd=false", "--model.muon_linear=true", "--model.optimizer=adamw"],
+            ["model.muon_linear has no effect with model.optimizer adamw"],
+        ),
     ],
 )
-def test_it_is_said_where_it_has_no_effect(
-    options: list[str], said: str, fit: list[str], here: Path, capsys: pytest.CaptureFixture[str]
+def test_it_is_said_what_has_no_effect(
+    options: list[str], said: list[str], fit: list[str], here: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    words = [*fit, "--trainer.max_steps=1", "--data.val_size=0", *options]
-    assert main([*words, "--model.winograd=true"]) == 0
-    assert f"note: model.winograd has {said}" in capsys.readouterr().out
+    words = [*fit, "--trainer.max_steps=1", "--data.val_size=0", "--model.winograd=true", *options]
+    assert main(words) == 0
+    assert main(["test", "--ckpt_path=last.ckpt"]) == 0
+    notes = [line.removeprefix("note: ") for line in capsys.readouterr().out.splitlines() if "no effect" in line]
+    assert notes == said
 
 
 def test_convolutions_that_are_accelerated_are_found() -> None:
