@@ -61,7 +61,8 @@ def print_trained(result: FitResult) -> None:
     length = f"{epochs} epoch{'s' * (epochs != 1)}"
     best, last = folder / "best.ckpt", folder / "last.ckpt"
     if last.exists() and (checkpoint := Checkpoint.read(last)).is_within_epoch:
-        length = f"{checkpoint.steps:,} step{'s' * (checkpoint.steps != 1)}, {length} of them complete"
+        whole = f" ({epochs} whole epoch{'s' * (epochs != 1)})" if epochs else ""
+        length = f"{checkpoint.steps:,} step{'s' * (checkpoint.steps != 1)}{whole}"
     rate = _images_per_second(result)
     say_once(
         f"\ntrained {training.model.hparams['arch']} on {training.data.description}: {length}"

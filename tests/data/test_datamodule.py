@@ -270,6 +270,11 @@ def test_the_mistake_in_a_schedule_of_sizes_is_named(schedule: dict[int, float],
         ImageDataModule(size_schedule=schedule)
 
 
+def test_a_mapping_without_spaces(fit: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([*fit, "--data.size_schedule", "{24:0.5}"]) == 2
+    assert "data.size_schedule is {24:0.5}; write a space after each colon" in capsys.readouterr().err
+
+
 def test_too_few_images_to_hold_out(image_folder: Path) -> None:
     for size in (5000, 58, 60):
         data = ImageDataModule("folder", str(image_folder), val_size=size, image_size=8)

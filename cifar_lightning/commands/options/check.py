@@ -129,6 +129,8 @@ def check_value(name: str, option: Mapping[str, Any], value: object) -> None:
     Raises:
         UsageError: If it is certainly wrong.
     """
+    if "object" in option.get("type", ()) and isinstance(value, str) and re.fullmatch(r"\{[\w.]+:[^ ].*\}", value):
+        raise UsageError(f"{name} is {value}; write a space after each colon, such as {{24: 0.5}}.")
     read = _read_plain(value) if isinstance(value, str) else value
     if read is None or not isinstance(read, str | bool | int | float):
         return
