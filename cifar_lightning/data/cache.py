@@ -1,83 +1,210 @@
-"""A file that stores decoded or drawn images, so that this is done once; ``sources`` decide what is stored."""
+"""Files that store decoded or drawn images, so that this is done once, however many they are.
 
-from collections.abc import Callable
+``sources`` decide what is stored. Images are written as they are decoded, so that they are never all in memory, and an
+interrupted run goes on where it stopped. They are then mapped: opened within milliseconds, read as they are needed, and
+shared by all processes of a machine through the operating system's own cache.
+
+N images, n of them in a piece, H height, W width.
+"""
+
+import json
+import os
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
-from cifar_lightning.io.files import remove_unfinished, write_atomically
+from cifar_lightning.io.download import DownloadError, locked
+from cifar_lightning.io.files import move_complete, remove_unfinished, write_json
 from cifar_lightning.io.text import say
+
+PIECE_BYTES = 2**25
+"""Size of the images that are decoded before they are written."""
+
+
+@dataclass(frozen=True)
+class Piece:
+    """Some images, in the order of their source.
+
+    Attributes:
+        images: (n, H, W, 3) uint8.
+        labels: The n labels.
+        items: How many of the source's items they were made from: more than n if some can't be read.
+        hashes: SHA-256 of what each image was made from, in hexadecimal; empty if the source needs none.
+        broken: The items that can't be read, each with the reason.
+    """
+
+    images: NDArray[np.uint8]
+    labels: Sequence[int]
+    items: int
+    hashes: Sequence[str] = ()
+    broken: Sequence[str] = ()
 
 
 @dataclass(frozen=True)
 class Decoded:
-    """The content of a cache file.
+    """All images of a split.
 
     Attributes:
         images: (N, H, W, 3) uint8.
         labels: (N,) int64.
         digest: SHA-256 of what the images were made from, in hexadecimal.
-        broken: The files that could not be read, each with the reason.
-
-    Raises:
-        ValueError: If a value is of another type or shape.
+        broken: The items that could not be read, each with the reason.
     """
 
     images: Tensor
     labels: Tensor
-    digest: str = ""
+    digest: str
     broken: tuple[str, ...] = ()
 
-    def __post_init__(self) -> None:
-        images, labels = self.images, self.labels
-        if not (
-            isinstance(images, Tensor)
-            and isinstance(labels, Tensor)
-            and (images.dtype, labels.dtype) == (torch.uint8, torch.int64)
-            and images.shape[3:] == (3,)
-            and labels.shape == images.shape[:1]
-            and isinstance(self.digest, str)
-            and all(isinstance(text, str) for text in self.broken)
-        ):
-            raise ValueError("it does not contain images and their labels")
 
-    def check(self, image_size: int, num_classes: int) -> None:
-        """Check the content against what it should be.
+@dataclass(frozen=True)
+class Recipe:
+    """How the images of a split are made.
 
-        Raises:
-            ValueError: If the images have another size, or a label is out of range.
-        """
-        size, labels = self.images.shape[1:3], self.labels
-        if size != (image_size, image_size) or (len(labels) and not 0 <= labels.min() <= labels.max() < num_classes):
-            raise ValueError("its images have another size, or its labels are of other classes")
+    Attributes:
+        image_size: Height H and width W, in pixels.
+        pieces: Yields the pieces from one of the source's items on.
+        digest: Computes the digest of images (N, H, W, 3) uint8, their labels and their hashes.
+    """
+
+    image_size: int
+    pieces: Callable[[int], Iterator[Piece]]
+    digest: Callable[[Tensor, Sequence[int], Sequence[str]], str]
+
+    def make(self) -> Decoded:
+        """Make all images in memory."""
+        pieces = list(self.pieces(0))
+        images = torch.from_numpy(np.concatenate([piece.images for piece in pieces]))
+        return self.finish(images, [_record(piece) for piece in pieces])
+
+    def finish(self, images: Tensor, records: Sequence[dict[str, Any]]) -> Decoded:
+        """Join images (N, H, W, 3) uint8 with what was recorded of their pieces."""
+        labels, hashes, broken = ([value for each in records for value in each[key]] for key in _LISTS)
+        return Decoded(images, torch.tensor(labels, dtype=torch.int64), self.digest(images, labels, hashes), (*broken,))
 
 
-def cached(path: Path, fingerprint: str, image_size: int, num_classes: int, build: Callable[[], Decoded]) -> Decoded:
-    """Read a cache file, or build its content and write it.
+_LISTS = ("labels", "hashes", "broken")
+
+
+def _record(piece: Piece) -> dict[str, Any]:
+    """Return what is recorded of a piece: all but the images."""
+    return {"items": piece.items, **{key: list(getattr(piece, key)) for key in _LISTS}}
+
+
+def images_per_piece(image_size: int) -> int:
+    """Return how many images of a height and width, in pixels, make a piece."""
+    return max(1, PIECE_BYTES // (3 * image_size**2))
+
+
+def cached(path: Path, fingerprint: str, num_classes: int, recipe: Recipe) -> Decoded:
+    """Open cached images, or make them and cache them.
 
     Args:
-        path: The file.
-        fingerprint: Identifies what the content is made from; a file with another fingerprint is replaced.
-        image_size: Height and width that the images should have, in pixels.
+        path: Where they are stored, without a suffix.
+        fingerprint: SHA-256 of all that the images are made from, in hexadecimal; those of another are replaced.
         num_classes: Number of classes K that the labels should be of.
-        build: Makes the content.
+        recipe: How the images are made.
     """
-    remove_unfinished(path)
-    if path.is_file():
-        try:
-            content = torch.load(path, weights_only=True)
-            if content.pop("fingerprint") == fingerprint:
-                stored = Decoded(**content)
-                stored.check(image_size, num_classes)
-                return stored
-        except Exception as error:  # torch.load raises errors of many kinds on a broken file.
-            say(f"The cache {path} is broken and is rebuilt ({error}).")
-    made = build()
+    cache = _Cache(path, fingerprint, recipe.image_size)
+    if stored := cache.open(num_classes):
+        return stored
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        write_atomically(path, lambda file: torch.save({"fingerprint": fingerprint, **vars(made)}, file))
-    except (OSError, RuntimeError) as error:
-        say(f"The images could not be cached in {path} and will be prepared again next time ({error}).")
-    return made
+        with locked(path):
+            return cache.open(num_classes) or cache.write(recipe)
+    except (OSError, DownloadError) as error:
+        say(f"The images could not be cached in {path.parent} and will be prepared again next time ({error}).")
+        return recipe.make()
+
+
+class _Cache:
+    """The files of a split: ``<name>.json`` describes the images, which are in ``<name>-<fingerprint>.images``.
+
+    While they are made, they are in ``….part``, and ``….progress`` has a line for each piece.
+    """
+
+    def __init__(self, path: Path, fingerprint: str, image_size: int) -> None:
+        self._path, self._fingerprint, self._size = path, fingerprint, image_size
+        self._description = path.with_name(f"{path.name}.json")
+        stem = f"{path.name}-{fingerprint[:16]}"
+        self._images, self._part, self._progress = (
+            path.with_name(f"{stem}.{suffix}") for suffix in ("images", "part", "progress")
+        )
+
+    def open(self, num_classes: int) -> Decoded | None:
+        """Open the images; return None if there are none of this fingerprint, or the files are broken."""
+        try:
+            content = json.loads(self._description.read_bytes())
+            if content["fingerprint"] != self._fingerprint:
+                return None
+            labels = torch.tensor(content["labels"], dtype=None if content["labels"] else torch.int64)
+            if labels.dtype != torch.int64 or labels.ndim != 1:
+                raise ValueError("its labels are no integers")
+            if len(labels) and not 0 <= labels.min() <= labels.max() < num_classes:
+                raise ValueError("its labels are of other classes")
+            if not isinstance(content["digest"], str) or not all(isinstance(text, str) for text in content["broken"]):
+                raise ValueError("its texts are of other types")
+            return Decoded(self._map(len(labels)), labels, content["digest"], tuple(content["broken"]))
+        except FileNotFoundError:
+            return None
+        except (OSError, ValueError, TypeError, LookupError, RuntimeError) as error:
+            say(f"The cache {self._description} is broken and is rebuilt ({error}).")
+            return None
+
+    def _map(self, count: int) -> Tensor:
+        shape = (count, self._size, self._size, 3)
+        if (size := self._images.stat().st_size) != np.prod(shape):
+            raise ValueError(f"{self._images.name} has {size:,} bytes instead of {np.prod(shape):,}")
+        with warnings.catch_warnings():
+            # "The given NumPy array is not writable": that is its purpose, and nothing writes to a set of images.
+            warnings.simplefilter("ignore")
+            return torch.from_numpy(np.memmap(self._images, np.uint8, "r", shape=shape))
+
+    def write(self, recipe: Recipe) -> Decoded:
+        """Make the images that an interrupted run has not made, and store them all."""
+        records = self._read_progress()
+        with self._part.open("ab") as images, self._progress.open("a", encoding="ascii") as progress:
+            for piece in recipe.pieces(sum(record["items"] for record in records)):
+                images.write(piece.images.tobytes())
+                images.flush()
+                os.fsync(images.fileno())  # The line that says that they are there must not come first.
+                records.append(_record(piece))
+                progress.write(f"{json.dumps(records[-1])}\n")
+                progress.flush()
+        move_complete(self._part, self._images)
+        made = recipe.finish(self._map(sum(len(record["labels"]) for record in records)), records)
+        content = {"labels": made.labels.tolist(), "digest": made.digest, "broken": list(made.broken)}
+        write_json(self._description, {"fingerprint": self._fingerprint, **content})
+        self._remove_others()
+        return made
+
+    def _read_progress(self) -> list[dict[str, Any]]:
+        """Return what is recorded of the pieces that an interrupted run has made, and cut off what it wrote after."""
+        records = []
+        with suppress(OSError, ValueError):  # There is no such run, or its last line is incomplete.
+            for line in self._progress.read_text(encoding="ascii").splitlines():
+                records.append(json.loads(line))
+        size = 3 * self._size**2 * sum(len(record["labels"]) for record in records)
+        if not self._part.is_file() or self._part.stat().st_size < size:
+            records, size = [], 0
+        with self._part.open("ab") as images:
+            images.truncate(size)
+        self._progress.write_text("".join(f"{json.dumps(record)}\n" for record in records), encoding="ascii")
+        if records:
+            say(f"Going on where an earlier run was interrupted: {self._part}")
+        return records
+
+    def _remove_others(self) -> None:
+        """Remove this split's other files: of images as they were before, and of earlier releases."""
+        remove_unfinished(self._description)
+        for path in {*self._path.parent.glob(f"{self._path.name}[-.]*")} - {self._description, self._images}:
+            with suppress(OSError):  # Another process has mapped it, which only Windows minds.
+                path.unlink()

@@ -138,7 +138,7 @@ def hash_file(path: Path, algorithm: str = "sha256") -> str:
         return hashlib.file_digest(file, lambda: hashlib.new(algorithm, usedforsecurity=False)).hexdigest()
 
 
-def hash_data(*parts: str | bytes) -> str:
+def hash_data(*parts: str | bytes | memoryview) -> str:
     """Compute the SHA-256 checksum of data in memory, in hexadecimal.
 
     Args:

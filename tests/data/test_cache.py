@@ -1,23 +1,100 @@
 """The cache of decoded images."""
 
+import json
+import os
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
+from cifar_lightning.data.cache import Decoded, Piece, Recipe, cached
 from cifar_lightning.data.sources import open_source
+from cifar_lightning.io.files import hash_data
 
+FINGERPRINT, OTHER = hash_data("this"), hash_data("other")
+IMAGES = np.random.default_rng(0).integers(0, 256, (5, 4, 4, 3), np.uint8)
+LABELS = [0, 1, 2, 1, 0]
 GONE = object()
+
+
+def recipe(made: list[int], fails_at: int | None = None) -> Recipe:
+    """Five images in pieces of one, of which the fourth is broken; ``made`` gets the number of each that is made."""
+
+    def pieces(first: int) -> Iterator[Piece]:
+        for item in range(first, 5):
+            if item == fails_at:
+                raise KeyboardInterrupt
+            made.append(item)
+            whole = slice(item, item + (item != 3))
+            broken = ["four.png: it is broken"] if item == 3 else []
+            yield Piece(IMAGES[whole], LABELS[whole], 1, [hash_data(str(item))] * (item != 3), broken)
+
+    return Recipe(4, pieces, lambda images, labels, hashes: hash_data(images.numpy().tobytes(), str(labels), *hashes))
+
+
+def same(one: Decoded, other: Decoded) -> bool:
+    return (
+        torch.equal(one.images, other.images)
+        and torch.equal(one.labels, other.labels)
+        and (one.digest, one.broken) == (other.digest, other.broken)
+    )
+
+
+def test_images_are_made_once_and_are_the_same_as_in_memory(tmp_path: Path) -> None:
+    made: list[int] = []
+    first = cached(tmp_path / "train-4", FINGERPRINT, 3, recipe(made))
+    assert same(first, recipe([]).make())
+    assert first.images.numpy().tolist() == IMAGES[[0, 1, 2, 4]].tolist()
+    assert first.labels.tolist() == [0, 1, 2, 0]
+    assert same(cached(tmp_path / "train-4", FINGERPRINT, 3, recipe(made)), first)
+    assert made == [0, 1, 2, 3, 4]
+
+
+@pytest.mark.parametrize("damage", ["none", "half a line", "half an image", "no images", "no record"])
+def test_an_interrupted_run_is_continued(tmp_path: Path, damage: str, capsys: pytest.CaptureFixture[str]) -> None:
+    path, made = tmp_path / "train-4", list[int]()
+    with pytest.raises(KeyboardInterrupt):
+        cached(path, FINGERPRINT, 3, recipe(made, fails_at=4))
+    part, progress = (next(tmp_path.glob(f"*.{suffix}")) for suffix in ("part", "progress"))
+    match damage:
+        case "half a line":
+            progress.write_bytes(progress.read_bytes()[:-7])
+        case "half an image":
+            with part.open("ab") as file:
+                file.write(b"half")
+        case "no images":
+            part.unlink()
+        case "no record":
+            progress.unlink()
+    assert same(cached(path, FINGERPRINT, 3, recipe(made)), recipe([]).make())
+    anew = {"none": [4], "half a line": [3, 4], "half an image": [4]}.get(damage, [0, 1, 2, 3, 4])
+    assert made == [0, 1, 2, 3, *anew]
+    assert ("Going on where an earlier run was interrupted" in capsys.readouterr().out) == (anew[0] > 0)
+    assert {file.suffix for file in tmp_path.iterdir() if not file.name.startswith(".")} == {".images", ".json"}
+
+
+def test_other_images_and_files_of_earlier_releases_are_replaced(tmp_path: Path) -> None:
+    path, made = tmp_path / "train-4", list[int]()
+    kept, left = tmp_path / "train-40.json", [tmp_path / "train-4.pt", tmp_path / ".train-4.json.1.unfinished"]
+    for file in (kept, *left):
+        file.touch()
+        os.utime(file, (1, 1))
+    for fingerprint in (FINGERPRINT, OTHER, OTHER, FINGERPRINT):
+        assert same(cached(path, fingerprint, 3, recipe(made)), recipe([]).make())
+    assert made == [0, 1, 2, 3, 4] * 3
+    files = {file.name for file in tmp_path.iterdir() if not file.name.endswith(".lock")}
+    assert files == {kept.name, "train-4.json", f"train-4-{FINGERPRINT[:16]}.images"}
 
 
 @pytest.mark.parametrize(
     ("name", "value"),
     [
-        ("fingerprint", GONE), ("images", GONE), ("images", None), ("images", torch.zeros(60, 8, 8, 3)),
-        ("images", torch.zeros(60, 9, 9, 3, dtype=torch.uint8)), ("images", torch.zeros(60, 3, dtype=torch.uint8)),
-        ("labels", [0] * 60), ("labels", torch.zeros(7, dtype=torch.int64)), ("labels", torch.full((60,), 3)),
-        ("labels", torch.full((60,), -1)), ("digest", 7), ("broken", 7), ("broken", [7]), ("nothing", 7),
+        ("fingerprint", GONE), ("labels", GONE), ("labels", None), ("labels", ["0"] * 60), ("labels", [0] * 7),
+        ("labels", [3] * 60), ("labels", [-1] * 60), ("labels", [[0]] * 60), ("labels", [0.5] * 60), ("digest", 7),
+        ("broken", 7), ("broken", [7]),
     ],
     ids=lambda value: str(value)[:12],
 )  # fmt: skip
@@ -26,11 +103,28 @@ def test_an_odd_cache_is_made_anew(
 ) -> None:
     source = open_source("folder", str(image_folder), None, 8)
     expected = source.load("train")
-    (cache,) = image_folder.with_name(f"{image_folder.name}.cache").glob("train-8*.pt")
-    held = torch.load(cache, weights_only=True) | {name: value}
-    torch.save({key: kept for key, kept in held.items() if kept is not GONE}, cache)
+    cache = image_folder.with_name(f"{image_folder.name}.cache") / "train-8.json"
+    held = json.loads(cache.read_bytes()) | {name: value}
+    cache.write_text(json.dumps({key: kept for key, kept in held.items() if kept is not GONE}))
     again = source.load("train")
     assert "is broken and is rebuilt" in capsys.readouterr().out
     assert torch.equal(again.images, expected.images)
     assert torch.equal(again.labels, expected.labels)
     assert again.digest == expected.digest
+
+
+@pytest.mark.parametrize("content", [b"", b"{", b"[]", b"\xff"])
+def test_a_description_that_is_no_json_is_made_anew(content: bytes, tmp_path: Path) -> None:
+    path = tmp_path / "train-4"
+    cached(path, FINGERPRINT, 3, recipe([]))
+    path.with_suffix(".json").write_bytes(content)
+    assert same(cached(path, FINGERPRINT, 3, recipe([])), recipe([]).make())
+
+
+def test_images_of_another_length_are_made_anew(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "train-4"
+    cached(path, FINGERPRINT, 3, recipe([]))
+    (images,) = tmp_path.glob("*.images")
+    images.write_bytes(images.read_bytes()[:-1])
+    assert same(cached(path, FINGERPRINT, 3, recipe([])), recipe([]).make())
+    assert "bytes instead of" in capsys.readouterr().out

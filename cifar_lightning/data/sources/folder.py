@@ -4,16 +4,16 @@
 """
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
-import torch
+from numpy.typing import NDArray
 from rich.markup import escape
-from rich.progress import track
+from rich.progress import Progress
 
-from cifar_lightning.data.cache import Decoded, cached
+from cifar_lightning.data.cache import Piece, Recipe, cached, images_per_piece
 from cifar_lightning.data.image_set import ImageSet, Normalisation
 from cifar_lightning.errors import UsageError
 from cifar_lightning.io.files import hash_data, hash_file
@@ -106,10 +106,18 @@ class Folder:
                  for path, s in zip(files, stats, strict=True)]  # fmt: skip
         fingerprint = hash_data(ascii((self.image_size, classes, facts)))
         root = self.root.resolve()
-        cache = root.with_name(f"{root.name}.cache") / f"{split}-{self.image_size}.pt"
-        decoded = cached(
-            cache, fingerprint, self.image_size, len(classes), lambda: self._decode(folder, files, labels, classes)
+        cache = root.with_name(f"{root.name}.cache") / f"{split}-{self.image_size}"
+        recipe = Recipe(
+            self.image_size,
+            lambda first: self._decode(folder, files, labels, first),
+            # Hashing the encoded files, not the pixels, gives the same digest for another image size and for another
+            # release of the decoder.
+            lambda _, labels, hashes: hash_data(
+                ascii(tuple(classes)),
+                *(label.to_bytes(4, "big") + bytes.fromhex(each) for label, each in zip(labels, hashes, strict=True)),
+            ),
         )
+        decoded = cached(cache, fingerprint, len(classes), recipe)
         if decoded.broken:
             self._report_broken(folder, decoded.broken, len(files))
         self._check_filled(folder, [name for k, name in enumerate(classes) if k not in decoded.labels])
@@ -145,35 +153,32 @@ class Folder:
         if empty:
             raise UsageError(f"these class folders in {folder} contain no images: {first_ten(empty)}. {why}".rstrip())
 
-    def _decode(self, folder: Path, files: Sequence[str], labels: Sequence[int], classes: Sequence[str]) -> Decoded:
-        """Decode the files, and hash their contents together with their labels.
+    def _decode(self, folder: Path, files: Sequence[str], labels: Sequence[int], first: int) -> Iterator[Piece]:
+        """Decode the files from one of them on, and hash each."""
 
-        Hashing the encoded files, not the pixels, gives the same digest for another image size and for another release
-        of the decoder.
-        """
-        images = np.empty((len(files), self.image_size, self.image_size, 3), np.uint8)
-        hashes: list[bytes] = [b""] * len(files)
-        broken: dict[int, str] = {}
-
-        def decode(position: int) -> None:
+        def decode(path: str) -> tuple[NDArray[np.uint8] | None, str]:
             try:
-                images[position] = decode_image(files[position], self.image_size)
-                hashes[position] = bytes.fromhex(hash_file(Path(files[position])))
+                return decode_image(path, self.image_size), hash_file(Path(path))
             except (ImageError, OSError) as error:
-                broken[position] = f"{files[position]}: {error}"
+                return None, f"{path}: {error}"
 
-        with ThreadPoolExecutor() as pool:
-            name = escape(printable(f"Decoding {folder}"))
-            for _ in track(pool.map(decode, range(len(files))), name, len(files)):
-                pass
-        reasons = tuple(broken[position] for position in sorted(broken))
-        if reasons and not self.skip_broken:
-            self._report_broken(folder, reasons, len(files))
-        intact = [position for position in range(len(files)) if position not in broken]
-        contents = (labels[position].to_bytes(4, "big") + hashes[position] for position in intact)
-        digest = hash_data(ascii(tuple(classes)), *contents)
-        decoded = torch.from_numpy(images[intact] if broken else images)
-        return Decoded(decoded, torch.tensor(labels)[intact], digest, reasons)
+        with Progress() as bar, ThreadPoolExecutor() as pool:
+            task = bar.add_task(escape(printable(f"Decoding {folder}")), total=len(files), completed=first)
+            for start in range(first, len(files), count := images_per_piece(self.image_size)):
+                items = files[start : start + count]
+                images = np.empty((len(items), self.image_size, self.image_size, 3), np.uint8)
+                found: list[int] = []
+                hashes: list[str] = []
+                broken: list[str] = []
+                for label, (image, text) in zip(labels[start:], pool.map(decode, items), strict=False):
+                    bar.advance(task)
+                    if image is None:
+                        broken.append(text)
+                    else:
+                        images[len(found)] = image
+                        found.append(label)
+                        hashes.append(text)
+                yield Piece(images[: len(found)], found, len(items), hashes, broken)
 
     def _report_broken(self, folder: Path, broken: Sequence[str], count: int) -> None:
         """List the images that can't be read, and raise a UsageError unless they are to be left out."""

@@ -1,19 +1,18 @@
 """Sources made of map-style data sets of (image, label) pairs; ``torchvision`` and ``custom`` open such data sets."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from PIL import Image
 from rich.markup import escape
-from rich.progress import track
+from rich.progress import Progress
 from torch import Tensor
 
-from cifar_lightning.data.cache import Decoded, cached
+from cifar_lightning.data.cache import Decoded, Piece, Recipe, cached, images_per_piece
 from cifar_lightning.data.image_set import ImageSet, Normalisation
 from cifar_lightning.errors import UsageError
 from cifar_lightning.io.download import DownloadError, locked
@@ -123,30 +122,38 @@ class Pairs(ABC):
         return dataset
 
     def _decode_or_load(self, split: str, dataset: Any, most: int) -> Decoded:
-        def decode() -> Decoded:
-            return self._decode(split, dataset, most)
-
+        recipe = Recipe(
+            self.image_size,
+            lambda first: self._decode(split, dataset, most, first),
+            lambda images, labels, _: hash_data(images.numpy().reshape(-1).data, np.array(labels, np.int64).data),
+        )
         if self.cache is None:
-            return decode()
+            return recipe.make()
         fingerprint = hash_data(ascii((self.name, self.options, split, len(dataset), most, self.image_size)))
-        return cached(self.cache / f"{split}-{self.image_size}.pt", fingerprint, self.image_size, most, decode)
+        return cached(self.cache / f"{split}-{self.image_size}", fingerprint, most, recipe)
 
-    def _decode(self, split: str, dataset: Any, most: int) -> Decoded:
-        images = np.empty((len(dataset), self.image_size, self.image_size, 3), np.uint8)
-        labels = torch.empty(len(dataset), dtype=torch.int64)
-        title = escape(printable(f"Reading {self.name} ({split})"))
-        for position in track(range(len(dataset)), title):
-            try:
-                image, label = dataset[position]
-                images[position] = decode_image(to_pil(image), self.image_size)
-                labels[position] = int(label)
-                if not 0 <= labels[position] < most:
-                    raise ValueError(f"the label {label} is not in [0, {most:,})")
-            except (ImageError, OSError, TypeError, ValueError, RuntimeError, LookupError) as error:
-                raise UsageError(
-                    f"data.dataset {self.name}: the {split} image {position} can't be read: {error}."
-                ) from error
-        return Decoded(torch.from_numpy(images), labels, hash_data(images.tobytes(), labels.numpy().tobytes()))
+    def _decode(self, split: str, dataset: Any, most: int, first: int) -> Iterator[Piece]:
+        """Decode the images from one of them on."""
+        with Progress() as bar:
+            title = escape(printable(f"Reading {self.name} ({split})"))
+            task = bar.add_task(title, total=len(dataset), completed=first)
+            for start in range(first, len(dataset), count := images_per_piece(self.image_size)):
+                items = range(start, min(start + count, len(dataset)))
+                images = np.empty((len(items), self.image_size, self.image_size, 3), np.uint8)
+                labels: list[int] = []
+                for position in items:
+                    try:
+                        image, label = dataset[position]
+                        images[len(labels)] = decode_image(to_pil(image), self.image_size)
+                        if not 0 <= int(label) < most:
+                            raise ValueError(f"the label {label} is not in [0, {most:,})")
+                    except (ImageError, OSError, TypeError, ValueError, RuntimeError, LookupError) as error:
+                        raise UsageError(
+                            f"data.dataset {self.name}: the {split} image {position} can't be read: {error}."
+                        ) from error
+                    labels.append(int(label))
+                    bar.advance(task)
+                yield Piece(images, labels, len(items))
 
 
 def class_names(dataset: Any) -> tuple[str, ...] | None:

@@ -1,9 +1,9 @@
 """The built-in images, drawn procedurally by ``drawings`` and cached: nothing is downloaded."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from cifar_lightning.data.cache import Decoded, cached
+from cifar_lightning.data.cache import Piece, Recipe, cached
 from cifar_lightning.data.image_set import ImageSet, Normalisation
 from cifar_lightning.data.sources import drawings
 from cifar_lightning.io.files import hash_data
@@ -44,11 +44,13 @@ class Synthetic:
     def load(self, split: str) -> ImageSet:
         count, seed = self._COUNT_AND_SEED[split]
 
-        def draw() -> Decoded:
-            say(f"Drawing {count:,} synthetic images ({split}).")
-            return Decoded(*drawings.draw_images(count, seed, self.image_size))
+        def draw(first: int) -> Iterator[Piece]:
+            if first == 0:
+                say(f"Drawing {count:,} synthetic images ({split}).")
+                images, labels = drawings.draw_images(count, seed, self.image_size)
+                yield Piece(images.numpy(), labels.tolist(), count)
 
-        path = self.root / "synthetic" / f"{split}-{self.image_size}.pt"
-        stored = cached(path, DRAWINGS, self.image_size, len(drawings.CLASSES), draw)
+        path = self.root / "synthetic" / f"{split}-{self.image_size}"
         digest = hash_data(f"{DRAWINGS} {split}")
+        stored = cached(path, DRAWINGS, len(drawings.CLASSES), Recipe(self.image_size, draw, lambda *_: digest))
         return ImageSet.whole(stored.images, stored.labels, drawings.CLASSES, digest)

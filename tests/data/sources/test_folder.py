@@ -4,7 +4,6 @@ import os
 import shutil
 import sys
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
@@ -50,22 +49,6 @@ def test_the_cache_is_used_and_rebuilt_when_a_file_changes(
     other, decoded = load()
     assert decoded
     assert other.images[40].min() == 255
-    cache = image_folder.with_name("images.cache") / "train-32.pt"
-    cache.write_bytes(cache.read_bytes()[:100])
-    images, decoded = load()
-    assert decoded
-    assert torch.equal(images.images, other.images)
-
-
-def test_unfinished_caches_of_killed_processes_are_removed_but_not_those_being_written(image_folder: Path) -> None:
-    folder(image_folder, 8).load("train")
-    cache = image_folder.with_name("images.cache")
-    left, written = (cache / f".train-8.pt.{number}.unfinished" for number in (1, 2))
-    left.touch()
-    written.touch()
-    os.utime(left, (1, 1))
-    folder(image_folder, 8).load("train")
-    assert {path.name for path in cache.iterdir()} == {"train-8.pt", written.name}
 
 
 def swap(first: Path, second: Path) -> None:
@@ -156,21 +139,6 @@ def test_a_single_class_is_rejected_by_name(image_folder: Path) -> None:
         shutil.rmtree(image_folder / "train" / name)
     with pytest.raises(UsageError, match="one class only, red"):
         folder(image_folder).num_classes()
-
-
-@pytest.mark.parametrize(
-    "odd", [{"labels": torch.zeros(3)}, {"images": torch.zeros(60, 8)}, {"digest": 1}, {"more": 1}, {"broken": [1]}]
-)
-def test_a_cache_of_invalid_content_is_rebuilt(
-    image_folder: Path, odd: dict[str, Any], capsys: pytest.CaptureFixture[str]
-) -> None:
-    before = folder(image_folder, 8).load("train")
-    cache = image_folder.with_name("images.cache") / "train-8.pt"
-    torch.save({**torch.load(cache), **odd}, cache)
-    after = folder(image_folder, 8).load("train")
-    assert torch.equal(after.images, before.images)
-    assert after.digest == before.digest
-    assert "is broken and is rebuilt" in capsys.readouterr().out
 
 
 def test_without_a_cache_a_folder_works_and_the_reason_is_printed(
