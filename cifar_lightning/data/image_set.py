@@ -1,10 +1,13 @@
-"""A set of images stored in one tensor; ``sources`` make such sets, ``splits`` divides them, ``loading`` batches them.
+"""A set of images in one tensor; ``sources`` make such sets, ``splits`` divides them, ``loading`` batches them.
 
 N images in the source, n of them in a set, K classes, B batch, C channels, H height, W width.
 """
 
+import math
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import cache
 
 import torch
 from torch import Tensor
@@ -17,9 +20,18 @@ Normalisation = tuple[tuple[float, ...], tuple[float, ...]]
 """Mean and standard deviation of each channel, of pixels in [0, 1]."""
 
 
+@cache
+def physical_memory() -> float:
+    """Return the machine's memory in bytes; infinite where the system does not tell."""
+    try:
+        return float(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))
+    except (AttributeError, ValueError, OSError):  # Windows has no sysconf.
+        return math.inf
+
+
 @dataclass(frozen=True)
 class ImageSet(Dataset[Batch]):
-    """Images and labels in memory, fetched a whole batch at a time.
+    """Images and labels, in memory or mapped from a file, fetched a whole batch at a time.
 
     Attributes:
         images: (N, H, W, C) uint8.
@@ -52,6 +64,11 @@ class ImageSet(Dataset[Batch]):
     def __len__(self) -> int:
         return len(self.indices)
 
+    @property
+    def exceeds_memory(self) -> bool:
+        """Whether the images take more than half of the machine's memory, so that reading them waits for the disk."""
+        return self.images.is_cpu and self.images.nbytes > physical_memory() / 2
+
     def __getitem__(self, positions: Tensor | int) -> Batch:
         """Fetch a batch in one gather.
 
@@ -59,7 +76,12 @@ class ImageSet(Dataset[Batch]):
             positions: (B,) int64 in [0, n), on the device of the images; or one position, for a batch of one.
         """
         indices = self.indices[positions].reshape(-1)
-        images = self.images.index_select(0, indices).permute(0, 3, 1, 2)
+        if self.exceeds_memory:  # A disk is fastest in the order of the file.
+            order = indices.argsort()
+            images = self.images.index_select(0, indices[order]).index_select(0, order.argsort())
+        else:
+            images = self.images.index_select(0, indices)
+        images = images.permute(0, 3, 1, 2)
         return images, self.labels.index_select(0, indices), indices
 
     def __getitems__(self, positions: Sequence[int]) -> Batch:

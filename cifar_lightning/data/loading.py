@@ -6,6 +6,7 @@ B batch, C channels, H height, W width.
 
 import math
 from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from typing import Any, Literal, cast
 
@@ -84,9 +85,26 @@ def shuffled(count: int, seed: int, epoch: int) -> Tensor:
     return torch.randperm(count, generator=torch.Generator().manual_seed(seed + epoch))
 
 
+class PrefetchingLoader(DataLoader[Batch]):
+    """Fetches the next batch in a thread while the current one is used, for images that are read from the disk."""
+
+    def __iter__(self) -> Iterator[Batch]:  # type: ignore[override]
+        batches = super().__iter__()
+        with ThreadPoolExecutor(1) as pool:
+            following = pool.submit(next, batches, None)
+            while batch := following.result():
+                following = pool.submit(next, batches, None)
+                yield batch
+
+
 def training_loader(sampler: BatchSampler) -> DataLoader[Batch]:
     """Make the loader of the batches that a sampler chooses."""
-    return DataLoader(sampler.dataset, batch_size=None, sampler=sampler, collate_fn=keep)
+    images = cast(ImageSet, sampler.dataset)
+    return _loader_for(images)(images, batch_size=None, sampler=sampler, collate_fn=keep)
+
+
+def _loader_for(images: ImageSet) -> type[DataLoader[Batch]]:
+    return PrefetchingLoader if images.exceeds_memory else DataLoader
 
 
 def evaluation_loader(images: ImageSet, batch_size: int, *, world_size: int = 1, rank: int = 0) -> DataLoader[Batch]:
@@ -99,7 +117,7 @@ def evaluation_loader(images: ImageSet, batch_size: int, *, world_size: int = 1,
         rank: This process, in [0, world_size).
     """
     sampler = UnrepeatedDistributedSampler(images, world_size, rank, shuffle=False)
-    return DataLoader(images, batch_size=batch_size, sampler=sampler, collate_fn=keep)
+    return _loader_for(images)(images, batch_size=batch_size, sampler=sampler, collate_fn=keep)
 
 
 def keep(batch: Any) -> Any:

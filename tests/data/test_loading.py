@@ -10,8 +10,15 @@ from lightning.pytorch.callbacks import LambdaCallback
 from torch.utils.data import DistributedSampler
 
 from cifar_lightning import ImageClassifier, ImageDataModule
+from cifar_lightning.data import image_set
 from cifar_lightning.data.image_set import ImageSet
-from cifar_lightning.data.loading import BatchSampler, evaluation_loader, move_to_device, training_loader
+from cifar_lightning.data.loading import (
+    BatchSampler,
+    PrefetchingLoader,
+    evaluation_loader,
+    move_to_device,
+    training_loader,
+)
 from cifar_lightning.errors import UsageError
 
 
@@ -62,6 +69,28 @@ def test_a_batch_is_fetched_at_once() -> None:
         assert pixels[:, 0, 0, 0].tolist() == indices.tolist()
         assert torch.equal(labels, indices % 7)
         assert (pixels.shape[1:], pixels.dtype, labels.dtype) == ((3, 2, 2), torch.uint8, torch.int64)
+
+
+def test_images_that_exceed_the_memory_come_in_the_same_batches(monkeypatch: pytest.MonkeyPatch) -> None:
+    images = make_images(50)
+    loaders = [training_loader(BatchSampler(images, 8)), evaluation_loader(images, 8)]
+    expected = [list(loader) for loader in loaders]
+    monkeypatch.setattr(image_set, "physical_memory", lambda: 100)
+    for before, loader in zip(
+        expected, [training_loader(BatchSampler(images, 8)), evaluation_loader(images, 8)], strict=True
+    ):
+        assert isinstance(loader, PrefetchingLoader)
+        for batch, same in zip(before, loader, strict=True):
+            assert all(torch.equal(one, other) for one, other in zip(batch, same, strict=True))
+
+
+def test_an_error_while_prefetching_is_raised(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(image_set, "physical_memory", lambda: 100)
+    images = make_images(50)
+    loader = iter(evaluation_loader(images.subset(torch.tensor([0, 1, 2, 500])), 2))
+    next(loader)
+    with pytest.raises(IndexError):
+        next(loader)
 
 
 def test_loading_leaves_the_global_generator_alone_between_batches() -> None:
