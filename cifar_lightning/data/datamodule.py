@@ -69,6 +69,8 @@ class ImageDataModule(LightningDataModule):
         skip_easy: Fraction of the training images left out of each epoch, in [0, 0.5): at random from the half whose
             latest losses were lowest; in the first epoch, at random from all. An epoch is that much shorter. The loss
             of a mixed image counts as that of the first of the two.
+        sampler: "shuffle" takes each training image once an epoch; "balanced" the same number of each class, so that
+            images of small classes are repeated.
         batch_size: Training images per step, in each process.
         eval_batch_size: Images per step in validation, test and prediction, in each process.
         flip: "random" mirrors each training image left to right with probability 1/2; "alternating" mirrors each in
@@ -108,6 +110,7 @@ class ImageDataModule(LightningDataModule):
         skip_broken: bool = False,
         split_seed: int = 0,
         skip_easy: float = 0.0,
+        sampler: Literal["shuffle", "balanced"] = "shuffle",
         batch_size: int = 128,
         eval_batch_size: int = 1000,
         flip: Literal["none", "random", "alternating"] = "random",
@@ -151,6 +154,12 @@ class ImageDataModule(LightningDataModule):
     def num_classes(self) -> int:
         """Number of classes K; for a folder this reads the disk."""
         return len(self.classes) or self.source.num_classes()
+
+    @property
+    def class_counts(self) -> Tensor:
+        """Number of training images of each class, (K,) int64, once they are loaded."""
+        train = self.sets["train"]
+        return train.labels[train.indices].bincount(minlength=self.num_classes)
 
     @property
     def input_size(self) -> int:
@@ -297,6 +306,7 @@ class ImageDataModule(LightningDataModule):
             seed=self.hparams["seed"],
             skip_easy=self.hparams["skip_easy"],
             losses=self.sample_losses,
+            balanced=self.hparams["sampler"] == "balanced",
             # In an epoch that is resumed, the number of batches that were trained on before.
             first_batch=lambda: trainer.fit_loop.epoch_loop.batch_progress.current.ready if trainer else 0,
         )

@@ -39,6 +39,7 @@ class BatchSampler(DistributedSampler[Tensor]):
         first_batch: Returns the number of batches to skip; called whenever an epoch begins.
         skip_easy: Fraction of the images to leave out of each epoch, in [0, 1/2]; see ``SampleLosses``.
         losses: The images' latest losses, given with ``skip_easy``.
+        balanced: Whether each class has the same share of an epoch; images of small classes are then repeated.
     """
 
     def __init__(
@@ -52,9 +53,10 @@ class BatchSampler(DistributedSampler[Tensor]):
         first_batch: Callable[[], int] = lambda: 0,
         skip_easy: float = 0.0,
         losses: SampleLosses | None = None,
+        balanced: bool = False,
     ) -> None:
         super().__init__(images, world_size, rank, shuffle=True, seed=seed)
-        self.losses = losses
+        self.losses, self.balanced = losses, balanced
         self._left_out = int(skip_easy * len(images)) if losses else 0
         self.num_samples = math.ceil((len(images) - self._left_out) / world_size)
         self.total_size = self.num_samples * world_size
@@ -72,6 +74,8 @@ class BatchSampler(DistributedSampler[Tensor]):
         """Yield the positions (B,) int64 of each batch that is left of the epoch, on the device of the images."""
         images = cast(ImageSet, self.dataset)
         order = shuffled(len(images), self.seed, self.epoch)
+        if self.balanced:
+            order = balance(order, images.labels[images.indices].cpu())
         if self.losses:
             self.losses.begin(self.epoch)
             generator = torch.Generator().manual_seed(hash_integers(self.seed, self.epoch))
@@ -83,6 +87,28 @@ class BatchSampler(DistributedSampler[Tensor]):
 def shuffled(count: int, seed: int, epoch: int) -> Tensor:
     """Return the positions (count,) int64 in the order of an epoch, which is that of torch's DistributedSampler."""
     return torch.randperm(count, generator=torch.Generator().manual_seed(seed + epoch))
+
+
+def balance(order: Tensor, labels: Tensor) -> Tensor:
+    """Give each class the same share of an epoch, to within one image.
+
+    An image of a class is repeated only after all others of it, and left out only where a class has too many.
+
+    Args:
+        order: (n,) int64, the positions in random order.
+        labels: (n,) int64, the label at each position.
+
+    Returns:
+        (n,) int64, positions in random order.
+    """
+    n, classes = len(order), labels.bincount().nonzero().flatten().tolist()
+    chosen = []
+    for number, label in enumerate(classes):
+        own = order[labels[order] == label]
+        share = n // len(classes) + (number < n % len(classes))
+        chosen.append(own.repeat(-(-share // len(own)))[:share])
+    # The given order is random, so taking it as a permutation mixes the classes.
+    return torch.cat(chosen)[order]
 
 
 class PrefetchingLoader(DataLoader[Batch]):

@@ -17,6 +17,7 @@ RANGES = {
 """The values that each option that is a number may have."""
 
 CHOICES = {
+    "sampler": ("shuffle", "balanced"),
     "flip": ("none", "random", "alternating"),
     "auto_augment": ("none", "randaugment", "trivialaugment"),
     "device_cache": ("auto", True, False),
@@ -39,6 +40,10 @@ def check_options(options: Mapping[str, Any]) -> None:
         if options[name] not in choices:
             *others, last = (str(choice).lower() for choice in choices)
             raise UsageError(f"data.{name} is {options[name]!r}; it must be {', '.join(others)} or {last}.")
+    if options["sampler"] == "balanced" and options["skip_easy"]:
+        raise UsageError(
+            "data.sampler balanced and data.skip_easy each decide which images an epoch has; leave out one of them."
+        )
     if options["translate"] >= options["image_size"]:
         raise UsageError(
             f"data.translate is {options['translate']}; it must be smaller than the images ({options['image_size']})."

@@ -31,7 +31,7 @@ from cifar_lightning.training.callback_check import check_compatible
 from cifar_lightning.training.checkpoint import FORMAT, upgrade
 from cifar_lightning.training.chosen_metrics import ChosenMetrics
 from cifar_lightning.training.divergence import are_finite, handle_divergence, stop_or_warn
-from cifar_lightning.training.losses import CROSS_ENTROPY, build_loss
+from cifar_lightning.training.losses import CROSS_ENTROPY, build_loss, class_weights
 from cifar_lightning.training.metrics import EpochMetrics
 from cifar_lightning.training.optim import build_optimizer, build_schedule
 from cifar_lightning.training.options import check_options
@@ -85,6 +85,9 @@ class ImageClassifier(LightningModule):
         loss: The training loss: "cross_entropy", a loss of PyTorch, such as "torch.nn:MultiMarginLoss", or your own
             "package.module:Name", from logits (B, K) and labels (B,) int64 to a mean ().
         loss_options: The loss's own options, by name.
+        class_weights: Weights of the classes in the training loss cross_entropy: "none"; "balanced", by which all
+            classes count the same, whatever their numbers of training images; or a list of numbers >= 0, in their
+            order.
         metrics: More metrics of validation and test: torchmetrics' classes for classification, such as F1Score,
             Precision and Recall, averaged over the classes, or your own "package.module:Name". F1Score is logged as
             val/f1.
@@ -123,6 +126,7 @@ class ImageClassifier(LightningModule):
         label_smoothing: float = 0.0,
         loss: str = CROSS_ENTROPY,
         loss_options: dict[str, Plain] | None = None,
+        class_weights: str | list[float] = "none",
         metrics: list[str] | None = None,
         tta: Literal["none", "flip", "flip_translate"] = "none",
         stop_on_nan: bool = True,
@@ -202,6 +206,7 @@ class ImageClassifier(LightningModule):
                 options["loss"],
                 options["loss_options"],
                 label_smoothing=options["label_smoothing"],
+                class_weights=class_weights(options["class_weights"], self.trainer.datamodule),  # type: ignore[attr-defined]
                 device=self.trainer.strategy.root_device,
             )
         if options["metrics"] and stage != "predict":

@@ -5,7 +5,7 @@ B batch, K classes.
 
 import inspect
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any, TypeAlias
 
@@ -30,6 +30,7 @@ def build_loss(
     options: Mapping[str, Any] | None = None,
     *,
     label_smoothing: float = 0.0,
+    class_weights: Tensor | None = None,
     device: torch.device | None = None,
 ) -> Loss:
     """Build the training loss from its name.
@@ -39,6 +40,8 @@ def build_loss(
             which is built with the options and then called, or a function, which is called with them.
         options: The loss's own options by name. Lists of numbers become tensors for a loss of PyTorch.
         label_smoothing: That of "cross_entropy", in [0, 1).
+        class_weights: (K,) float, those of "cross_entropy": each image counts as its class's weight, and the mean over
+            a batch is divided by the sum of the weights.
         device: Where the loss is computed.
 
     Raises:
@@ -51,7 +54,8 @@ def build_loss(
                 "cross_entropy takes no model.loss_options, only model.label_smoothing. For the options of "
                 "PyTorch's class: --model.loss torch.nn:CrossEntropyLoss"
             )
-        return partial(F.cross_entropy, label_smoothing=label_smoothing)
+        weight = class_weights if class_weights is None else class_weights.to(device)
+        return partial(F.cross_entropy, weight=weight, label_smoothing=label_smoothing)
     if label_smoothing:
         raise UsageError(
             f"model.label_smoothing {label_smoothing:g} is an option of cross_entropy; set it to 0 with model.loss "
@@ -77,6 +81,30 @@ def build_loss(
             raise UsageError(f"model.loss {name} has weights of its own, which would be neither trained nor saved.")
         loss.to(device)
     return partial(_compute, loss)
+
+
+def class_weights(option: str | Sequence[float], data: object) -> Tensor | None:
+    """Return the classes' weights (K,) float32 that an option names; None without weights.
+
+    Args:
+        option: "none"; a number for each class; or "balanced", by which all classes together count the same: n / (K ·
+            n_k), as scikit-learn's ``class_weight="balanced"``, and 0 for a class without images.
+        data: The data module, whose ``class_counts`` (K,) are the classes' numbers of training images n_k.
+
+    Raises:
+        UsageError: If the data module does not tell the numbers that "balanced" needs.
+    """
+    if option == "none":
+        return None
+    if option != "balanced":
+        return torch.tensor(option, dtype=torch.float32)
+    counts: Tensor | None = getattr(data, "class_counts", None)
+    if counts is None:
+        raise UsageError(
+            "model.class_weights balanced needs the number of training images of each class: train with a data module "
+            "that has class_counts, as ImageDataModule has, or give the weights as a list."
+        )
+    return (counts.sum() / (len(counts) * counts)).where(counts > 0, 0).float()
 
 
 def check_loss(name: str, loss: Loss, num_classes: int, *, mixed: bool) -> None:

@@ -93,6 +93,24 @@ def test_an_error_while_prefetching_is_raised(monkeypatch: pytest.MonkeyPatch) -
         next(loader)
 
 
+def test_a_balanced_epoch_has_as_many_images_of_each_class() -> None:
+    labels = torch.tensor([0] * 90 + [1] * 7 + [2] * 4)
+    images = ImageSet.whole(torch.zeros(101, 2, 2, 3, dtype=torch.uint8), labels, "abc")
+    sampler = BatchSampler(images, 101, seed=3, balanced=True)
+    seen: list[set[int]] = []
+    for epoch in range(2):
+        sampler.set_epoch(epoch)
+        (positions,) = sampler
+        assert labels[positions].bincount().tolist() == [34, 34, 33]
+        repeats = positions.bincount(minlength=101)
+        assert (repeats[:90].max(), repeats[90:97].min(), repeats[90:97].max()) == (1, 4, 5)
+        assert (repeats[97:].min(), repeats[97:].max()) == (8, 9)
+        assert labels[positions[:50]].bincount().min() > 5, "the classes are mixed"
+        seen.append(set(positions.tolist()))
+    assert seen[0] != seen[1], "other images of the large class in each epoch"
+    assert torch.equal(torch.cat(list(sampler)), positions), "a function of seed and epoch"
+
+
 def test_loading_leaves_the_global_generator_alone_between_batches() -> None:
     loader = iter(training_loader(BatchSampler(make_images(20), 8)))
     state = torch.get_rng_state()

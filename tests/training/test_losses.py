@@ -2,7 +2,9 @@
 
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
@@ -12,7 +14,8 @@ from cifar_lightning.cli import main
 from cifar_lightning.errors import UsageError
 from cifar_lightning.reporting.metrics_log import read_history
 from cifar_lightning.training.checkpoint import Checkpoint
-from cifar_lightning.training.losses import build_loss, check_loss
+from cifar_lightning.training.classifier import ImageClassifier
+from cifar_lightning.training.losses import build_loss, check_loss, class_weights
 from tests.conftest import RUN, Refusal
 
 LOGITS, LABELS = torch.tensor([[2.0, 0.5, -1.0], [0.1, 0.2, 0.3]]), torch.tensor([0, 2])
@@ -60,6 +63,45 @@ def test_losses_are_found_by_name() -> None:
     assert torch.equal(build_loss(f"{ME}:Focal", {"gamma": 1.0})(LOGITS, LABELS), Focal(1.0)(LOGITS, LABELS))
     assert torch.equal(build_loss(f"{ME}:squared", {"scale": 3.0})(LOGITS, LABELS), squared(LOGITS, LABELS, 3.0))
     assert build_loss(f"{ME}:squared")(LOGITS.bfloat16(), LABELS).dtype == torch.float32
+
+
+def test_balanced_class_weights_are_those_of_scikit_learn() -> None:
+    labels = np.repeat([0, 1, 2], [90, 7, 4])
+    data = SimpleNamespace(class_counts=torch.tensor([90, 7, 4]))
+    weights = class_weights("balanced", data)
+    assert weights is not None
+    assert torch.allclose(weights, torch.tensor([101 / 270, 101 / 21, 101 / 12]))
+    each = F.cross_entropy(LOGITS[:1].repeat(101, 1), torch.from_numpy(labels), weights, reduction="none")
+    assert torch.allclose(
+        torch.stack([each[labels == k].sum() / -LOGITS[0].log_softmax(0)[k] for k in range(3)]), torch.tensor(101 / 3)
+    )
+    loss = build_loss("cross_entropy", class_weights=weights)
+    assert torch.equal(loss(LOGITS, LABELS), F.cross_entropy(LOGITS, LABELS, weights))
+    assert class_weights("none", data) is None
+    given = class_weights([1, 0, 2.5], data)
+    assert given is not None
+    assert given.tolist() == [1, 0, 2.5]
+    absent = class_weights("balanced", SimpleNamespace(class_counts=torch.tensor([4, 0])))
+    assert absent is not None
+    assert absent.tolist() == [0.5, 0]
+    with pytest.raises(UsageError, match=r"needs the number of training images of each class"):
+        class_weights("balanced", object())
+
+
+@pytest.mark.parametrize(
+    ("weights", "message"),
+    [
+        ("even", r"must be none, balanced, or a list of a number >= 0 for each class"),
+        ([1.0, 2.0], r"has 2 numbers, but there are 3 classes"),
+        ([1.0, -1.0, 1.0], r"must be none, balanced"),
+        ([0.0, 0.0, 0.0], r"must be none, balanced"),
+    ],
+)
+def test_class_weights_that_can_not_be(weights: str | list[float], message: str) -> None:
+    with pytest.raises(UsageError, match=message):
+        ImageClassifier(num_classes=3, class_weights=weights)
+    with pytest.raises(UsageError, match=r"are those of cross_entropy, and model\.loss is torch\.nn:MultiMarginLoss"):
+        ImageClassifier(num_classes=3, class_weights="balanced", loss="torch.nn:MultiMarginLoss")
 
 
 @pytest.mark.parametrize(
