@@ -22,6 +22,7 @@ from cifar_lightning import __version__
 from cifar_lightning.data.datamodule import ImageDataModule
 from cifar_lightning.io.files import write_atomically
 from cifar_lightning.models import count_cost
+from cifar_lightning.reporting.record_schema import SCORES
 from cifar_lightning.training.checkpoint_callbacks import BestCheckpoint
 from cifar_lightning.training.chosen_metrics import metric_name
 from cifar_lightning.training.classifier import ImageClassifier
@@ -135,7 +136,8 @@ def describe_test(
         "of": len(data.sets["test"]),
         "accuracy": correct.sum() / max(total.sum(), 1) if known else None,
         "loss": means["test/loss"],
-        **{name: means[f"test/{name}"] for name in ("ece", "top2", "top3") if f"test/{name}" in means},
+        **{name: finite(means[f"test/{name}"]) for name in ("ece", "top2", "top3") if f"test/{name}" in means},
+        "scores": {name: finite(means[f"test/{name}"]) for name in SCORES if f"test/{name}" in means},
         **({"metrics": {name: finite(means[f"test/{name}"]) for name in chosen}} if chosen else {}),
         "classes": {
             name: {

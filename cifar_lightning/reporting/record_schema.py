@@ -24,6 +24,9 @@ from cifar_lightning.io.schema import (
 )
 from cifar_lightning.io.text import say
 
+SCORES = ("precision", "recall", "f1", "balanced_acc", "auroc", "average_precision")
+"""Scores of ``test`` that suit classes of different size; the last two are of two classes."""
+
 _ACCURACY = nullable(number(0, 1))  # null if the outputs of the network are not numbers
 _METRICS = optional(mapping(nullable(number(-1e40, 1e40))))
 
@@ -61,6 +64,7 @@ TEST = _COMMON | {
     "accuracy": _ACCURACY,
     "loss": nullable(number(-1, 1e40)),  # mean negative log-likelihood in nats; rounding may make it less than 0
     **dict.fromkeys(("ece", "top2", "top3", "corrupted_accuracy"), optional(_ACCURACY)),
+    "scores": optional(mapping(_ACCURACY)),  # by name, those of SCORES
     "corruptions": optional(mapping(several(_ACCURACY, (5,)))),  # the accuracy at severities 1 to 5
     "metrics": _METRICS,  # those of model.metrics
     "classes": mapping(

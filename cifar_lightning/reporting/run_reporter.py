@@ -217,7 +217,7 @@ def _validate(trainer: Trainer, model: ImageClassifier, data: ImageDataModule) -
         for number, batch in enumerate(islice(loader, limit if isinstance(limit, int) else int(limit * len(loader)))):
             images, labels, indices = data.transfer_batch_to_device(batch, device, 0)
             model.validation_step((data.normalise(images), labels, indices), number)
-    model.val_metrics.finish(probabilities=False)
+    model.val_metrics.finish(further=False)
     for average in averages:
         average.on_validation_epoch_end(trainer, model)
     return model.val_metrics.evaluation

@@ -18,7 +18,7 @@ def class_table(
     title: str,
     metrics: Mapping[str, Sequence[float]] | None = None,
 ) -> Table:
-    """Make a table of the accuracy of each class.
+    """Make a table of the accuracy of each class, which is its recall.
 
     Args:
         confusion: (K, K), rows the true classes.
@@ -27,14 +27,13 @@ def class_table(
         metrics: Further metrics by name, with a value for each class.
     """
     metrics = metrics or {}
-    table = _table(title, "class", "correct", "images", "accuracy", "95% interval", *metrics)
+    table = _table(title, "class", "images", "recall", "95% interval", *metrics)
     correct, total = confusion.diagonal(), confusion.sum(1)
     rows = zip(classes, correct, total, *wilson_interval(correct, total), strict=True)
     for number, (name, count, n, low, high) in enumerate(rows):
         shares = (percent(count / n), f"{percent(low)} – {percent(high)}") if n else ("–", "–")
         table.add_row(
             escape(printable(name)),
-            f"{count:,}",
             f"{n:,}",
             *shares,
             *(f"{each[number]:.3f}" for each in metrics.values()),

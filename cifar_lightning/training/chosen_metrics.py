@@ -20,7 +20,7 @@ from cifar_lightning.errors import UsageError, did_you_mean
 from cifar_lightning.io.custom import import_custom, is_custom
 
 MEASURED = ("loss", "acc", "ece", "top2", "top3")
-"""Names of the metrics that are always measured."""
+"""Names of metrics that are always measured, in a way that can't be chosen."""
 
 _PREFIX = "Multiclass"
 

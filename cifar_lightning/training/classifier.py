@@ -50,10 +50,10 @@ class ImageClassifier(LightningModule):
     In training mode a network may return a tuple: its first element is trained, and auxiliary heads are not.
 
     It logs ``{train,val,test}/{loss,acc}``, the loss and the accuracy in [0, 1], both means over an epoch, and
-    ``train/loss_step`` and ``lr`` every ``log_every_n_steps``. Validation and test also log
-    ``{val,test}/{ece,top2,top3}``: the expected calibration error (15 bins, https://arxiv.org/abs/1706.04599) and the
-    top-2 and top-3 accuracy. ``train/loss`` is the loss that is trained; ``{val,test}/loss`` are always the negative
-    log-likelihood, so that runs with different losses compare.
+    ``train/loss_step`` and ``lr`` every ``log_every_n_steps``. ``train/loss`` is the loss that is trained;
+    ``{val,test}/loss`` are always the negative log-likelihood, so that runs with different losses compare. Validation
+    and test also log what ``EpochMetrics.finish`` describes: calibration, top-2 and top-3 accuracy, and scores for
+    classes of different size.
 
     Args:
         arch: The network: a built-in one (``cifar-lightning models``), ``torchvision:<name>``, ``timm:<name>``, or your
@@ -346,7 +346,7 @@ class ImageClassifier(LightningModule):
     def _log_epoch(self, stage: str, metrics: EpochMetrics) -> None:
         means = metrics.finish(
             # Between the epochs of a training they cost more than they are worth, unless a callback follows one.
-            probabilities=self.trainer.state.fn != "fit" or self._is_followed(stage, metrics.of_probabilities),
+            further=self.trainer.state.fn != "fit" or self._is_followed(stage, metrics.further),
             chosen=not self._tuning and not self.trainer.sanity_checking,
         )
         if not self._tuning and not means["loss"].isfinite():  # This waits for the device, once an epoch.

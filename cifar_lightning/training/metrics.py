@@ -17,6 +17,7 @@ from torchmetrics.classification import MulticlassAccuracy, MulticlassCalibratio
 from torchmetrics.utilities.distributed import gather_all_tensors
 
 from cifar_lightning.training.chosen_metrics import ChosenMetrics
+from cifar_lightning.training.scores import BINARY_SCORES, MACRO_SCORES, binary_scores, class_scores, macro_scores
 
 _SUM_DTYPE = torch.float32 if torch.backends.mps.is_available() else torch.float64  # MPS has no float64.
 
@@ -52,7 +53,7 @@ class Evaluation:
         logits: (n, K) float32, of the n images of this process.
         labels: (n,) int64, the true classes.
         indices: (n,) int64, the images' indices in their source.
-        per_class: By name, the chosen metrics of each class, (K,), of all processes together.
+        per_class: By name, the scores and the chosen metrics of each class, (K,), of all processes together.
     """
 
     confusion: Tensor
@@ -117,37 +118,61 @@ class EpochMetrics(nn.Module):
         """Whether anything was added since the last ``finish``."""
         return bool(self._steps) or self.images.update_called
 
-    def finish(self, *, probabilities: bool, chosen: bool = False) -> dict[str, Tensor]:
+    def finish(self, *, further: bool, chosen: bool = False) -> dict[str, Tensor]:
         """Compute the means by name, store the evaluation, and reset everything else.
 
         Args:
-            probabilities: Whether to compute the metrics that need all probabilities, too: the expected calibration
-                error "ece" (15 bins, https://arxiv.org/abs/1706.04599) and, with more than 2 and 3 classes, the
-                accuracies "top2" and "top3".
-            chosen: Whether to compute the chosen metrics, too; with ``probabilities``, also for each class.
+            further: Whether to compute the metrics of an evaluation, too: the expected calibration error "ece" (15
+                bins, https://arxiv.org/abs/1706.04599); with more than 2 and 3 classes, the accuracies "top2" and
+                "top3"; with 2 classes, "auroc" and "average_precision" of the second one; and ``MACRO_SCORES``.
+            chosen: Whether to compute the chosen metrics, too; with ``further``, also for each class.
 
         Returns:
             Each mean (), float32: "loss", "acc" in [0, 1], and the metrics above.
         """
         logits, labels, indices = self._count()
         means = {"loss": (self.loss.compute() / self.images.compute()).float(), "acc": self.acc.compute()}
-        if probabilities:
+        if further:
             for name, metric in cast(dict[str, Metric], dict(self.of_probabilities.items())).items():
                 if len(labels):
                     # torchmetrics would put a probability of exactly 1 into a bin of its own.
                     metric.update(logits.softmax(1).clamp_max(1 - 2**-24), labels)
                 means[name] = metric.compute()
         if self.confusion is not None:
-            self.evaluation = Evaluation(self.confusion.compute(), logits, labels, indices)
-            if chosen and self.chosen:
-                # Given the images of all processes, any metric is right, whatever its own way to add up processes.
-                every = self.evaluation.gather()
-                means |= self.chosen.compute(every.logits, every.labels)
-                if probabilities:
-                    per_class = self.chosen.compute_per_class(every.logits, every.labels)
-                    self.evaluation = replace(self.evaluation, per_class=per_class)
+            self.evaluation = self._evaluate(means, logits, labels, indices, further=further, chosen=chosen)
         self.discard()
         return means
+
+    def _evaluate(
+        self, means: dict[str, Tensor], logits: Tensor, labels: Tensor, indices: Tensor, *, further: bool, chosen: bool
+    ) -> Evaluation:
+        """Return the outputs for each image, and add the means that are computed from all of them."""
+        assert self.confusion is not None
+        confusion: Tensor = self.confusion.compute()
+        evaluation, per_class = Evaluation(confusion, logits, labels, indices), {}
+        if further:
+            counts = confusion.cpu().numpy()
+            means |= {
+                name: labels.new_tensor(value, dtype=torch.float32) for name, value in macro_scores(counts).items()
+            }
+            per_class = {name: torch.from_numpy(values) for name, values in class_scores(counts).items()}
+        if (further and self.num_classes == 2) or (chosen and self.chosen):
+            # Given the images of all processes, any metric is right, whatever its own way to add up processes.
+            every = evaluation.gather()
+            if further and self.num_classes == 2:
+                means |= binary_scores(every.logits, every.labels)
+            if chosen and self.chosen:
+                means |= self.chosen.compute(every.logits, every.labels)
+                if further:
+                    per_class |= self.chosen.compute_per_class(every.logits, every.labels)
+        return replace(evaluation, per_class=per_class)
+
+    @property
+    def further(self) -> tuple[str, ...]:
+        """Names of the metrics that ``finish`` computes with ``further``."""
+        if self.confusion is None:
+            return ()
+        return (*self.of_probabilities, *MACRO_SCORES, *(BINARY_SCORES if self.num_classes == 2 else ()))
 
     def discard(self) -> None:
         """Discard what was added since the last ``finish``."""

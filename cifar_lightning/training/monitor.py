@@ -25,7 +25,7 @@ def find_direction(monitor: str, model: ImageClassifier, *, validated: bool) -> 
         UsageError: If fit does not measure the metric, or it is not known which of its values are better.
     """
     known: dict[str, str | None] = {"val/acc": "max", "val/loss": "min", "train/loss": "min", "train/acc": "max"}
-    for name in model.val_metrics.of_probabilities:
+    for name in model.val_metrics.further:
         known[f"val/{name}"] = "min" if name == "ece" else "max"
     chosen = _choose(model)
     known |= {f"val/{name}": chosen.direction(name) for name in chosen.names} if chosen else {}

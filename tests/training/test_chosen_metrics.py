@@ -60,7 +60,7 @@ def test_an_epoch_has_the_metrics_of_all_its_images() -> None:
     for _ in range(2):  # Nothing is left of the first epoch in the second.
         for part in (slice(0, 7), slice(7, 40), slice(40, 50)):
             metrics.update(logits[part], labels[part], torch.tensor(0.0), torch.arange(50)[part])
-        means = metrics.finish(probabilities=True, chosen=True)
+        means = metrics.finish(further=True, chosen=True)
     probabilities, predicted = logits.softmax(1), logits.argmax(1)
     torch.testing.assert_close(means["f1"], multiclass_f1_score(probabilities, labels, 3, average="macro"))
     torch.testing.assert_close(means["auroc"], multiclass_auroc(probabilities, labels, 3, average="macro"))
@@ -72,7 +72,7 @@ def test_an_epoch_has_the_metrics_of_all_its_images() -> None:
         by_hand.append(2 * both / (int((predicted == k).sum()) + int((labels == k).sum())))
     evaluation = metrics.evaluation
     assert evaluation is not None
-    assert set(evaluation.per_class) == {"f1", "auroc", "recall"}
+    assert set(evaluation.per_class) == {"precision", "f1", "auroc", "recall"}
     assert evaluation.per_class["f1"].tolist() == pytest.approx(by_hand)
     assert float(means["f1"]) == pytest.approx(sum(by_hand) / 3)
     recalls = evaluation.confusion.diagonal() / evaluation.confusion.sum(1)
@@ -137,7 +137,8 @@ def test_metrics_are_logged_and_printed_and_tested_per_class(
     assert main(["test", f"--ckpt_path={RUN / 'best.ckpt'}", "--allow_custom_code"]) == 0
     said = capsys.readouterr().out
     result: dict[str, Any] = json.loads((RUN / "test.json").read_text())
-    assert f"test/f1 {result['metrics']['f1']:.4f}, test/cohen_kappa" in said
+    assert f"test/f1 {result['metrics']['f1']:.4f}, test/balanced_acc" in said
+    assert f"test/cohen_kappa {result['metrics']['cohen_kappa']:.4f}, test/confidence" in said
     by_class = [entry["metrics"]["f1"] for entry in result["classes"].values()]
     assert result["metrics"]["f1"] == pytest.approx(sum(by_class) / 10)
     assert set(result["metrics"]) == {"f1", "cohen_kappa", "confidence"}

@@ -29,7 +29,7 @@ def test_the_loss_of_an_epoch_is_the_mean_over_its_images() -> None:
         metrics.update(torch.tensor([[1.0, 0.0]] * 3), torch.tensor([0, 0, 1]), torch.tensor(2.0), torch.arange(3))
         metrics.update(torch.tensor([[1.0, 0.0]]), torch.tensor([0]), torch.tensor(6.0), torch.arange(1))
         assert metrics.started
-        assert metrics.finish(probabilities=False) == {"loss": 3.0, "acc": 0.75}
+        assert metrics.finish(further=False) == {"loss": 3.0, "acc": 0.75}
         assert not metrics.started
 
 
@@ -39,7 +39,7 @@ def test_an_evaluation_stores_the_outputs_for_each_image() -> None:
     labels, indices = torch.tensor([0, 0, 0]), torch.tensor([7, 5, 3])
     metrics.update(logits[:2], labels[:2], torch.tensor(0.0), indices[:2])
     metrics.update(logits[2:], labels[2:], torch.tensor(0.0), indices[2:])
-    means = metrics.finish(probabilities=True)
+    means = metrics.finish(further=True)
     confidence = float(logits[2].softmax(0)[1])
     # The last bin has two predictions, one of them wrong; another bin has one, which is wrong.
     assert float(means["ece"]) == pytest.approx((abs(2 * 1.0 - 1) + confidence) / 3, abs=1e-5)
@@ -50,7 +50,7 @@ def test_an_evaluation_stores_the_outputs_for_each_image() -> None:
     assert torch.equal(evaluation.logits, logits)
     assert evaluation.confusion.tolist() == [[1, 2, 0, 0], [0] * 4, [0] * 4, [0] * 4]
     metrics.update(logits, labels, torch.tensor(0.0), indices)
-    assert set(metrics.finish(probabilities=False)) == {"loss", "acc"}
+    assert set(metrics.finish(further=False)) == {"loss", "acc"}
     assert set(EpochMetrics(2, evaluation=True).of_probabilities) == {"ece"}, (
         "the top 2 of two classes are always correct"
     )
@@ -67,7 +67,7 @@ def test_an_unfinished_epoch_continues_with_its_sums() -> None:
     resumed.resume(begun.partial())
     for metrics in (whole, resumed):
         metrics.update(*batches[1])
-    assert resumed.finish(probabilities=False) == whole.finish(probabilities=False)
+    assert resumed.finish(further=False) == whole.finish(further=False)
     assert whole.partial() == {}
 
 
