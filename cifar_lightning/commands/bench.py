@@ -21,7 +21,8 @@ from rich.table import Table
 from torch.nn import functional as F
 from torch.utils.flop_counter import FlopCounterMode
 
-from cifar_lightning.commands.fit import build, parse
+from cifar_lightning.commands.build_training import build
+from cifar_lightning.commands.fit import parse
 from cifar_lightning.commands.options.arguments import split_options
 from cifar_lightning.commands.session import session
 from cifar_lightning.data.loading import BatchSampler, training_loader

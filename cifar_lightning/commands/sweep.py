@@ -145,7 +145,7 @@ def _require_base_and_space(configs: Sequence[str], given: set[str]) -> None:
 
 def check_training(words: Sequence[str]) -> "Training":
     """Build the training of some arguments of ``fit``, without starting it, for ``sweeping.space.Check``."""
-    from cifar_lightning.commands.fit import build
+    from cifar_lightning.commands.build_training import build
     from cifar_lightning.commands.fit import parse as parse_fit
     from cifar_lightning.commands.session import session
 

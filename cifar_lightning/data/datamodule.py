@@ -19,10 +19,10 @@ from cifar_lightning.data.augmentation import Augmentation
 from cifar_lightning.data.image_files import ImageFileLoader
 from cifar_lightning.data.image_set import Batch, ImageSet, Normalisation
 from cifar_lightning.data.loading import BatchSampler, evaluation_loader, keep, move_to_device, training_loader
-from cifar_lightning.data.options import check_options
+from cifar_lightning.data.options import check_held_out, check_options
 from cifar_lightning.data.sample_losses import SampleLosses
 from cifar_lightning.data.sources import open_source
-from cifar_lightning.data.splits import check_splits, hold_out_split, limit_training
+from cifar_lightning.data.splits import check_splits, divide, limit_training
 from cifar_lightning.errors import UsageError
 from cifar_lightning.io.custom import Plain
 from cifar_lightning.io.text import first_ten, printable, say
@@ -69,6 +69,9 @@ class ImageDataModule(LightningDataModule):
         skip_easy: Fraction of the training images left out of each epoch, in [0, 0.5): at random from the half whose
             latest losses were lowest; in the first epoch, at random from all. An epoch is that much shorter. The loss
             of a mixed image counts as that of the first of the two.
+        folds: Number of folds of cross-validation, from 2; 0 for none. One of them is validated on, and the others are
+            trained on; each class has the same share of all folds.
+        fold: Which fold is validated on, in [0, folds).
         sampler: "shuffle" takes each training image once an epoch; "balanced" the same number of each class, so that
             images of small classes are repeated.
         batch_size: Training images per step, in each process.
@@ -110,6 +113,8 @@ class ImageDataModule(LightningDataModule):
         skip_broken: bool = False,
         split_seed: int = 0,
         skip_easy: float = 0.0,
+        folds: int = 0,
+        fold: int = 0,
         sampler: Literal["shuffle", "balanced"] = "shuffle",
         batch_size: int = 128,
         eval_batch_size: int = 1000,
@@ -129,7 +134,8 @@ class ImageDataModule(LightningDataModule):
             dataset, root, url, image_size, options=dataset_options, flat=bool(test_size), skip_broken=skip_broken
         )
         # The default depends on the data set; a checkpoint stores the value itself.
-        val_size = self.source.val_size if val_size is None else val_size
+        if val_size is None:
+            val_size = 1 / folds if folds > 0 else self.source.val_size
         # Not the url: it may contain a password, and no checkpoint may choose the server that is asked.
         self.save_hyperparameters(ignore=["url"])
         check_options(self.hparams)
@@ -180,11 +186,7 @@ class ImageDataModule(LightningDataModule):
 
     def prepare_data(self) -> None:
         """Download, decode or draw what the stage needs."""
-        if self.hparams["test_size"] and self.source.has("test"):
-            raise UsageError(
-                f"data.test_size is {self.hparams['test_size']}, but {self.description} has test images of its own. "
-                "Set it to 0."
-            )
+        check_held_out(self.hparams, self.source.has, self.description)
         stage = self.trainer.state.fn.value if self.trainer and self.trainer.state.fn else "fit"
         if splits := [split for split in self._splits(stage) if split not in self.sets]:
             self.source.prepare(splits)
@@ -214,8 +216,7 @@ class ImageDataModule(LightningDataModule):
                 self.sample_losses = SampleLosses(len(self.sets["train"].images)).to(device)
 
     def _hold_out(self, split: str) -> None:
-        size, seed = self.hparams[f"{split}_size"], self.hparams["split_seed"]
-        self.sets["train"], self.sets[split] = hold_out_split(self.sets["train"], split, size, seed)
+        self.sets["train"], self.sets[split] = divide(self.sets["train"], split, self.hparams)
 
     def _check_classes(self, classes: tuple[str, ...]) -> None:
         if self.classes and classes != self.classes:

@@ -1,6 +1,6 @@
 """The values that the options of ``ImageDataModule`` may have."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from itertools import pairwise
 from typing import Any
 
@@ -10,7 +10,8 @@ from cifar_lightning.io.ranges import Range
 RANGES = {
     **dict.fromkeys(("image_size", "resize", "train_size", "batch_size", "eval_batch_size"), Range(1, below=2**31)),
     **dict.fromkeys(
-        ("val_size", "test_size", "split_seed", "translate", "cutout", "mixup", "cutmix"), Range(0, below=2**31)
+        ("val_size", "test_size", "split_seed", "folds", "fold", "translate", "cutout", "mixup", "cutmix"),
+        Range(0, below=2**31),
     ),
     "skip_easy": Range(0, below=0.5),
 }
@@ -40,6 +41,16 @@ def check_options(options: Mapping[str, Any]) -> None:
         if options[name] not in choices:
             *others, last = (str(choice).lower() for choice in choices)
             raise UsageError(f"data.{name} is {options[name]!r}; it must be {', '.join(others)} or {last}.")
+    folds, fold = options["folds"], options["fold"]
+    if folds == 1 or not 0 <= fold < max(folds, 1):
+        raise UsageError(
+            f"data.folds is {folds} and data.fold {fold}; folds must be 0 or at least 2, and fold from 0 to folds - 1."
+        )
+    if folds and options["val_size"] != 1 / folds:
+        raise UsageError(
+            f"data.folds {folds} validates on a fold of that size, and data.val_size is {options['val_size']}; set "
+            "data.val_size to null."
+        )
     if options["sampler"] == "balanced" and options["skip_easy"]:
         raise UsageError(
             "data.sampler balanced and data.skip_easy each decide which images an epoch has; leave out one of them."
@@ -53,6 +64,28 @@ def check_options(options: Mapping[str, Any]) -> None:
     if (mean is None) != (std is None) or len(mean or []) != len(std or []) or min(std or [1]) <= 0:
         raise UsageError(
             f"data.mean is {mean} and data.std is {std}; give both, one number for each channel, and std above 0."
+        )
+
+
+def check_held_out(options: Mapping[str, Any], has: Callable[[str], bool], description: str) -> None:
+    """Check that no images are to be held out of a data set that has such images of its own.
+
+    Args:
+        options: The options of ``ImageDataModule``.
+        has: Tells whether the data set has a split.
+        description: The data set's name.
+
+    Raises:
+        UsageError: If they are.
+    """
+    if options["test_size"] and has("test"):
+        raise UsageError(
+            f"data.test_size is {options['test_size']}, but {description} has test images of its own. Set it to 0."
+        )
+    if options["folds"] and has("val"):
+        raise UsageError(
+            f"data.folds is {options['folds']}, but {description} has validation images of its own. Set it to 0, or "
+            "move them to the training images."
         )
 
 

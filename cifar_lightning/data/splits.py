@@ -8,6 +8,7 @@ N images, K classes.
 
 from collections.abc import Mapping
 from dataclasses import replace
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -60,6 +61,26 @@ def hold_out(labels: Tensor, size: int, seed: int) -> tuple[Tensor, Tensor]:
     return first, second
 
 
+def divide(train: ImageSet, split: str, options: Mapping[str, Any]) -> tuple[ImageSet, ImageSet]:
+    """Take validation or test images, or a fold to validate on, out of the training images.
+
+    Args:
+        train: The training images.
+        split: "val" or "test".
+        options: Those of ``ImageDataModule``.
+
+    Returns:
+        The images that are left to train on, and those that were taken.
+
+    Raises:
+        UsageError: If not one image of each class would be left to train on.
+    """
+    seed = options["split_seed"]
+    if split == "val" and (folds := options["folds"]):
+        return take_fold(train, options["fold"], folds, seed)
+    return hold_out_split(train, split, options[f"{split}_size"], seed)
+
+
 def hold_out_split(train: ImageSet, split: str, size: int | float, seed: int) -> tuple[ImageSet, ImageSet]:
     """Take validation or test images out of the training images.
 
@@ -87,9 +108,43 @@ def hold_out_split(train: ImageSet, split: str, size: int | float, seed: int) ->
             f"least one of each must be left to train on. {(smaller + way_out)[:1].upper()}{(smaller + way_out)[1:]}."
         )
     first, second = hold_out(labels, count, seed)
-    taken = train.subset(train.indices[second])
-    digest = hash_data(f"{taken.digest} {taken.indices.tolist()}")
-    return train.subset(train.indices[first]), replace(taken, digest=digest)
+    return train.subset(train.indices[first]), _identify(train.subset(train.indices[second]))
+
+
+def take_fold(train: ImageSet, fold: int, folds: int, seed: int) -> tuple[ImageSet, ImageSet]:
+    """Take one of the folds of cross-validation out of the training images.
+
+    Each image is in one fold, and each class has the same share of all folds, to within one image.
+
+    Args:
+        train: The training images.
+        fold: Number of the fold, in [0, folds).
+        folds: Number of folds, >= 2.
+        seed: The same seed gives the same folds.
+
+    Returns:
+        The images that are left to train on, and those of the fold, whose digest tells which ones they are.
+
+    Raises:
+        UsageError: If a class has fewer than two images, so that one of the folds has none to train on.
+    """
+    labels = train.labels[train.indices]
+    counts = labels.bincount(minlength=len(train.classes))
+    if too_small := [train.classes[k] for k in (counts == 1).nonzero().flatten().tolist()]:
+        raise UsageError(
+            f"data.folds {folds}: {first_ten(too_small)} has a single training image, so one fold would have none of "
+            "it to train on. Leave the class out, or add images."
+        )
+    order = torch.randperm(len(labels), generator=torch.Generator().manual_seed(seed))
+    order = order[labels[order].argsort(stable=True)]  # sorted by class, in random order within each class
+    held_out = torch.zeros(len(labels), dtype=torch.bool)
+    held_out[order[fold::folds]] = True
+    return train.subset(train.indices[~held_out]), _identify(train.subset(train.indices[held_out]))
+
+
+def _identify(images: ImageSet) -> ImageSet:
+    """Return a set whose digest tells which of its source's images it has."""
+    return replace(images, digest=hash_data(f"{images.digest} {images.indices.tolist()}"))
 
 
 def limit_training(train: ImageSet, size: int | None, seed: int) -> ImageSet:

@@ -16,8 +16,8 @@ ONLY_FLAGS = {"ckpt_path": "--ckpt_path FILE", "config": "--config FILE", "allow
 
 PER_RUN_SETTINGS = (
     "seed_everything", "ckpt_path", "runs", "checkpoint_every_n_minutes", "model.stop_on_nan", "model.metrics",
-    "data.seed", "data.root", "data.url", "data.device_cache", "data.eval_batch_size", "trainer.accelerator",
-    "trainer.default_root_dir", "trainer.enable_model_summary", "trainer.enable_progress_bar",
+    "data.seed", "data.fold", "data.root", "data.url", "data.device_cache", "data.eval_batch_size",
+    "trainer.accelerator", "trainer.default_root_dir", "trainer.enable_model_summary", "trainer.enable_progress_bar",
     "trainer.log_every_n_steps", "trainer.logger", "trainer.precision", "trainer.profiler",
 )  # fmt: skip
 """Prefixes of the dotted names of settings that may differ between runs of one recipe.

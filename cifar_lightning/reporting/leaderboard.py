@@ -66,13 +66,23 @@ class RunRecords:
     @property
     def name(self) -> str:
         """The name of the recipe."""
-        return self.folder.parent.name if self.folder.name.startswith("version_") else self.folder.name
+        if not self.folder.name.startswith("version_"):
+            return self.folder.name
+        parent = self.folder.parent
+        return (
+            parent.parent.name if self.config["data"].get("folds") and parent.name.startswith("folds_") else parent.name
+        )
 
     @property
     def seed(self) -> int:
         """The seed of the training."""
         seed: int = self.config["seed_everything"]
         return seed
+
+    @property
+    def repetition(self) -> tuple[int, int]:
+        """The seed and the fold of the training, in which the runs of a row differ."""
+        return self.seed, self.config["data"].get("fold", 0)
 
     @property
     def study(self) -> Path | None:
@@ -115,10 +125,13 @@ class RunRecords:
         for key in TEST_SETTINGS:
             if key in values and tested.get(key, values[key]) != values[key]:
                 values[f"test {key}"] = tested[key]
-        versions, facts = self.fit.get("versions", {}), ("parameters", "flops", "devices", "training_images")
+        versions, facts = self.fit.get("versions", {}), ["parameters", "flops", "devices"]
+        if not self.config["data"].get("folds"):  # The folds may differ by an image.
+            facts.append("training_images")
         recorded = {
             **{name: versions.get(name) for name in ("cifar_lightning", "torch")},
             "data": self.fit.get("dataset_sha256"),
+            "data.folds": self.config["data"].get("folds") or None,
             "hardware": self.fit.get("hardware"),
             "precision": self.fit.get("precision"),
             **{name.replace("_", " "): self.fit.get(name) for name in facts},
@@ -133,7 +146,7 @@ class RunRecords:
 
 @dataclass(frozen=True)
 class LeaderboardRow:
-    """Runs that differ only in the seed.
+    """Runs that differ only in the seed, or in the fold they are validated on.
 
     Attributes:
         name: The name of the recipe.
@@ -335,15 +348,15 @@ def rank_runs(runs: Sequence[RunRecords]) -> list[Leaderboard]:
 
 
 def _rank_dataset(runs: Sequence[RunRecords]) -> Leaderboard:
-    groups: dict[str, dict[int, RunRecords]] = {}
+    groups: dict[str, dict[tuple[int, int], RunRecords]] = {}
     superseded = []
     for run in runs:
         group = groups.setdefault(json.dumps(run.common, sort_keys=True), {})
         newest = run
-        if earlier := group.get(run.seed):
+        if earlier := group.get(run.repetition):
             older, newest = sorted((earlier, run), key=lambda r: (r.folder / "config.yaml").stat().st_mtime)
             superseded.append((older, newest))
-        group[run.seed] = newest
+        group[run.repetition] = newest
     members = [tuple(group.values()) for group in groups.values()]
     rows = [
         LeaderboardRow(", ".join(dict.fromkeys(run.name for run in group)), group, _find_differences(group, members))

@@ -1,6 +1,6 @@
 """Training a network in a run folder, and what to say when the training ends early.
 
-``commands.fit`` builds a ``Training`` from a command line; ``fit`` carries it out.
+``commands.build_training`` builds a ``Training`` from a command line; ``fit`` carries it out.
 """
 
 import errno

@@ -23,7 +23,7 @@ from cifar_lightning.training.checkpoint import TRAINER_SETTINGS, Checkpoint
 FIXED_MODEL = ("arch", "arch_options", "num_classes", "stem", "freeze", "optimizer", "muon_linear", "ema", "swa")
 """Settings of the model that the state of its weights and of its optimizer depends on."""
 
-FIXED_DATA = ("dataset", "val_size", "test_size", "split_seed")
+FIXED_DATA = ("dataset", "val_size", "test_size", "split_seed", "folds", "fold")
 """Settings of the data that decide which images a run is trained on."""
 
 RESTORED = ("lr", "weight_decay", "momentum", "sgd_lr", "sgd_momentum", "backbone_lr")
@@ -58,7 +58,10 @@ def plan_resumption(checkpoint: Checkpoint, settings: Any) -> Resumption:
     """
     settings, notes = settings.clone(), []
     # Checkpoints written before these existed do not have them.
-    model, data = checkpoint.model_settings, {"test_size": 0, "skip_easy": 0.0, **checkpoint.data_settings}
+    model, data = (
+        checkpoint.model_settings,
+        {"test_size": 0, "skip_easy": 0.0, "folds": 0, "fold": 0, **checkpoint.data_settings},
+    )
     for name in FIXED_MODEL:
         _refuse_change(f"model.{name}", model.get(name, settings.model[name]), settings.model[name])
     for name in FIXED_DATA:

@@ -71,8 +71,13 @@ class RunFolder:
             )
 
     @classmethod
-    def claim(cls, parent: Path, number: int) -> "RunFolder":
+    def claim(cls, parent: Path, number: int, kind: str = "version") -> "RunFolder":
         """Make a new folder, ``version_<number>`` or the next free one, even if other processes do so at the same time.
+
+        Args:
+            parent: Where to make it.
+            number: The first number to try.
+            kind: What the folder's name begins with.
 
         Raises:
             UsageError: If the folder can't be made.
@@ -81,7 +86,7 @@ class RunFolder:
         try:
             parent.mkdir(parents=True, exist_ok=True)
             while True:
-                path = parent / f"version_{number}"
+                path = parent / f"{kind}_{number}"
                 try:
                     path.mkdir()
                     break

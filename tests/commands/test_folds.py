@@ -1,0 +1,97 @@
+"""Cross-validation: fit --folds."""
+
+import csv
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+from cifar_lightning import ImageDataModule
+from cifar_lightning.cli import main
+from cifar_lightning.commands.folds import PREDICTIONS, SUMMARY
+from cifar_lightning.data.image_set import ImageSet
+from cifar_lightning.data.splits import take_fold
+from cifar_lightning.errors import UsageError
+from cifar_lightning.reporting.leaderboard import rank_runs, read_runs
+from tests.conftest import Refusal
+from tests.training.test_resume import FIT as WITH_SIGNAL
+
+FOLDS = Path("runs/cnn/folds_0")
+
+
+@pytest.mark.parametrize("labels", [[0] * 7 + [1] * 30 + [2] * 3, [0, 1, 2] * 5])
+def test_each_image_is_in_one_fold_and_each_class_in_all(labels: list[int]) -> None:
+    images = ImageSet.whole(torch.zeros(len(labels), 2, 2, 3, dtype=torch.uint8), torch.tensor(labels), "abc", "digest")
+    folds = [take_fold(images, fold, 3, seed=1) for fold in range(3)]
+    assert sorted(torch.cat([held_out.indices for _, held_out in folds]).tolist()) == list(range(len(labels)))
+    for train, held_out in folds:
+        assert sorted([*train.indices.tolist(), *held_out.indices.tolist()]) == list(range(len(labels)))
+        counts = held_out.labels[held_out.indices].bincount(minlength=3)
+        assert ((counts - images.labels.bincount() / 3).abs() < 1).all()
+    assert len({held_out.digest for _, held_out in folds}) == 3
+    assert not torch.equal(take_fold(images, 0, 3, seed=2)[1].indices, folds[0][1].indices)
+
+
+def test_a_class_of_one_image_can_not_be_divided() -> None:
+    images = ImageSet.whole(torch.zeros(5, 2, 2, 3, dtype=torch.uint8), torch.tensor([0, 0, 1, 0, 0]), "ab")
+    with pytest.raises(UsageError, match=r"b has a single training image"):
+        take_fold(images, 0, 2, seed=0)
+
+
+def test_folds_are_trained_validated_and_ranked(
+    image_folder: Path, here: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["--data.dataset=folder", f"--data.root={image_folder}", "--data.batch_size=8", "--trainer.max_epochs=1"]
+    assert main(["fit", *words, "--folds=3", "--test"]) == 0
+    said = capsys.readouterr().out
+    assert "fold 3 of 3" in said
+    with (FOLDS / PREDICTIONS).open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert f"of {len(rows):,} training images, each by the network that was not trained on it" in said
+    assert [int(row["image"]) for row in rows] == list(range(len(rows)))
+    assert {row["fold"] for row in rows} == {"0", "1", "2"}
+    summary = json.loads((FOLDS / SUMMARY).read_text())
+    assert summary["images"] == len(rows)
+    assert summary["out_of_fold"]["accuracy"] == sum(row["label"] == row["predicted"] for row in rows) / len(rows)
+    records, _ = read_runs([Path("runs")])
+    assert [run.fit["val_accuracy"] for run in records] == summary["val_accuracy"]
+    (board,) = rank_runs(records)
+    (row,) = board.rows
+    assert (row.name, len(row.runs)) == ("cnn", 3)
+    assert len(row.test_values("accuracy")) == 3
+    data = ImageDataModule("folder", str(image_folder), folds=3, fold=1)
+    data.prepare_data()
+    data.setup("fit")
+    assert {int(row["image"]) for row in rows if row["fold"] == "1"} == set(data.sets["val"].indices.tolist())
+
+
+def test_a_set_of_folds_that_was_stopped_ends_as_one_that_was_not(
+    data_root: Path, here: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = [word for word in WITH_SIGNAL if not word.startswith("--data.val_size")]
+    words += [f"--data.root={data_root}", "--trainer.max_epochs=2", "--folds=2"]
+    assert main(words) == 0
+    folder = Path("runs") / "tests.training.test_resume-Net"
+    whole, stopped = folder / "folds_0", folder / "folds_1"
+    with monkeypatch.context() as patch:
+        patch.setenv("SIGNAL", "15 0 3 train")
+        assert main(words) == 128 + 15
+    assert f"cifar-lightning fit --resume_folds {stopped}" in capsys.readouterr().out
+    assert main(["fit", f"--resume_folds={stopped}"]) == 0
+    assert (stopped / PREDICTIONS).read_bytes() == (whole / PREDICTIONS).read_bytes()
+    assert (stopped / SUMMARY).read_bytes() == (whole / SUMMARY).read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--folds=1"], "must be 0 or at least 2"),
+        (["--folds=2", "--runs=2"], "leave out one of them"),
+        (["--data.folds=2", "--data.val_size=100"], "set data.val_size to null"),
+        (["--data.folds=2", "--data.fold=2"], "fold from 0 to folds - 1"),
+        (["--resume_folds=nowhere"], "nowhere is no folder of fit --folds"),
+    ],
+)
+def test_folds_that_can_not_be(words: list[str], message: str, refusal: Refusal) -> None:
+    assert message in refusal("fit", "--data.dataset=synthetic", *words)
