@@ -209,7 +209,9 @@ def parse(
                 raise UsageError(f"--{name} begins new runs, and --ckpt_path resumes one; leave out one of them.")
         if settings.folds:
             if settings.data.val_size is not None:
-                say_once(f"note: a fold is validated on instead of the images of data.val_size {settings.data.val_size}")
+                say_once(
+                    f"note: a fold is validated on instead of the images of data.val_size {settings.data.val_size}"
+                )
             settings.data.folds, settings.data.val_size = settings.folds, None
         if adjust:
             adjust(settings)

@@ -153,8 +153,8 @@ def train_folds(folds: Folds, train: Callable[[Sequence[str], Path], tuple[int, 
     print_runs(folds.runs, folds.number)
     scores = macro_scores(predictions.confusion.numpy())
     say_once(
-        f"out of fold: {percent(predictions.accuracy, 2)} of {len(predictions.labels):,} training images, each by the network that "
-        f"was not trained on it; F1 {scores['f1']:.4f}, balanced accuracy {scores['balanced_acc']:.4f}\n"
+        f"out of fold: {percent(predictions.accuracy, 2)} of {len(predictions.labels):,} training images, each by the "
+        f"network that was not trained on it; F1 {scores['f1']:.4f}, balanced accuracy {scores['balanced_acc']:.4f}\n"
         f"written: {folds.folder / PREDICTIONS}, {folds.folder / SUMMARY}"
     )
     return 0
