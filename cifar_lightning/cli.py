@@ -32,7 +32,7 @@ NEEDS_CHECKPOINT = dict.fromkeys(("validate", "test", "predict", "export"), "--c
 CONFIG = ("-c", "--config")
 """The names of the option for a YAML file of options."""
 
-TAKES_RECIPE = frozenset({"fit", "bench", "sweep"})
+TAKES_RECIPE = frozenset({"fit", "bench", "audit", "sweep"})
 """Commands whose first word may be a recipe, as if it were the value of ``--config``."""
 
 DEPENDENCIES = frozenset(

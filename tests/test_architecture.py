@@ -20,6 +20,7 @@ LAYERS = [  # A module imports from its own folder and from the layers below it.
     {"serving"},
     {"inference"},
     {"reporting"},
+    {"auditing"},
     {"training"},
     {"data", "models"},
     {"transforms"},

@@ -11,9 +11,11 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
+from rich.progress import track
 from torch import Tensor
 from torch.nn import functional as F
 
+from cifar_lightning.auditing.images import is_plain
 from cifar_lightning.io.files import hash_data
 
 SIDE = 32
@@ -77,11 +79,6 @@ def find_duplicates(images: Tensor, others: Tensor | None = None) -> list[Duplic
     return sorted(pairs, key=lambda pair: (-pair.similarity, pair.first, pair.second))
 
 
-def is_plain(images: Tensor) -> Tensor:
-    """Tell which images (N, H, W, 3) uint8 are nearly of one colour: (N,) bool."""
-    return torch.cat([chunk.float().flatten(1, 2).std(1).amax(1) < 2 for chunk in torch.split(images, BLOCK)])
-
-
 def _find_copies(images: Tensor) -> tuple[list[Duplicate], Tensor]:
     """Return the pairs of equal images, each with the first of its kind, and the positions of the first ones."""
     first: dict[str, int] = {}
@@ -94,9 +91,9 @@ def _find_copies(images: Tensor) -> tuple[list[Duplicate], Tensor]:
 
 
 def _find_near(images: Tensor, others: Tensor | None) -> list[Duplicate]:
-    small = _shrink(images)
-    small_others = small if others is None else _shrink(others)
-    plain = is_plain(small_others)
+    small = shrink(images)
+    small_others = small if others is None else shrink(others)
+    plain = torch.cat([is_plain(chunk) for chunk in torch.split(small_others, BLOCK)])
     found: dict[tuple[int, int], Duplicate] = {}
     for mirrored in (False, True):
         turned = small.flip(2) if mirrored else small
@@ -112,8 +109,8 @@ def _find_near(images: Tensor, others: Tensor | None) -> list[Duplicate]:
     return list(found.values())
 
 
-def _shrink(images: Tensor) -> Tensor:
-    """Resize images (N, H, W, 3) uint8 to (N, SIDE, SIDE, 3)."""
+def shrink(images: Tensor) -> Tensor:
+    """Resize images (N, H, W, 3) uint8 to (N, SIDE, SIDE, 3), at which they are compared."""
     if images.shape[1:3] == (SIDE, SIDE):
         return images
     return torch.cat([_resize(chunk) for chunk in torch.split(images, BLOCK)])
@@ -131,7 +128,7 @@ def _resize(images: Tensor) -> Tensor:
 def _candidates(images: Tensor, others: Tensor, *, each_once: bool) -> Iterator[tuple[Tensor, Tensor]]:
     """Yield the positions (n,) and (n,) of pairs whose coarse structure is similar."""
     coarse, other_coarse = _describe(images), _describe(others)
-    for start in range(0, len(coarse), BLOCK):
+    for start in track(range(0, len(coarse), BLOCK), "Comparing images", transient=True):
         pairs = []
         for other_start in range(start if each_once else 0, len(other_coarse), BLOCK):
             similar = coarse[start : start + BLOCK] @ other_coarse[other_start : other_start + BLOCK].T > COARSE_LIMIT

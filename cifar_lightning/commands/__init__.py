@@ -6,6 +6,7 @@ COMMANDS = {
     "validate": ("evaluate", "measure a checkpoint on the validation images"),
     "test": ("evaluate", "measure a checkpoint on the test images, with figures and a report"),
     "bench": ("bench", "measure how fast a recipe trains and predicts, and where time goes"),
+    "audit": ("audit", "look for duplicates, label errors, small classes and odd images"),
     "sweep": ("sweep", "search for better hyperparameters, with one process or many"),
     "leaderboard": ("leaderboard", "compare runs: mean ± sd over the seeds, time and size"),
     "recipes": ("recipes", "list the built-in recipes; recipes copy cnn writes one to edit"),

@@ -368,8 +368,7 @@ def _print(result: dict[str, Any]) -> None:
         if name == "fit":
             table.add_row("all else", "", "", f"{over['median'] / (1 + over['median']):.1%}")
         table.add_row(label, f"{speed['typical']:,.0f}", f"{speed['min']:,.0f} – {speed['max']:,.0f}", f"{share:.1%}")
-    precision = f"inference in {result['precision']}"
-    inference = Table("batch size", "median", "90 % within", "images/s", title=precision)
+    inference = Table("batch size", "median", "90 % within", "images/s", title=f"inference in {result['precision']}")
     for size, row in result["inference"].items():
         times = (f"{row[name]:.2f} ms" for name in ("median_ms", "p90_ms"))
         inference.add_row(str(size), *times, f"{row['images_per_second']:,.0f}")

@@ -54,7 +54,8 @@ _cifar_lightning() {{
   else found=($(_cifar_lightning_words "$command" "$prev" "$cur")); fi
   case "$prev $command" in
     "-c sweep"|"--config sweep"|"sweep sweep") [[ $cur == -* ]] || found=(sweep configs/*.yaml *.yaml) ;;
-    "-c "*|"--config "*|"fit fit"|"bench bench") [[ $cur == -* ]] || found=({trained} configs/*.yaml *.yaml) ;;
+    "-c "*|"--config "*|"fit fit"|"bench bench"|"audit audit")
+      [[ $cur == -* ]] || found=({trained} configs/*.yaml *.yaml) ;;
     "recipes recipes") found=(list show copy) ;;
     "show recipes"|"copy recipes") found=({recipes}) ;;
     "completion completion") found=(bash zsh) ;;
@@ -83,7 +84,8 @@ _cifar_lightning() {{
   else found=(${{=$(_cifar_lightning_words "$command" "$prev" "$cur")}}); fi
   case "$prev $command" in
     "-c sweep"|"--config sweep"|"sweep sweep") [[ $cur == -* ]] || found=(sweep configs/*.yaml(N) *.yaml(N)) ;;
-    "-c "*|"--config "*|"fit fit"|"bench bench") [[ $cur == -* ]] || found=({trained} configs/*.yaml(N) *.yaml(N)) ;;
+    "-c "*|"--config "*|"fit fit"|"bench bench"|"audit audit")
+      [[ $cur == -* ]] || found=({trained} configs/*.yaml(N) *.yaml(N)) ;;
     "recipes recipes") found=(list show copy) ;;
     "show recipes"|"copy recipes") found=({recipes}) ;;
     "completion completion") found=(bash zsh) ;;

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from cifar_lightning.auditing.labels import COLUMNS
 from cifar_lightning.commands import evaluate
 from cifar_lightning.commands.session import free_memory, say_once, session
 from cifar_lightning.commands.summary import print_runs
@@ -36,6 +37,7 @@ class Predictions:
         folds: (n,) int64, the fold that each image is in.
         probabilities: (n, K) float32.
         classes: The K classes' names.
+        files: The file of each image of the source, if the images are files.
     """
 
     indices: Tensor
@@ -43,6 +45,7 @@ class Predictions:
     folds: Tensor
     probabilities: Tensor
     classes: tuple[str, ...]
+    files: tuple[str, ...] = ()
 
     @property
     def accuracy(self) -> float:
@@ -60,10 +63,11 @@ class Predictions:
         """Return a table with a row for each image."""
         text = io.StringIO()
         writer, names = csv.writer(text, lineterminator="\n"), [csv_text(name) for name in self.classes]
-        writer.writerow(["image", "fold", "label", "predicted", *names])
+        writer.writerow([*COLUMNS, *names])
         columns = (self.indices, self.folds, self.labels, self.probabilities.argmax(1), self.probabilities)
         for index, fold, label, predicted, row in zip(*(column.tolist() for column in columns), strict=True):
-            writer.writerow([index, fold, names[label], names[predicted], *(f"{value:.6g}" for value in row)])
+            file = csv_text(self.files[index]) if self.files else ""
+            writer.writerow([index, file, fold, names[label], names[predicted], *(f"{value:.6g}" for value in row)])
         return text.getvalue()
 
 
@@ -161,13 +165,14 @@ def train_folds(folds: Folds, train: Callable[[Sequence[str], Path], tuple[int, 
 
 
 def _predict(folds: Folds) -> Predictions:
-    parts, classes = [], tuple[str, ...]()
+    parts, classes, files = [], tuple[str, ...](), tuple[str, ...]()
     for fold, folder in enumerate(folds.runs):
         with session(training=False):
             # The run's own config names the code that its network needs.
             cli = evaluate.parse("validate", [f"--ckpt_path={folder / 'best.ckpt'}", "--allow_custom_code"])
             evaluate.measure(cli)
             evaluation, classes = cli.model.val_metrics.evaluation, cli.datamodule.classes
+            files = cli.datamodule.sets["val"].names
             assert evaluation is not None
         probabilities = evaluation.logits.float().softmax(1).cpu()
         parts.append(
@@ -181,7 +186,7 @@ def _predict(folds: Folds) -> Predictions:
         free_memory()
     indices, labels, numbers, probabilities = (torch.cat(part) for part in zip(*parts, strict=True))
     order = indices.argsort()
-    return Predictions(indices[order], labels[order], numbers[order], probabilities[order], tuple(classes))
+    return Predictions(indices[order], labels[order], numbers[order], probabilities[order], tuple(classes), files)
 
 
 def _write(folds: Folds, predictions: Predictions) -> None:

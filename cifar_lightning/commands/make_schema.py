@@ -12,7 +12,7 @@ from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 from docstring_parser import parse as parse_docstring
 from lightning.pytorch import Trainer
 
-from cifar_lightning.commands import bench, evaluate, fit, predict
+from cifar_lightning.commands import audit, bench, evaluate, fit, predict
 from cifar_lightning.commands.lightning_cli import add_shared_options
 from cifar_lightning.commands.options.trainer import DESCRIPTIONS, EFFECTIVE_DEFAULTS, TRAINER_DEFAULTS
 from cifar_lightning.data.datamodule import ImageDataModule
@@ -149,7 +149,7 @@ def make_schema() -> Schema:
     for options in sections.values():
         for name in set(EXAMPLES) & set(options):
             options[name]["examples"] = EXAMPLES[name]
-    names = ("fit", "demo", "validate", "test", "predict", "bench")
+    names = ("fit", "demo", "validate", "test", "predict", "bench", "audit")
     commands: dict[str, dict[str, Schema]] = {name: _options_in_no_section(name) for name in names}
     commands["sweep"] = _config_options() | describe_arguments(Sweep, {})
     outside = {
@@ -177,7 +177,7 @@ def _config_options() -> Options:
 
 
 def _options_in_no_section(command: str) -> Options:
-    training = command in ("fit", "demo", "bench")
+    training = command in ("fit", "demo", "bench", "audit")
     options = _config_options()
     options["seed_everything"] = describe(bool | int, 0, "Seed of all that is random.", Range(0, below=2**32))
     options["seed_everything"]["type"] = "integer"  # true would be a random seed, which is refused.
@@ -186,10 +186,15 @@ def _options_in_no_section(command: str) -> Options:
         fit.add_fit_options(options)
         for name, allowed in fit.RANGES.items():
             options[name] |= allowed.keywords()
-    own = {"test": evaluate.add_test_options, "predict": predict.add_options, "bench": bench.add_options}
+    own = {
+        "test": evaluate.add_test_options,
+        "predict": predict.add_options,
+        "bench": bench.add_options,
+        "audit": audit.add_options,
+    }
     if command in own:
         own[command](options)
-    if command in ("demo", "bench"):  # They train one run, and test it themselves or not at all.
+    if command in ("demo", "bench", "audit"):  # They train one run or none, and test it themselves or not at all.
         for name in ("runs", "test"):
             del options[name]
     if command == "demo":  # It has its own recipe, and begins a run.

@@ -45,7 +45,7 @@ class Piece:
     labels: Sequence[int]
     items: int
     hashes: Sequence[str] = ()
-    broken: Sequence[str] = ()
+    broken: Sequence[tuple[str, str]] = ()
 
 
 @dataclass(frozen=True)
@@ -62,7 +62,7 @@ class Decoded:
     images: Tensor
     labels: Tensor
     digest: str
-    broken: tuple[str, ...] = ()
+    broken: tuple[tuple[str, str], ...] = ()
 
 
 @dataclass(frozen=True)
@@ -88,7 +88,8 @@ class Recipe:
     def finish(self, images: Tensor, records: Sequence[dict[str, Any]]) -> Decoded:
         """Join images (N, H, W, 3) uint8 with what was recorded of their pieces."""
         labels, hashes, broken = ([value for each in records for value in each[key]] for key in _LISTS)
-        return Decoded(images, torch.tensor(labels, dtype=torch.int64), self.digest(images, labels, hashes), (*broken,))
+        digest = self.digest(images, labels, hashes)
+        return Decoded(images, torch.tensor(labels, dtype=torch.int64), digest, _as_pairs(broken))
 
 
 _LISTS = ("labels", "hashes", "broken")
@@ -97,6 +98,13 @@ _LISTS = ("labels", "hashes", "broken")
 def _record(piece: Piece) -> dict[str, Any]:
     """Return what is recorded of a piece: all but the images."""
     return {"items": piece.items, **{key: list(getattr(piece, key)) for key in _LISTS}}
+
+
+def _as_pairs(broken: Sequence[Sequence[str]]) -> tuple[tuple[str, str], ...]:
+    """Return the items that can't be read, as they are read from a file, as pairs of an item and the reason."""
+    if not all(isinstance(pair, Sequence) and [*map(type, pair)] == [str, str] for pair in broken):
+        raise ValueError("its broken items are no pairs of texts")
+    return tuple((item, reason) for item, reason in broken)
 
 
 def images_per_piece(image_size: int) -> int:
@@ -150,9 +158,9 @@ class _Cache:
                 raise ValueError("its labels are no integers")
             if len(labels) and not 0 <= labels.min() <= labels.max() < num_classes:
                 raise ValueError("its labels are of other classes")
-            if not isinstance(content["digest"], str) or not all(isinstance(text, str) for text in content["broken"]):
-                raise ValueError("its texts are of other types")
-            return Decoded(self._map(len(labels)), labels, content["digest"], tuple(content["broken"]))
+            if not isinstance(content["digest"], str):
+                raise ValueError("its digest is no text")
+            return Decoded(self._map(len(labels)), labels, content["digest"], _as_pairs(content["broken"]))
         except FileNotFoundError:
             return None
         except (OSError, ValueError, TypeError, LookupError, RuntimeError) as error:

@@ -40,6 +40,8 @@ class ImageSet(Dataset[Batch]):
         indices: (n,) int64, which of the N images this set consists of.
         digest: SHA-256, in hexadecimal, of the N images' contents: the same wherever they are stored and to whatever
             size they are decoded.
+        names: The file of each of the N images, relative to the root, if the images are files; otherwise empty.
+        broken: The files that can't be read and were left out, likewise, each with the reason.
     """
 
     images: Tensor
@@ -47,6 +49,8 @@ class ImageSet(Dataset[Batch]):
     classes: tuple[str, ...]
     indices: Tensor
     digest: str = ""
+    names: tuple[str, ...] = ()
+    broken: tuple[tuple[str, str], ...] = ()
 
     @classmethod
     def whole(cls, images: Tensor, labels: Tensor, classes: Sequence[str], digest: str = "") -> "ImageSet":

@@ -16,7 +16,7 @@ SCHEMA = Path(__file__).parent.parent / "recipe.schema.json"
 SECTIONS = ("trainer", "model", "data")
 """The sections of a recipe."""
 
-COMMANDS = ("fit", "demo", "validate", "test", "predict", "bench", "sweep")
+COMMANDS = ("fit", "demo", "validate", "test", "predict", "bench", "audit", "sweep")
 """The commands whose options it describes."""
 
 OLDER_NAMES = {"allow_custom_arch": "allow_custom_code"}

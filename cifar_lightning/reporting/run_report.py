@@ -1,17 +1,13 @@
 """``report.html`` of a run: one page that needs no other file and no network, made from what the run's folder holds."""
 
-import base64
-import math
-from functools import cache
 from pathlib import Path
 from typing import Any
 
-import jinja2
 from PIL import Image
 
 from cifar_lightning.io.files import hash_file, write_atomically
-from cifar_lightning.io.text import describe_seconds, percent
 from cifar_lightning.reporting.metrics_log import read_history
+from cifar_lightning.reporting.page import as_data_uri, load_template
 from cifar_lightning.reporting.record_schema import FIT, TEST, caution, read_record
 
 CAPTIONS = {
@@ -42,7 +38,7 @@ def write_report(folder: Path, fit: dict[str, Any] | None = None) -> None:
     fit, fit_problem = (fit, "") if fit else read_record(folder / "fit.json", FIT)
     test, test_problem = read_record(folder / "test.json", TEST)
     config = folder / "config.yaml"
-    page = _template().render(
+    page = load_template("report.html").render(
         name=folder.absolute().relative_to(folder.absolute().parent.parent).as_posix(),
         fit=fit,
         test=test,
@@ -69,22 +65,8 @@ def _read_figures(folder: Path) -> dict[str, dict[str, Any]]:
     for path in sorted(folder.glob("figures/*.png")):
         with Image.open(path) as image:
             width = image.width * 96 // 120
-        uri = "data:image/png;base64," + base64.b64encode(path.read_bytes()).decode()
         # Release 0.1.0 called the misclassified images mistakes; its file comes second, so a new one takes precedence.
-        found.setdefault(path.stem.replace("mistakes", "misclassified"), {"uri": uri, "width": width})
+        found.setdefault(
+            path.stem.replace("mistakes", "misclassified"), {"uri": as_data_uri(path.read_bytes()), "width": width}
+        )
     return found
-
-
-@cache
-def _template() -> jinja2.Template:
-    loader = jinja2.FileSystemLoader(Path(__file__).parent)
-    # Names of classes and folders may hold anything, so all text is escaped.
-    environment = jinja2.Environment(
-        autoescape=True, loader=loader, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
-    )
-    environment.filters |= {"percent": _percent, "seconds": describe_seconds}
-    return environment.get_template("report.html")
-
-
-def _percent(fraction: float | None, digits: int = 2) -> str:
-    return percent(math.nan if fraction is None else fraction, digits)

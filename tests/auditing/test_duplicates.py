@@ -10,7 +10,8 @@ from PIL import Image
 from torch import Tensor
 
 from cifar_lightning import ImageDataModule
-from cifar_lightning.auditing.duplicates import Duplicate, find_duplicates, is_plain
+from cifar_lightning.auditing.duplicates import Duplicate, find_duplicates
+from cifar_lightning.auditing.images import is_plain
 
 
 @pytest.fixture(scope="module")

@@ -29,7 +29,7 @@ def recipe(made: list[int], fails_at: int | None = None) -> Recipe:
                 raise KeyboardInterrupt
             made.append(item)
             whole = slice(item, item + (item != 3))
-            broken = ["four.png: it is broken"] if item == 3 else []
+            broken = [("four.png", "it is broken")] if item == 3 else []
             yield Piece(IMAGES[whole], LABELS[whole], 1, [hash_data(str(item))] * (item != 3), broken)
 
     return Recipe(4, pieces, lambda images, labels, hashes: hash_data(images.numpy().tobytes(), str(labels), *hashes))
@@ -94,7 +94,7 @@ def test_other_images_and_files_of_earlier_releases_are_replaced(tmp_path: Path)
     [
         ("fingerprint", GONE), ("labels", GONE), ("labels", None), ("labels", ["0"] * 60), ("labels", [0] * 7),
         ("labels", [3] * 60), ("labels", [-1] * 60), ("labels", [[0]] * 60), ("labels", [0.5] * 60), ("digest", 7),
-        ("broken", 7), ("broken", [7]),
+        ("broken", 7), ("broken", ["four.png"]), ("broken", [["four.png", 7]]),
     ],
     ids=lambda value: str(value)[:12],
 )  # fmt: skip

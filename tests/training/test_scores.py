@@ -3,9 +3,10 @@
 import numpy as np
 import pytest
 import torch
-from sklearn import metrics
 
 from cifar_lightning.training.scores import binary_scores, class_scores, macro_scores
+
+metrics = pytest.importorskip("sklearn.metrics", reason="needs the audit extra")
 
 
 def draw(classes: int, seed: int) -> tuple[torch.Tensor, torch.Tensor]:

@@ -107,6 +107,18 @@ TEXTS = {
             "cifar-lightning bench resnet9 --trainer.precision 32-true",
         ),
     ),
+    "audit": Help(
+        "[RECIPE] [options]",
+        "Look for faults of a data set: duplicates in and between its splits, suspected label errors, classes of "
+        "different size, and odd images. Nothing is trained or changed; it has the options of fit to name the images.",
+        ("data.dataset", "data.root", "data.val_size", "data.test_size", "data.image_size"),
+        (
+            "cifar-lightning audit --data.dataset folder --data.root images",
+            "cifar-lightning audit cnn --fail_on '[leak, conflict]'",
+            "cifar-lightning audit cnn --out_of_fold runs/cnn/folds_0/out_of_fold.csv",
+        ),
+        "It writes a page with the images, audit.html, and a table beside it, audit.csv.",
+    ),
     "sweep": Help(
         "--config FILE [options]",
         "Search for better hyperparameters with Optuna; each trial is a training as fit does it.",

@@ -21,6 +21,7 @@ COMMANDS = {
     **dict.fromkeys(("infer", "inference", "classify", "detect", "explain"), "predict"),
     **dict.fromkeys(("tune", "search", "hpo", "optimize", "optimise"), "sweep"),
     **dict.fromkeys(("benchmark", "profile"), "bench"),
+    **dict.fromkeys(("check", "clean", "duplicates", "inspect"), "audit"),
     **dict.fromkeys(("compare", "results", "runs", "report"), "leaderboard"),
     **dict.fromkeys(("list", "ls", "info"), "recipes, models or leaderboard"),
     **dict.fromkeys(("networks", "architectures"), "models"),
@@ -78,7 +79,7 @@ NETWORK = re.compile(
 DATA_SETS = {"cifar": "cifar10", "cifar10": "cifar10", "cifar100": "cifar100", "synthetic": "synthetic"}
 """What other programs call the data sets that need no folder, in lower case and without dashes."""
 
-WITH_NETWORK = ("demo", "fit", "validate", "test", "predict", "bench", "sweep")
+WITH_NETWORK = ("demo", "fit", "validate", "test", "predict", "bench", "audit", "sweep")
 """The commands that have the options of the network, the data and the Trainer."""
 
 SECTIONS = ("model.", "data.", "trainer.")
@@ -185,7 +186,7 @@ def check_foreign_words(command: str, words: Sequence[str]) -> None:
     Raises:
         UsageError: If there are any.
     """
-    if command in ("fit", "bench") and words and NETWORK.fullmatch(words[0]) and not is_recipe(words[0]):
+    if command in ("fit", "bench", "audit") and words and NETWORK.fullmatch(words[0]) and not is_recipe(words[0]):
         raise UsageError(f"there is no recipe {words[0]}. Did you mean {command} {name_network(words[0])}?")
     own = OWN.get(command, set()) | ({"device"} if any(Path(word).suffix in EXPORTED for word in words) else set())
     found = {}

@@ -6,6 +6,7 @@
 import os
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -121,7 +122,14 @@ class Folder:
         if decoded.broken:
             self._report_broken(folder, decoded.broken, len(files))
         self._check_filled(folder, [name for k, name in enumerate(classes) if k not in decoded.labels])
-        return ImageSet.whole(decoded.images, decoded.labels, classes, decoded.digest)
+        left_out = {path for path, _ in decoded.broken}
+        within = "" if folder == self.root else f"{split}/"
+        names = {path: within + path.removeprefix(f"{folder}{os.sep}") for path in files}
+        return replace(
+            ImageSet.whole(decoded.images, decoded.labels, classes, decoded.digest),
+            names=tuple(name for path, name in names.items() if path not in left_out),
+            broken=tuple((names[path], reason) for path, reason in decoded.broken),
+        )
 
     def _find(self, folder: Path, classes: Sequence[str]) -> tuple[list[str], list[int]]:
         """List the images of each class with their labels, and print what is left out."""
@@ -160,7 +168,7 @@ class Folder:
             try:
                 return decode_image(path, self.image_size), hash_file(Path(path))
             except (ImageError, OSError) as error:
-                return None, f"{path}: {error}"
+                return None, str(error)
 
         with Progress() as bar, ThreadPoolExecutor() as pool:
             task = bar.add_task(escape(printable(f"Decoding {folder}")), total=len(files), completed=first)
@@ -169,21 +177,21 @@ class Folder:
                 images = np.empty((len(items), self.image_size, self.image_size, 3), np.uint8)
                 found: list[int] = []
                 hashes: list[str] = []
-                broken: list[str] = []
-                for label, (image, text) in zip(labels[start:], pool.map(decode, items), strict=False):
+                broken: list[tuple[str, str]] = []
+                for label, path, (image, text) in zip(labels[start:], items, pool.map(decode, items), strict=False):
                     bar.advance(task)
                     if image is None:
-                        broken.append(text)
+                        broken.append((path, text))
                     else:
                         images[len(found)] = image
                         found.append(label)
                         hashes.append(text)
                 yield Piece(images[: len(found)], found, len(items), hashes, broken)
 
-    def _report_broken(self, folder: Path, broken: Sequence[str], count: int) -> None:
+    def _report_broken(self, folder: Path, broken: Sequence[tuple[str, str]], count: int) -> None:
         """List the images that can't be read, and raise a UsageError unless they are to be left out."""
         of = f"{len(broken)} of the {count} images in {folder} can't be read"
-        reasons = first_ten(broken, "\n  ")
+        reasons = first_ten([f"{path}: {reason}" for path, reason in broken], "\n  ")
         if not self.skip_broken:
             raise UsageError(f"{of}; repair or remove them, or leave them out: --data.skip_broken true\n  {reasons}")
         say(f"{of} and are left out:\n  {reasons}")

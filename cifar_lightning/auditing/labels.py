@@ -1,0 +1,86 @@
+"""Suspected label errors: confident learning (https://arxiv.org/abs/1911.00068), by cleanlab."""
+
+import csv
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cifar_lightning.errors import UsageError
+
+COLUMNS = ("image", "file", "fold", "label", "predicted")
+"""The first columns of out_of_fold.csv; the probability of each class follows."""
+
+
+@dataclass(frozen=True)
+class OutOfFold:
+    """Predictions for n training images, each by a network that was not trained on it; K classes.
+
+    Attributes:
+        indices: (n,) int64, the images' positions in their source.
+        labels: (n,) int64.
+        probabilities: (n, K) float64.
+    """
+
+    indices: NDArray[np.int64]
+    labels: NDArray[np.int64]
+    probabilities: NDArray[np.float64]
+
+    @classmethod
+    def read(cls, path: Path, classes: tuple[str, ...]) -> "OutOfFold":
+        """Read the out_of_fold.csv of ``fit --folds``.
+
+        Args:
+            path: The file.
+            classes: The classes of the data set.
+
+        Raises:
+            UsageError: If it is no such file, or of other classes.
+        """
+        try:
+            with path.open(encoding="utf-8", newline="") as file:
+                rows = csv.reader(file)
+                header = next(rows, [])
+                if tuple(header[: len(COLUMNS)]) != COLUMNS:
+                    raise ValueError("its columns are others")
+                if len(header) != len(COLUMNS) + len(classes):
+                    raise ValueError(f"it has {len(header) - len(COLUMNS)} classes instead of {len(classes)}")
+                names = {name: number for number, name in enumerate(header[len(COLUMNS) :])}
+                table = [(int(row[0]), names[row[3]], [float(value) for value in row[len(COLUMNS) :]]) for row in rows]
+        except FileNotFoundError:
+            raise UsageError(f"there is no file {path}. fit --folds 5 writes an out_of_fold.csv.") from None
+        except (ValueError, LookupError) as error:
+            raise UsageError(f"{path} is no out_of_fold.csv of fit --folds on these data: {error}.") from error
+        indices, labels, probabilities = zip(*table, strict=True) if table else ((), (), ())
+        return cls(np.array(indices, np.int64), np.array(labels, np.int64), np.array(probabilities, np.float64))
+
+
+def find_label_errors(predictions: OutOfFold) -> list[tuple[int, int, float]]:
+    """Find images whose label is probably wrong; the most likely errors first.
+
+    Args:
+        predictions: The out-of-fold predictions.
+
+    Returns:
+        For each image: its position in its source, the predicted class, and the probability of its label in [0, 1].
+
+    Raises:
+        UsageError: If cleanlab is not installed.
+    """
+    try:
+        from cleanlab.filter import find_label_issues
+    except ModuleNotFoundError as error:
+        raise UsageError(f"label errors need {error.name}: pip install 'cifar-lightning[audit]'") from error
+    probabilities = predictions.probabilities / predictions.probabilities.sum(1, keepdims=True)
+    ranked = find_label_issues(
+        predictions.labels, probabilities, return_indices_ranked_by="normalized_margin", n_jobs=1
+    )
+    return [
+        (
+            int(predictions.indices[row]),
+            int(probabilities[row].argmax()),
+            float(probabilities[row, predictions.labels[row]]),
+        )
+        for row in ranked
+    ]

@@ -1,0 +1,156 @@
+"""audit finds what was planted in a folder of images, and nothing in what is in order."""
+
+import csv
+import importlib.util
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from cifar_lightning.cli import main
+
+WORDS = ["audit", "--data.dataset=folder", "--data.root=pets", "--data.val_size=0"]
+
+
+def photograph(seed: int, size: tuple[int, int] = (32, 32)) -> Image.Image:
+    """Draw a picture of coarse and fine structure, unlike that of any other seed."""
+    generator = np.random.default_rng(seed)
+    coarse, fine = (generator.integers(0, 256, (side, side, 3), np.uint8) for side in (5, 16))
+    first, second = (Image.fromarray(pixels).resize(size, Image.Resampling.BICUBIC) for pixels in (coarse, fine))
+    return Image.blend(first, second, 0.5)
+
+
+@pytest.fixture
+def pets(here: Path) -> Path:
+    """Twelve images of each of two classes for training, and four for testing."""
+    for number, name in enumerate(("cat", "dog")):
+        for split, count in (("train", 12), ("test", 4)):
+            folder = here / "pets" / split / name
+            folder.mkdir(parents=True)
+            for index in range(count):
+                photograph(1000 * number + 100 * (split == "test") + index).save(folder / f"{index:02}.png")
+    return here / "pets"
+
+
+def read_rows() -> list[dict[str, str]]:
+    with Path("audit.csv").open(newline="", encoding="utf-8") as file:
+        return list(csv.DictReader(file))
+
+
+def test_a_set_that_is_in_order(pets: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([*WORDS, "--fail_on=[leak,duplicate,conflict,plain,tiny,huge,oblong,unreadable,imbalance]"]) == 0
+    assert read_rows() == []
+    assert "Nothing was found." in Path("audit.html").read_text(encoding="utf-8")
+    out = capsys.readouterr().out
+    assert "label: not searched." in out
+    assert "written: audit.html, audit.csv" in out
+
+
+def test_everything_that_was_planted_is_found(pets: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    Image.open(pets / "train/cat/03.png").save(pets / "test/cat/copy.jpg", quality=85)
+    shutil.copy(pets / "train/cat/05.png", pets / "train/dog/from_cat.png")
+    Image.new("RGB", (32, 32), (90, 120, 30)).save(pets / "train/dog/green.png")
+    photograph(9007, (12, 12)).save(pets / "train/dog/small.png")
+    photograph(9008, (200, 40)).save(pets / "train/dog/long.png")
+    (pets / "train/dog/torn.png").write_bytes((pets / "train/dog/01.png").read_bytes()[:100])
+    for index in range(20, 60):
+        photograph(index).save(pets / f"train/cat/{index}.png")
+
+    assert main([*WORDS, "--fail_on=[leak]"]) == 1
+    found = {(row["check"], frozenset(filter(None, (row["file"], row["other_file"])))): row for row in read_rows()}
+    assert set(found) == {
+        ("leak", frozenset({"train/cat/03.png", "test/cat/copy.jpg"})),
+        ("duplicate", frozenset({"train/cat/05.png", "train/dog/from_cat.png"})),
+        ("conflict", frozenset({"train/cat/05.png", "train/dog/from_cat.png"})),
+        ("plain", frozenset({"train/dog/green.png"})),
+        ("tiny", frozenset({"train/dog/small.png"})),
+        ("oblong", frozenset({"train/dog/long.png"})),
+        ("unreadable", frozenset({"train/dog/torn.png"})),
+        ("imbalance", frozenset()),
+    }
+    assert found["duplicate", frozenset({"train/cat/05.png", "train/dog/from_cat.png"})]["score"] == "1.0000"
+    assert "failed: --fail_on leak" in capsys.readouterr().out
+    page = Path("audit.html").read_text(encoding="utf-8")
+    assert page.count("data:image/png") == 2 * 3 + 3
+    assert "train/dog/torn.png" in page
+
+
+def test_a_held_out_test_image_that_was_copied_is_a_leak(here: Path) -> None:
+    folder = here / "pets" / "train"
+    for number, name in enumerate(("cat", "dog")):
+        (folder / name).mkdir(parents=True)
+        for index in range(10):
+            picture = photograph(1000 * number + index)
+            for copy in ("one", "two"):
+                picture.save(folder / name / f"{index}_{copy}.png")
+    assert main([*WORDS, "--data.test_size=0.5"]) == 0
+    rows = read_rows()
+    assert len(rows) == 20  # Each pair once, within a split or between two.
+    assert {row["check"] for row in rows} == {"duplicate", "leak"}
+    for row in rows:
+        assert (row["check"] == "leak") == (row["split"] != row["other_split"])
+
+
+def test_odd_names_are_text_on_the_page(pets: Path) -> None:
+    shutil.copy(pets / "train/cat/05.png", pets / "test/cat/<script>.png")
+    assert main(WORDS) == 0
+    page = Path("audit.html").read_text(encoding="utf-8")
+    assert "<script>" not in page
+    assert "&lt;script&gt;" in page
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--fail_on=[leek]"], "--fail_on is leek; it must be of leak,"),
+        (["--fail_on=[label]"], "--fail_on label: label errors are not searched."),
+        (["--output=audit.csv"], "name the page, such as audit.html."),
+        (["--out_of_fold=none.csv"], "there is no file none.csv. fit --folds 5 writes an out_of_fold.csv."),
+    ],
+)
+def test_mistakes(pets: Path, words: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([*WORDS, *words]) == 2
+    assert message in capsys.readouterr().err
+    assert not Path("audit.html").exists()
+
+
+HEADER = "image,file,fold,label,predicted,cat,dog\n"
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("a,b\n", "is no out_of_fold.csv of fit --folds on these data: its columns are others."),
+        (HEADER.replace(",dog", ""), "it has 1 classes instead of 2."),
+        (HEADER + "0,,0,cow,cat,0.5,0.5\n", "is no out_of_fold.csv"),
+        (HEADER + "0,,0,dog,cat,0.5,0.5\n", "are of other images or labels."),
+        (HEADER + "99,,0,cat,cat,0.5,0.5\n", "are of other images or labels."),
+        (HEADER, "are of other images or labels."),
+    ],
+)
+def test_predictions_of_other_images(pets: Path, text: str, message: str, capsys: pytest.CaptureFixture[str]) -> None:
+    Path("folds.csv").write_text(text)
+    assert main([*WORDS, "--out_of_fold=folds.csv"]) == 2
+    assert message in capsys.readouterr().err
+
+
+@pytest.mark.skipif(importlib.util.find_spec("cleanlab") is None, reason="needs the audit extra")
+def test_wrong_labels_are_suspected(pets: Path) -> None:
+    wrong = {3, 17}
+    lines = []
+    for index in range(24):
+        label = ("cat", "dog")[index >= 12]
+        sure = 0.05 if (label == "cat") == (index in wrong) else 0.95
+        lines.append(f"{index},,0,{label},cat,{sure:.2f},{1 - sure:.2f}\n")
+    Path("folds.csv").write_text(HEADER + "".join(lines))
+    assert main([*WORDS, "--out_of_fold=folds.csv", "--fail_on=[label]"]) == 1
+    assert {int(row["index"]) for row in read_rows() if row["check"] == "label"} == wrong
+
+
+@pytest.mark.skipif(importlib.util.find_spec("cleanlab") is not None, reason="cleanlab is installed")
+def test_without_cleanlab_the_extra_is_named(pets: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    Path("folds.csv").write_text(HEADER + "0,,0,cat,cat,0.5,0.5\n")
+    assert main([*WORDS, "--out_of_fold=folds.csv"]) == 2
+    assert "pip install 'cifar-lightning[audit]'" in capsys.readouterr().err
