@@ -7,6 +7,7 @@ from typing import Any
 from lightning.pytorch import Trainer
 from rich.console import Console
 from rich.table import Table
+from torch.nn.functional import cross_entropy
 
 from cifar_lightning.commands.lightning_cli import TrainingCLI, build_evaluator
 from cifar_lightning.commands.session import is_rank_zero, say_once, session
@@ -15,7 +16,8 @@ from cifar_lightning.io.text import percent
 from cifar_lightning.reporting.evaluation import EvaluationResult
 from cifar_lightning.reporting.robustness import measure_corruptions
 from cifar_lightning.reporting.run_reporter import RunReporter, find_test_folder
-from cifar_lightning.reporting.tables import class_table, corruption_table
+from cifar_lightning.reporting.tables import class_table, corruption_table, coverage_table
+from cifar_lightning.training.calibration import calibrate, calibration_error, store_calibration
 from cifar_lightning.training.chosen_metrics import MEASURED
 from cifar_lightning.training.network_check import check_network
 
@@ -54,12 +56,21 @@ def parse(command: str, words: Sequence[str], **given: Any) -> TrainingCLI:
     """
     if command == "test":
         return TrainingCLI("test", words, training=False, add_options=add_test_options, **given)
-    return TrainingCLI("validate", words, training=False, **given)
+    return TrainingCLI("validate", words, training=False, add_options=add_validate_options, **given)
 
 
 def add_test_options(parser: Any) -> None:
     """Add the options that only ``test`` has."""
     parser.add_argument("--corruptions", action="store_true", help="Also measure the accuracy on corrupted images.")
+
+
+def add_validate_options(parser: Any) -> None:
+    """Add the options that only ``validate`` has."""
+    parser.add_argument(
+        "--calibrate",
+        action="store_true",
+        help="Store in the checkpoint a temperature, for honest probabilities, and the accuracy by confidence.",
+    )
 
 
 def measure(
@@ -81,6 +92,8 @@ def measure(
             raise UsageError("validation is off (data.val_size 0). Measure the test images: cifar-lightning test")
         result = _evaluate(cli, "val", build_evaluator(cli))
         on_measured(result)
+        if cli.config.calibrate:
+            _calibrate(cli)
         return result
     folder = find_test_folder(cli.checkpoint, data)
     if folder != path.parent:
@@ -116,6 +129,32 @@ def _evaluate(cli: TrainingCLI, split: str, trainer: Trainer) -> EvaluationResul
     counts = evaluation.confusion.cpu().numpy()
     per_class = {name: values.tolist() for name, values in evaluation.per_class.items()}
     return EvaluationResult(path, data.description, split, tuple(data.classes), counts, means, class_metrics=per_class)
+
+
+def _calibrate(cli: TrainingCLI) -> None:
+    """Calibrate the checkpoint on the validation images that were just measured, and print what it gives.
+
+    Raises:
+        UsageError: If the network's output is not a number, or the checkpoint can't be written.
+    """
+    model, evaluation = cli.model, cli.model.val_metrics.evaluation
+    assert evaluation is not None
+    assert cli.checkpoint is not None
+    every = evaluation.gather()
+    logits, labels = every.logits * model.temperature, every.labels  # as if it had never been calibrated
+    calibration = calibrate(logits, labels, model.hparams["tta"])
+    if not is_rank_zero():
+        return
+    store_calibration(cli.checkpoint.path, calibration)
+    after = logits / calibration["temperature"]
+    errors = [calibration_error(one, labels) for one in (logits, after)]
+    losses = [float(cross_entropy(one, labels)) for one in (logits, after)]
+    say_once(
+        f"\ncalibrated on {len(labels):,} validation images: temperature {calibration['temperature']:.3f}, val/loss "
+        f"{losses[0]:.4f} → {losses[1]:.4f}, ece {percent(errors[0], 2)} → {percent(errors[1], 2)}"
+    )
+    _print(coverage_table(calibration["curve"]))
+    say_once(f"written: {cli.checkpoint.path}. A test or an export from before is of the earlier file: repeat it")
 
 
 def _print_result(result: EvaluationResult) -> None:

@@ -187,6 +187,7 @@ def _options_in_no_section(command: str) -> Options:
         for name, allowed in fit.RANGES.items():
             options[name] |= allowed.keywords()
     own = {
+        "validate": evaluate.add_validate_options,
         "test": evaluate.add_test_options,
         "predict": predict.add_options,
         "bench": bench.add_options,

@@ -8,6 +8,7 @@ from typing import Any
 from cifar_lightning.commands.options.arguments import ArgumentParser, split_options
 from cifar_lightning.commands.options.help import TEXTS
 from cifar_lightning.errors import UsageError
+from cifar_lightning.inference.card import choose_confidence
 from cifar_lightning.inference.predictor import Predictor
 from cifar_lightning.io.files import EXPORTED
 from cifar_lightning.io.text import printable, say
@@ -46,6 +47,19 @@ def add_options(parser: Any) -> None:
     parser.add_argument(
         "--explain", action="store_true", help="Draw where in each image the evidence for its class lies (Grad-CAM)."
     )
+    add_confidence_options(parser)
+
+
+def add_confidence_options(parser: Any) -> None:
+    """Add the options of ``predict`` and ``serve`` that say when a prediction is sure."""
+    parser.add_argument(
+        "--min_confidence", type=float, help='The probability, from 0 to 1, below which the answer is "not sure".'
+    )
+    parser.add_argument(
+        "--min_accuracy",
+        type=float,
+        help="Instead of it, the accuracy, from 0 to 1, that answers should have; needs validate --calibrate before.",
+    )
 
 
 def _predict_with_trainer(words: Sequence[str]) -> int:
@@ -68,6 +82,9 @@ def _predict_with_trainer(words: Sequence[str]) -> int:
         data.load_state_dict(checkpoint.data_state)
         check_network(model, data)
         model.load_state_dict(checkpoint.weights)
+        calibration = checkpoint.calibration(model.hparams["tta"])
+        model.temperature = calibration["temperature"] if calibration else 1.0
+        min_confidence = choose_confidence(calibration, cli.config.min_confidence, cli.config.min_accuracy)
         summary = predict_with_trainer(
             trainer,
             model,
@@ -77,6 +94,7 @@ def _predict_with_trainer(words: Sequence[str]) -> int:
             top_k=cli.config.top_k,
             title=str(checkpoint.path),
             explain=cli.config.explain,
+            min_confidence=min_confidence,
         )
         return print_summary(summary, checkpoint.data_settings["dataset"]) if summary else 0
 
@@ -98,7 +116,13 @@ def _predict_exported(words: Sequence[str]) -> int:
             f"--explain needs gradients, and {options.ckpt_path} has none. Name the checkpoint it was exported from: "
             "--ckpt_path best.ckpt"
         )
-    predictor = Predictor(options.ckpt_path, device=options.device, allow_custom_code=options.allow_custom_code)
+    predictor = Predictor(
+        options.ckpt_path,
+        device=options.device,
+        allow_custom_code=options.allow_custom_code,
+        min_confidence=options.min_confidence,
+        min_accuracy=options.min_accuracy,
+    )
     say(printable(f"{predictor.card.arch}, trained on {predictor.card.dataset}"))
     columns = (*Progress.get_default_columns()[:2], MofNCompleteColumn(), TimeRemainingColumn())
     with Progress(*columns, transient=True, disable=not sys.stdout.isatty()) as progress:

@@ -55,7 +55,12 @@ def main(argv: Sequence[str]) -> int:
     from cifar_lightning.serving.server import listen, make_server, run_server
 
     predictor = Predictor(
-        options.model, device=options.device, arch=options.arch, allow_custom_code=options.allow_custom_code
+        options.model,
+        device=options.device,
+        arch=options.arch,
+        allow_custom_code=options.allow_custom_code,
+        min_confidence=options.min_confidence,
+        min_accuracy=options.min_accuracy,
     )
     limits = ServerLimits(
         bytes=int(options.max_megabytes * 1e6),
@@ -112,6 +117,18 @@ def _add_model_options(parser: ArgumentParser) -> None:
         "--allow_custom_code",
         action="store_true",
         help="run the code of any network that the checkpoint names, or the program in a .pt2 file",
+    )
+    parser.add_argument(
+        "--min_confidence",
+        type=float,
+        metavar="P",
+        help='the probability, 0 to 1, below which the answer is "not sure"',
+    )
+    parser.add_argument(
+        "--min_accuracy",
+        type=float,
+        metavar="A",
+        help="instead of it, the accuracy, 0 to 1, that answers should have; needs validate --calibrate before",
     )
 
 

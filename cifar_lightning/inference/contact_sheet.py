@@ -36,7 +36,12 @@ def compute_heat(rows: Sequence[Row], classes: Sequence[str], image_size: int, e
 
 
 def write_contact_sheet(
-    rows: Sequence[Row], classes: Sequence[str], title: str, output: Path, heat: NDArray[np.float32] | None = None
+    rows: Sequence[Row],
+    classes: Sequence[str],
+    title: str,
+    output: Path,
+    heat: NDArray[np.float32] | None = None,
+    min_confidence: float = 0.0,
 ) -> None:
     """Draw images with their most probable classes.
 
@@ -46,6 +51,7 @@ def write_contact_sheet(
         title: Title of the figure.
         output: The figure's file.
         heat: Heat maps (n, H, W) in [0, 1] to draw beside the images.
+        min_confidence: The probability below which a prediction is not sure.
     """
     ((images, _),) = decode_files([row.image for row in rows], DRAWN_SIZE, len(rows))
     if heat is not None:
@@ -55,6 +61,8 @@ def write_contact_sheet(
     probabilities = np.zeros((len(rows), len(classes)), np.float32)  # The figure shows the highest only.
     probabilities[np.arange(len(rows)), _best(rows, classes)] = [row.top[0].probability for row in rows]
     captions = make_captions([row.image for row in rows])
+    unsure = [not row.is_sure(min_confidence) for row in rows]
+    captions = [f"{caption}\nnot sure" if doubt else caption for caption, doubt in zip(captions, unsure, strict=True)]
     figure = figures.prediction_grid(images, probabilities, classes, captions=captions, title=title)
     write_atomically(output.resolve(), lambda file: figure.savefig(file, format="png"))
 

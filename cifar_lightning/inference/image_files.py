@@ -25,12 +25,14 @@ class PredictionJob:
         classes: The K classes' names.
         top_k: Number of classes to name for each image.
         table: The table's file, .csv or .json.
+        min_confidence: The probability below which a prediction is not sure; 0 if none was asked for.
     """
 
     paths: list[Path]
     classes: Sequence[str]
     top_k: int
     table: Path
+    min_confidence: float = 0.0
 
     @property
     def sheet(self) -> Path:
@@ -38,7 +40,9 @@ class PredictionJob:
         return self.table.with_suffix(".png")
 
 
-def prepare(names: Sequence[str], classes: Sequence[str], output: Path, top_k: int | None) -> PredictionJob:
+def prepare(
+    names: Sequence[str], classes: Sequence[str], output: Path, top_k: int | None, min_confidence: float = 0.0
+) -> PredictionJob:
     """Check the options and find the images.
 
     Args:
@@ -46,6 +50,7 @@ def prepare(names: Sequence[str], classes: Sequence[str], output: Path, top_k: i
         classes: The K classes' names.
         output: The table's file, .csv or .json; the contact sheet is written beside it.
         top_k: Number of classes to name for each image, from 1 to K; None names 3, or all.
+        min_confidence: The probability below which a prediction is not sure.
 
     Raises:
         UsageError: If an option is out of its range, there are no images, or one of them would be overwritten.
@@ -55,7 +60,7 @@ def prepare(names: Sequence[str], classes: Sequence[str], output: Path, top_k: i
         raise UsageError(f"--top_k is {top_k}; it must be from 1 to {len(classes)}.")
     if output.suffix not in (".csv", ".json"):
         raise UsageError(f"--output is {output}; its name must end in .csv or .json.")
-    job = PredictionJob(find_images(names), classes, top_k, output)
+    job = PredictionJob(find_images(names), classes, top_k, output, min_confidence)
     for written in (job.table, job.sheet):
         real = os.path.realpath(written)
         if written.exists() and any(os.path.realpath(path) == real for path in job.paths):
@@ -90,7 +95,7 @@ def predict_files(
         UsageError: If an option is out of its range, there are no images, one would be overwritten, or none has a
             prediction.
     """
-    job = prepare(names, predictor.classes, output, top_k)
+    job = prepare(names, predictor.classes, output, top_k, predictor.min_confidence)
 
     def rows() -> Iterator[Row]:
         done = 0
@@ -121,8 +126,8 @@ def write_predictions(
     Raises:
         UsageError: If no image has a prediction; nothing is written then.
     """
-    summary = PredictionSummary(job.table, job.sheet, job.top_k)
-    write_rows(summary.watch(rows), job.top_k, job.table)
+    summary = PredictionSummary(job.table, job.sheet, job.top_k, job.min_confidence)
+    write_rows(summary.watch(rows), job.top_k, job.table, job.min_confidence)
     heat = None
     if explain is not None:
         try:
@@ -133,5 +138,5 @@ def write_predictions(
         title += f" (the first {SHEET_IMAGES} images)"
     if heat is not None:
         title += "\nbeside each image: where the evidence for the class lies (Grad-CAM), bright where it is strong"
-    write_contact_sheet(summary.drawn, job.classes, title, job.sheet, heat)
+    write_contact_sheet(summary.drawn, job.classes, title, job.sheet, heat, job.min_confidence)
     return summary

@@ -69,6 +69,8 @@ def load_pipeline(
     try:
         classifier = ImageClassifier(**settings)
         classifier.load_state_dict(checkpoint.weights)
+        calibration = checkpoint.calibration(classifier.hparams["tta"])
+        classifier.temperature = calibration["temperature"] if calibration else 1.0
     except UsageError:
         raise
     except Exception as error:  # Networks raise exceptions of any type for unsuitable options.
@@ -94,6 +96,7 @@ def load_pipeline(
             "lightning": lightning.__version__,
             "torch": str(torch.__version__),
         },
+        calibration=calibration,
     )
     return pipeline, card
 

@@ -51,6 +51,10 @@ class Row:
     top: tuple[ClassProbability, ...] = ()
     error: str = ""
 
+    def is_sure(self, min_confidence: float) -> bool:
+        """Tell whether the most probable class has at least this probability."""
+        return bool(self.top) and self.top[0].probability >= min_confidence
+
 
 def describe(
     probabilities: NDArray[np.float32], error: str, classes: Sequence[str], top_k: int
@@ -76,8 +80,10 @@ class PredictionSummary:
         table: The file that holds all rows, .csv or .json.
         sheet: The contact sheet's file.
         top_k: Number of classes that are named for each image.
+        min_confidence: The probability below which a prediction is not sure; 0 if none was asked for.
         images: Number of images, with those that have no prediction.
         failed: Number of images that have no prediction.
+        unsure: Number of images whose prediction is not sure.
         first: The first ``ROWS_SHOWN`` rows.
         first_failed: The first ``ROWS_SHOWN`` rows without a prediction.
         drawn: The first ``SHEET_IMAGES`` rows with a prediction, which are on the contact sheet.
@@ -87,8 +93,10 @@ class PredictionSummary:
     table: Path
     sheet: Path
     top_k: int
+    min_confidence: float = 0.0
     images: int = 0
     failed: int = 0
+    unsure: int = 0
     first: list[Row] = field(default_factory=list)
     first_failed: list[Row] = field(default_factory=list)
     drawn: list[Row] = field(default_factory=list)
@@ -103,6 +111,7 @@ class PredictionSummary:
         for row in rows:
             self.images += 1
             self.failed += not row.top
+            self.unsure += bool(row.top) and not row.is_sure(self.min_confidence)
             kept = [
                 (self.first, ROWS_SHOWN),
                 (self.drawn, SHEET_IMAGES) if row.top else (self.first_failed, ROWS_SHOWN),
@@ -125,31 +134,36 @@ class PredictionSummary:
         return f"no image could be read, of {self.images:,}; nothing is written. {reasons}.{hint}"
 
 
-def write_rows(rows: Iterable[Row], top_k: int, output: Path) -> None:
+def write_rows(rows: Iterable[Row], top_k: int, output: Path, min_confidence: float = 0.0) -> None:
     """Write a table of predictions while its rows are made; an older file stays until the new one is complete.
 
     Args:
         rows: The rows, in the order of the table.
         top_k: Number of classes in a row.
         output: A file whose name ends in .csv or .json.
+        min_confidence: Where it is above 0, each row says whether its most probable class has that probability.
     """
 
     def write(file: BinaryIO) -> None:
         # File names that aren't valid UTF-8 get their own bytes.
         text = io.TextIOWrapper(file, "utf-8", "surrogateescape", newline="")
-        text.writelines(_json_parts(rows) if output.suffix == ".json" else _csv_lines(rows, top_k))
+        make = (
+            _json_parts(rows, min_confidence) if output.suffix == ".json" else _csv_lines(rows, top_k, min_confidence)
+        )
+        text.writelines(make)
         text.detach()  # Flushes the text, and leaves the file to the caller.
 
     write_output(output, write)
 
 
-def _json_parts(rows: Iterable[Row]) -> Iterator[str]:
+def _json_parts(rows: Iterable[Row], min_confidence: float) -> Iterator[str]:
     """Yield the parts of a JSON array as ``json.dumps(…, indent=2)`` would format it, one object at a time."""
     separator = "[\n"
     for row in rows:
         entry = {
             "image": str(row.image),
             "error": row.error or None,
+            **({"sure": row.is_sure(min_confidence)} if min_confidence else {}),
             "top": [{"label": each.label, "probability": each.probability} for each in row.top],
         }
         yield separator + textwrap.indent(json.dumps(entry, indent=2, ensure_ascii=False, allow_nan=False), "  ")
@@ -157,17 +171,19 @@ def _json_parts(rows: Iterable[Row]) -> Iterator[str]:
     yield "\n]\n"
 
 
-def _csv_lines(rows: Iterable[Row], top_k: int) -> Iterator[str]:
+def _csv_lines(rows: Iterable[Row], top_k: int, min_confidence: float) -> Iterator[str]:
     line = io.StringIO(newline="")
     writer = csv.writer(line)
     pairs = [(f"class_{n}", f"probability_{n}") for n in range(1, top_k + 1)]
-    writer.writerow(["image", *(column for pair in pairs for column in pair), "error"])
+    sure = ["sure"] * bool(min_confidence)
+    writer.writerow(["image", *(column for pair in pairs for column in pair), *sure, "error"])
     yield line.getvalue()
     for row in rows:
         line.seek(0)
         line.truncate()
         cells = [cell for each in row.top for cell in (csv_text(each.label), f"{each.probability:.6f}")]
-        writer.writerow([csv_text(row.image), *(cells or [""] * 2 * top_k), csv_text(row.error)])
+        sure = [str(row.is_sure(min_confidence)).lower() if row.top else ""] * bool(min_confidence)
+        writer.writerow([csv_text(row.image), *(cells or [""] * 2 * top_k), *sure, csv_text(row.error)])
         yield line.getvalue()
 
 
@@ -188,6 +204,11 @@ def print_summary(summary: PredictionSummary, dataset: str = "") -> int:
     for row in summary.first_failed:
         shown = printable(f"{row.image}: {row.error}")
         say(f"{'' if row.error == NO_PREDICTION else 'unreadable: '}{shown}")
+    if summary.unsure:
+        say(
+            f"not sure: {summary.unsure:,} of the {summary.images:,} images, whose most probable class has less than "
+            f"{percent(summary.min_confidence)}"
+        )
     say(f"written: {summary.table}, {summary.sheet}")
     if warning := caution(dataset):
         say(warning)
@@ -214,6 +235,8 @@ def _print_table(summary: PredictionSummary) -> None:
     console = Console()
     cells = [[f"{printable(each.label)} {percent(each.probability)}" for each in row.top] for row in summary.first]
     for row, missing in zip(summary.first, cells, strict=True):
+        if row.top and not row.is_sure(summary.min_confidence):
+            missing[0] = f"not sure: {missing[0]}"
         if not row.top:
             missing.append("no prediction" if row.error == NO_PREDICTION else "unreadable")
     table = _make_table(["image", *(f"{n}." for n in range(1, summary.top_k + 1))], names, cells)

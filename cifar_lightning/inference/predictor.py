@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from cifar_lightning.errors import UsageError
-from cifar_lightning.inference.card import Card
+from cifar_lightning.inference.card import Card, choose_confidence
 from cifar_lightning.io.checkpoint_path import SHORTCUTS
 from cifar_lightning.io.files import EXPORTED
 from cifar_lightning.transforms.decode import ImageError, decode_image
@@ -51,9 +51,11 @@ class Prediction:
 
     Attributes:
         top: The most probable classes, best first.
+        is_sure: Whether the first of them is as probable as the ``Predictor`` was told to require.
     """
 
     top: tuple[ClassProbability, ...]
+    is_sure: bool = True
 
     @property
     def label(self) -> str:
@@ -96,10 +98,14 @@ class Predictor:
         batch_size: Most images to classify at once, >= 1.
         tta: Test-time augmentation of a checkpoint: "none", "flip" or "flip_translate"; None uses the checkpoint's
             setting. Exported files contain the setting of their checkpoint.
+        min_confidence: The probability, in [0, 1], below which a prediction is not sure.
+        min_accuracy: Instead of it, the accuracy in [0, 1) that the sure predictions should have: the confidence from
+            which validation images had it. It needs a checkpoint that ``validate --calibrate`` has calibrated.
 
     Attributes:
         card: Facts about the model.
         batch_size: Most images to classify at once.
+        min_confidence: The probability below which a prediction is not sure; 0 if none was asked for.
 
     Raises:
         UsageError: If the file can't be used, or the device is not available.
@@ -115,6 +121,8 @@ class Predictor:
         allow_custom_arch: bool = False,
         batch_size: int = 64,
         tta: str | None = None,
+        min_confidence: float | None = None,
+        min_accuracy: float | None = None,
     ) -> None:
         path = Path(file)
         if not path.is_file():
@@ -141,6 +149,7 @@ class Predictor:
             self._run, self.card = _open_pt2(path, device)
         else:
             self._run, self.card = _open_checkpoint(path, device, arch, allow_custom_code, tta)
+        self.min_confidence = choose_confidence(self.card.calibration, min_confidence, min_accuracy)
         self._try(path)
 
     def _try(self, path: Path) -> None:
@@ -196,7 +205,9 @@ class Predictor:
                     name = f" ({image})" if isinstance(image, str | Path) else ""
                     raise ImageError(f"image {number}{name}: {error}") from error
             rows = self.probabilities(np.stack(decoded))
-            predictions += [Prediction(top_classes(row, self.classes, top_k)) for row in rows]
+            for row in rows:
+                top = top_classes(row, self.classes, top_k)
+                predictions.append(Prediction(top, top[0].probability >= self.min_confidence))
         return predictions
 
     def decode(self, image: ImageInput) -> NDArray[np.uint8]:

@@ -39,6 +39,7 @@ def predict_with_trainer(
     top_k: int | None = None,
     title: str = "",
     explain: bool = False,
+    min_confidence: float = 0.0,
 ) -> PredictionSummary | None:
     """Predict the classes of image files, and write a table and a contact sheet, as ``predict_files`` does.
 
@@ -54,6 +55,7 @@ def predict_with_trainer(
         top_k: Number of classes to name for each image, from 1 to K; None names 3, or all.
         title: Title of the contact sheet.
         explain: Whether to draw heat maps (Grad-CAM) beside the images of the contact sheet.
+        min_confidence: The probability below which a prediction is not sure.
 
     Returns:
         The summary; None in other processes than the first.
@@ -65,7 +67,7 @@ def predict_with_trainer(
     if isinstance(limit, int) or limit != 1.0:
         raise UsageError("predict needs all images: leave out trainer.limit_predict_batches and trainer.fast_dev_run.")
     make_heat = _make_explain(model, data) if explain else None
-    job = prepare(names, data.classes, output, top_k)
+    job = prepare(names, data.classes, output, top_k, min_confidence)
     remove_unfinished(job.table)
     writer = PartWriter(job)
     data.predict_on(job.paths)

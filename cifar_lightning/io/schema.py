@@ -96,6 +96,13 @@ CLASSES = several(TEXT, range(1, 100_000), distinct=True)
 CHANNELS = several(number(-1e6, 1e6), (1, 3))
 SCALES = several(number(1e-6, 1e6), (1, 3))
 IMAGE_SIZE = whole(1, 4096)
+CALIBRATION = {
+    "temperature": number(1e-3, 1e3),
+    "images": whole(1),
+    "tta": TEXT,
+    "curve": several(several(number(0, 1), (4,)), range(1, 1001)),
+}
+"""What ``training.calibration.calibrate`` returns."""
 
 
 def check(values: object, kinds: Mapping[str, Kind]) -> tuple[Sequence[str], Sequence[str]]:

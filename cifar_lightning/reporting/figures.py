@@ -69,7 +69,7 @@ def prediction_grid(
     above, below = 0.16 * lines, 0.18 if labels is None else 0.32  # as fractions of an image's side
     width, height = columns * (wide + 0.1), rows * (1.1 + above + below)
     figure = Figure(figsize=(max(1.45 * width, 4.5), 1.45 * height + 0.5), dpi=120, layout="constrained")
-    _entitle(figure, title)
+    entitle(figure, title)
     axis = figure.subplots()  # One axis for all images is several times faster than one for each.
     for number, (image, row) in enumerate(zip(images, probabilities, strict=True)):
         left, top = number % columns * (wide + 0.1) + 0.05, number // columns * height / rows + above + 0.05
@@ -112,7 +112,7 @@ def shorten(text: str, length: int = 22) -> str:
     return text if len(text) <= length else f"{text[: length // 2 - 1]}…{text[-length // 2 :]}"
 
 
-def _entitle(figure: Figure, title: str) -> None:
+def entitle(figure: Figure, title: str) -> None:
     """Write a title above a figure, wrapped to its width."""
     lines = [part for line in title.splitlines() for part in textwrap.wrap(line, int(12 * figure.get_figwidth()))]
     figure.suptitle("\n".join(lines), fontsize=11, parse_math=False)
@@ -186,7 +186,7 @@ def confusion_matrix(counts: NDArray[np.integer], classes: Sequence[str], title:
             parse_math=False,
         )
         axis.set_yticks(range(len(classes)), names, fontsize=size, parse_math=False)
-    _entitle(figure, title)
+    entitle(figure, title)
     if written:
         for (row, column), count in np.ndenumerate(counts):
             share = shares[row, column]
@@ -222,7 +222,7 @@ def class_accuracy(
     large = len(order) > 20
     size = 6 if large else 9
     figure = Figure(figsize=(7.5, (0.13 if large else 0.32) * len(order) + 1.4), dpi=120, layout="constrained")
-    _entitle(figure, title)
+    entitle(figure, title)
     axis = figure.subplots()
     rows = np.arange(len(order))
     filled = total[order] > 0
@@ -278,7 +278,7 @@ def reliability_diagram(probabilities: NDArray[np.floating], labels: NDArray[np.
     upper.plot([0, 1], [0, 1], "--", color=NEUTRAL, linewidth=1, label="perfect calibration")
     upper.set(ylabel="accuracy", xlim=(0, 1), ylim=(0, 1))
     figure.legend(fontsize=9, loc="outside lower center", ncols=2, frameon=False)
-    _entitle(figure, f"{title}\nexpected calibration error {percent(ece, 2)}")
+    entitle(figure, f"{title}\nexpected calibration error {percent(ece, 2)}")
     lower.bar(centres, counts / max(counts.sum(), 1), width, color=NEUTRAL, edgecolor="white")
     lower.set(xlabel="confidence (probability of the predicted class)", ylabel="fraction\nof images")
     for axis in (upper, lower):
@@ -298,7 +298,7 @@ def learning_curves(history: Sequence[Mapping[str, float]], title: str = "") -> 
         title: The title of the figure.
     """
     figure = Figure(figsize=(9, 3.8), dpi=120, layout="constrained")
-    _entitle(figure, title)
+    entitle(figure, title)
     for axis, (name, label) in zip(figure.subplots(1, 2), [("loss", "loss"), ("acc", "accuracy")], strict=True):
         for stage, (colour, marker), line in (("train", SERIES[1], "--"), ("val", SERIES[0], "-")):
             key = f"{stage}/{name}"
@@ -329,7 +329,7 @@ def augmentation_grid(images: NDArray[np.uint8], augmented: NDArray[np.uint8], t
     """
     rows, epochs = augmented.shape[:2]
     figure = Figure(figsize=(1.1 * (epochs + 1) + 0.6, 1.1 * rows + 0.9), dpi=120, layout="constrained")
-    _entitle(figure, title)
+    entitle(figure, title)
     first, rest = figure.subplots(1, 2, width_ratios=[1, epochs])
     _show_mosaic(first, images[:, None], [], ["original"])
     _show_mosaic(rest, augmented, [], [f"epoch {epoch + 1}" for epoch in range(epochs)])
@@ -349,7 +349,7 @@ def corruption_curves(
     """
     severities = examples.shape[1]
     figure = Figure(figsize=(11, 4.6), dpi=120, layout="constrained")
-    _entitle(figure, title)
+    entitle(figure, title)
     axis, images = figure.subplots(1, 2, width_ratios=[1.1, 1])
     for number, (name, values) in enumerate(accuracy.items()):
         colour, marker = SERIES[number % len(SERIES)]

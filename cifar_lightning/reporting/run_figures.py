@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 from cifar_lightning.data.datamodule import ImageDataModule
 from cifar_lightning.io.text import percent
 from cifar_lightning.reporting import figures
+from cifar_lightning.reporting.curve_figures import binary_curves, coverage_curve
 from cifar_lightning.reporting.figures import Figure
 from cifar_lightning.training.metrics import Evaluation, wilson_interval
 from cifar_lightning.transforms.corruptions import SEVERITIES, corrupt
@@ -67,7 +68,7 @@ def draw_evaluation(data: ImageDataModule, split: str, evaluation: Evaluation, s
         selected: NDArray[np.uint8] = images[indices[torch.from_numpy(chosen)]].cpu().numpy()
         return selected
 
-    return {
+    drawn = {
         f"{split}/predictions": figures.prediction_grid(
             select(sample),
             probabilities[sample],
@@ -87,7 +88,11 @@ def draw_evaluation(data: ImageDataModule, split: str, evaluation: Evaluation, s
             correct, total, wilson_interval(correct, total), data.classes, title
         ),
         f"{split}/reliability": figures.reliability_diagram(probabilities, labels, title),
+        f"{split}/coverage": coverage_curve(probabilities, labels, title),
     }
+    if len(data.classes) == 2 and 0 < labels.mean() < 1:
+        drawn[f"{split}/curves"] = binary_curves(probabilities[:, 1], labels == 1, data.classes[1], title)
+    return drawn
 
 
 def draw_corruptions(data: ImageDataModule, accuracy: Mapping[str, Sequence[float]], clean: float) -> Figure:

@@ -19,6 +19,9 @@ CAPTIONS = {
     "difference may be due to chance.",
     "reliability": "Reliability diagram. Bars below the diagonal: the network is overconfident, its accuracy is lower "
     "than its confidence. Bars above: it is underconfident.",
+    "coverage": "Accuracy on the images that the network is most confident about. Where the answer may be “not sure”, "
+    "this is what is gained by answering fewer images.",
+    "curves": "Of two classes: how many images of the second are found, and what is taken for it, at every threshold.",
 }
 """Captions of the figures that validation and test have each, in the order of the page."""
 

@@ -12,6 +12,10 @@ from cifar_lightning.training.metrics import wilson_interval
 from cifar_lightning.transforms.corruptions import SEVERITIES
 
 
+ACCURACIES = (0.8, 0.9, 0.95, 0.98, 0.99)
+"""The minimum accuracies in the table of a calibration."""
+
+
 def class_table(
     confusion: NDArray[np.integer],
     classes: Sequence[str],
@@ -52,6 +56,20 @@ def corruption_table(accuracy: Mapping[str, Sequence[float]], title: str) -> Tab
     for name, values in accuracy.items():
         row = [*values, sum(values) / len(values)]
         table.add_row(name.replace("_", " "), *map(percent, row))
+    return table
+
+
+def coverage_table(curve: Sequence[Sequence[float]]) -> Table:
+    """Make a table of what a minimum accuracy costs: the images that get an answer.
+
+    Args:
+        curve: The rows of ``accuracy_by_coverage``.
+    """
+    table = _table("answers on the validation images", "min_accuracy", "min_confidence", "answered", "accuracy")
+    for wanted in ACCURACIES:
+        rows = [tuple(row) for row in curve if row[3] >= wanted]
+        cells = [percent(value) for value in min(rows)[:3]] if rows else ["not reached", "–", "–"]
+        table.add_row(f"{wanted:g}", *cells)
     return table
 
 

@@ -143,7 +143,7 @@ def _add_server_information(app: FastAPI, service: ClassificationService) -> Non
     @app.get("/v1/model", summary="Describe the model and the limits", tags=["Server"])
     async def model() -> ModelInfo:
         """Return the model's card and the limits of the server."""
-        return ModelInfo(card=service.card, limits=service.limits)
+        return ModelInfo(card=service.card, limits=service.limits, min_confidence=service.min_confidence)
 
     @app.get("/livez", summary="Check that the server is running", tags=["Server"], response_class=PlainTextResponse)
     async def livez() -> str:

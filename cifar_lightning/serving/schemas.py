@@ -26,6 +26,9 @@ class Classification(BaseModel):
 
     label: str = Field(description="The most probable class.")
     probability: float = Field(description="The probability of that class, from 0 to 1.")
+    sure: bool = Field(
+        description="Whether that probability is at least the server's minimum confidence, if it has one."
+    )
     top: tuple[ClassProbability, ...] = Field(description="The most probable classes, best first.")
     preview: str | None = Field(
         None, description="With preview=true, the image as the network sees it: a data: URL of a PNG."
@@ -71,6 +74,7 @@ class ModelInfo(BaseModel):
 
     card: Card
     limits: ServerLimits
+    min_confidence: float = Field(description="The probability below which an answer is not sure; 0 if there is none.")
 
 
 _FILE = {"type": "string", "format": "binary"}

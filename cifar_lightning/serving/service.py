@@ -42,6 +42,7 @@ class ClassificationService:
 
     def __init__(self, predictor: Predictor, limits: ServerLimits, registry: CollectorRegistry) -> None:
         self.card, self.limits, self.ready = predictor.card, limits, False
+        self.min_confidence = predictor.min_confidence
         self._predictor = predictor
         self._decoders = AsyncThreadPool(DECODERS, "decoder")
         self._batcher = Batcher(self._classify_batch)
@@ -98,7 +99,8 @@ class ClassificationService:
         except UsageError as error:
             raise HTTPException(500, str(error)) from error
         preview = await self._decoders.run(_encode_data_url, image) if options.preview else None
-        return Classification(label=top[0].label, probability=top[0].probability, top=top, preview=preview)
+        best, sure = top[0], top[0].probability >= self.min_confidence
+        return Classification(label=best.label, probability=best.probability, sure=sure, top=top, preview=preview)
 
     async def classify_all(self, files: Sequence[UploadedFile], options: PredictOptions) -> list[BatchItem]:
         """Classify several images. An image that can't be classified gets a problem; the others are not affected."""

@@ -23,6 +23,7 @@ from cifar_lightning.errors import UsageError
 from cifar_lightning.io.custom import CUSTOM_CODE
 from cifar_lightning.io.schema import (
     ANY,
+    CALIBRATION,
     CHANNELS,
     CLASSES,
     IMAGE_SIZE,
@@ -30,6 +31,7 @@ from cifar_lightning.io.schema import (
     TEXT,
     Kind,
     check,
+    holding,
     mapping,
     nullable,
     number,
@@ -94,6 +96,7 @@ KINDS = {
     "trainer_settings/callbacks": optional(several(TEXT)),
     "trainer_settings/monitor": optional(TEXT),
     "changes": optional(several(TEXT)),
+    "calibration": optional(holding(CALIBRATION)),
     "partial_epoch": optional(Kind("the sums of an epoch", lambda sums: sums == {} or not any(check(sums, _SUMS)))),
 }
 """What every checkpoint holds; a name after a slash is inside the entry named before it."""
@@ -193,6 +196,10 @@ class Checkpoint:
         """The network's name."""
         return str(self.content["hyper_parameters"]["arch"])
 
+    def calibration(self, tta: str) -> dict[str, Any] | None:
+        """Return what ``validate --calibrate`` stored, if it was with this test-time augmentation."""
+        return find_calibration(self.content, tta)
+
     def check_custom_code(self, used: Mapping[str, Sequence[str]], named: Mapping[str, Sequence[str]]) -> None:
         """Refuse code that the user has not named.
 
@@ -280,6 +287,12 @@ class Checkpoint:
         model, data = self.model_settings, self.data_settings
         settings = {"seed_everything": data.pop("seed", 0), "model": model, "data": data}
         return settings | ({"trainer": self.trainer_settings, "monitor": self.monitor} if resume else {})
+
+
+def find_calibration(content: Mapping[str, Any], tta: str) -> dict[str, Any] | None:
+    """Return the calibration in Lightning's checkpoint, if it was computed with this test-time augmentation."""
+    found: dict[str, Any] | None = content.get("calibration")
+    return found if found and found["tta"] == tta else None
 
 
 def is_plain(value: object) -> bool:

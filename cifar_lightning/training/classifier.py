@@ -28,7 +28,7 @@ from cifar_lightning.models.pretrained import (
 )
 from cifar_lightning.training.averaging import Averaging
 from cifar_lightning.training.callback_check import check_compatible
-from cifar_lightning.training.checkpoint import FORMAT, upgrade
+from cifar_lightning.training.checkpoint import FORMAT, find_calibration, upgrade
 from cifar_lightning.training.chosen_metrics import ChosenMetrics
 from cifar_lightning.training.divergence import are_finite, handle_divergence, stop_or_warn
 from cifar_lightning.training.losses import CROSS_ENTROPY, build_loss, class_weights
@@ -143,6 +143,8 @@ class ImageClassifier(LightningModule):
             for parameter in backbone_parameters(self.net, num_classes, all_but_head=freeze == "all_but_head"):
                 parameter.requires_grad_(False)
             self.train()
+        self.temperature = 1.0
+        """What the logits are divided by in evaluation and prediction; see ``calibration``."""
         self._fresh = True  # No checkpoint has been loaded.
         self._tuning = False  # LearningRateFinder or BatchSizeFinder may be at work, before training starts.
         self._seed: int | None = None
@@ -196,6 +198,7 @@ class ImageClassifier(LightningModule):
         self._fresh = False
         self._seed = checkpoint.get("seed")
         upgrade(checkpoint)
+        self.temperature = (find_calibration(checkpoint, self.hparams["tta"]) or {}).get("temperature", 1.0)
         self._partial = checkpoint.get("partial_epoch", {})
 
     def setup(self, stage: str) -> None:
@@ -245,7 +248,7 @@ class ImageClassifier(LightningModule):
 
     def on_fit_start(self) -> None:
         self._check_classes()
-        self._tuning = False
+        self._tuning, self.temperature = False, 1.0  # That of a resumed checkpoint is not that of later weights.
         callbacks: list[Callback] = self.trainer.callbacks  # type: ignore[attr-defined]
         if any(isinstance(callback, LearningRateFinder | BatchSizeFinder) for callback in callbacks):
             # They have trained a few steps by now, and Lightning updates neither the schedule's rates nor its length.
@@ -299,7 +302,7 @@ class ImageClassifier(LightningModule):
 
     def _logits(self, images: Tensor, *, tta: bool) -> Tensor:
         views = tta_views(images, self.hparams["tta"] if tta else "none")
-        return torch.stack([weight * self(view).float() for weight, view in views]).sum(0)
+        return torch.stack([weight / self.temperature * self(view).float() for weight, view in views]).sum(0)
 
     def training_step(self, batch: tuple[Tensor, Tensor, Tensor], batch_idx: int) -> Tensor:
         images, labels, indices = batch

@@ -130,7 +130,7 @@ def test_a_test_on_another_data_set_has_a_folder_of_its_own(
     assert f"written: {other / 'report.html'}, {other / 'test.json'}, {other / 'figures'}/test_*.png" in out
     assert {path: path.read_bytes() for path in own} == own, "the run keeps its own test, report and figures"
     assert json.loads((other / "test.json").read_text())["dataset"] == f"folder {image_folder}"
-    assert len(list((other / "figures").glob("test_*.png"))) == 5
+    assert len(list((other / "figures").glob("test_*.png"))) == 6
     assert measured == Predictor(run / "best.ckpt").card.test_accuracy is not None
 
 

@@ -25,7 +25,7 @@ class Reddish:
 
     classes = ("red", "other")
     batch_size = 4
-    card = SimpleNamespace(image_size=8)
+    card, min_confidence = SimpleNamespace(image_size=8), 0.0
 
     def __init__(self) -> None:
         self.batches: list[int] = []

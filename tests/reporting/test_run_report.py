@@ -54,14 +54,14 @@ def test_fit_writes_the_page(trained: Path) -> None:
     ):
         assert said in page.text
     assert "Corruptions" not in page.text
-    assert page.tags.count("img") == 7
+    assert page.tags.count("img") == 8
 
 
 def test_test_updates_the_page(tested: Path) -> None:
     page = Collector((tested / "report.html").read_text(encoding="utf-8"))
     for said in ("calibration error", "negative log-likelihood", "top-3 accuracy", "airplane", "95% interval"):
         assert said in page.text
-    assert page.tags.count("img") == 12
+    assert page.tags.count("img") == 14
     assert "overwritten" not in page.text
     shutil.copy(tested / "best.ckpt", tested / "kept.ckpt")
     (tested / "best.ckpt").write_bytes(b"another one")
@@ -101,7 +101,7 @@ def test_a_browser_shows_it_without_a_request(tested: Path, tmp_path: Path, widt
         page.call("Page.navigate", url=(tested / "report.html").absolute().as_uri())
         page.wait_for("document.readyState === 'complete'")
         images = page.evaluate("[...document.images].map(image => image.naturalWidth)")
-        assert len(images) == 12
+        assert len(images) == 14
         assert min(images) > 300
         assert page.evaluate("document.documentElement.scrollWidth") <= width, "only tables may scroll"
     asked = [e["params"]["request"]["url"] for e in page.events if e.get("method") == "Network.requestWillBeSent"]
@@ -115,7 +115,7 @@ def test_a_checkpoint_without_its_run_is_reported(trained: Path, here: Path) -> 
     assert main(["test", "--ckpt_path=elsewhere/best.ckpt"]) == 0
     page = Collector((here / "elsewhere" / "report.html").read_text(encoding="utf-8"))
     assert '"arch": "cnn"' in page.text
-    assert page.tags.count("img") == 5
+    assert page.tags.count("img") == 6
 
 
 BROKEN = {
@@ -165,7 +165,7 @@ def test_the_figure_names_of_release_0_1_0_are_known(tested: Path) -> None:
     (figures / "test_misclassified.png").rename(figures / "test_mistakes.png")
     write_report(tested)
     page = (tested / "report.html").read_text(encoding="utf-8")
-    assert Collector(page).tags.count("img") == 12
+    assert Collector(page).tags.count("img") == 14
     Image.new("RGB", (2, 2)).save(figures / "test_misclassified.png")  # tested again by this release
     write_report(tested)
     assert (tested / "report.html").read_text(encoding="utf-8") != page

@@ -71,7 +71,7 @@ TEXTS = {
         "--ckpt_path FILE [options]",
         "Measure a checkpoint on the validation images, per class.",
         _MEASURING,
-        ("cifar-lightning validate --ckpt_path best",),
+        ("cifar-lightning validate --ckpt_path best", "cifar-lightning validate --ckpt_path best --calibrate"),
         _RUN_OPTIONS,
     ),
     "test": Help(
@@ -92,9 +92,11 @@ TEXTS = {
         (
             "cifar-lightning predict --ckpt_path best cat.jpg my_images",
             "cifar-lightning predict --ckpt_path best cat.jpg --explain",
+            "cifar-lightning predict --ckpt_path best cat.jpg --min_accuracy 0.95",
             "cifar-lightning predict --ckpt_path model.onnx cat.jpg --output cat.json",
         ),
-        "With an exported file, predict takes images, --output, --top_k, --device and --allow_custom_code.",
+        "With an exported file, predict takes images, --output, --top_k, --min_confidence, --min_accuracy, --device and "
+        "--allow_custom_code.",
     ),
     "bench": Help(
         "[RECIPE] [options]",

@@ -2,12 +2,13 @@
 
 const EXAMPLES = "airplane automobile bird cat deer dog frog horse ship truck".split(" ");
 const MAX_REQUESTS = 4; // at once
-const UNSURE = 0.5; // Results below this probability are marked.
+const UNSURE = 0.5; // Results below this probability are marked, unless the server has a limit of its own.
 
 const $ = (id) => document.getElementById(id);
 const percent = (probability) => `${(100 * probability).toFixed(1)}%`;
 
 let limits = { bytes: Infinity };
+let minConfidence = 0;
 let size = 0;
 let topK = 1;
 let running = 0;
@@ -17,8 +18,9 @@ const waiting = [];
 // ---- the model
 
 async function showModel() {
-  const { card, limits: given } = await (await fetch("v1/model")).json();
+  const { card, limits: given, min_confidence } = await (await fetch("v1/model")).json();
   limits = given;
+  minConfidence = min_confidence;
   size = card.image_size;
   topK = Math.min(5, card.classes.length);
   const drawn = card.dataset === "synthetic";
@@ -29,7 +31,9 @@ async function showModel() {
   const named = card.classes.length > 20 ? [...card.classes.slice(0, 20), "…"] : card.classes;
   $("warning").textContent =
     `The model knows only ${card.classes.length} classes: ${named.join(", ")}. ` +
-    "It assigns one of them to every image, even to an image of something else.";
+    (minConfidence
+      ? `Where the most probable one has less than ${percent(minConfidence)}, the answer is "not sure".`
+      : "It assigns one of them to every image, even to an image of something else.");
   $("drawings").hidden = !drawn;
   $("warning").hidden = false;
   const facts = {
@@ -96,10 +100,14 @@ function next() {
 async function classify(file, name, article) {
   try {
     const answer = await ask(file);
-    article.querySelector(".verdict").textContent = `${answer.label}, ${percent(answer.probability)}`;
+    const guess = `${answer.label}, ${percent(answer.probability)}`;
+    const verdict = answer.sure ? guess : "not sure";
+    article.querySelector(".verdict").textContent = verdict;
     const doubt = article.querySelector(".doubt");
-    doubt.hidden = answer.probability >= UNSURE;
-    doubt.textContent = "Uncertain: no class has a probability of 50% or more. The image may show none of them.";
+    doubt.hidden = answer.sure && (minConfidence > 0 || answer.probability >= UNSURE);
+    doubt.textContent = answer.sure
+      ? "Uncertain: no class has a probability of 50% or more. The image may show none of them."
+      : `The most probable class is ${guess}, below ${percent(minConfidence)}. The image may show none of the classes.`;
     article.querySelector(".bars").append(...answer.top.map(makeBar));
     const seen = article.querySelector(".seen");
     seen.src = answer.preview;
@@ -107,7 +115,7 @@ async function classify(file, name, article) {
     seen.closest("figure").hidden = false;
     seen.closest("figure").querySelector("figcaption").textContent = `network input, ${size}×${size}`;
     article.classList.add("answered");
-    $("status").textContent = `${name}: ${answer.label}, ${percent(answer.probability)}`;
+    $("status").textContent = `${name}: ${verdict}`;
   } catch (error) {
     article.classList.add("failed");
     article.querySelector(".verdict").textContent = error.message;
