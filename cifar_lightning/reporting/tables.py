@@ -11,7 +11,6 @@ from cifar_lightning.io.text import percent, printable
 from cifar_lightning.training.metrics import wilson_interval
 from cifar_lightning.transforms.corruptions import SEVERITIES
 
-
 ACCURACIES = (0.8, 0.9, 0.95, 0.98, 0.99)
 """The minimum accuracies in the table of a calibration."""
 

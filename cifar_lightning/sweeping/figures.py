@@ -83,7 +83,7 @@ def draw_history(trials: Sequence[FrozenTrial], sweep: Sweep, title: str = "") -
     axis.plot(numbers, values, "o", color=BLUE, markersize=5, label="complete")
     pruned = [t for t in trials if t.state == TrialState.PRUNED and t.intermediate_values]
     if pruned:
-        reached = [sweep.best_of(list(trial.intermediate_values.values())) for trial in pruned]
+        reached = [score for trial in pruned if (score := sweep.score(trial)) is not None]
         axis.plot([t.number for t in pruned], reached, "x", color="#666666", markersize=5, label="pruned")
     axis.set(xlabel="trial", ylabel=_metric_label(sweep))
     axis.xaxis.set_major_locator(MaxNLocator(integer=True))

@@ -72,6 +72,12 @@ class SearchResult:
         return Path(self.best.user_attrs["run"]) if self.best else None
 
     @property
+    def best_checkpoint(self) -> Path | None:
+        """The best checkpoint of the best trial, with folds that of the first one."""
+        run = self.best_run
+        return run and (run / "version_0" if self.sweep.folds else run) / "best.ckpt"
+
+    @property
     def how_to_resume(self) -> str:
         """A message for a search that is not finished."""
         return f"{self.finished} of {self.sweep.trials} trials are done. To resume, give the same command again."
@@ -121,16 +127,17 @@ def write_trials(result: SearchResult, path: Path) -> None:
     sweep = result.sweep
     table = io.StringIO(newline="")
     writer = csv.writer(table)
-    writer.writerow(["trial", "state", sweep.monitor, "epochs", "seconds", "retry_of", "run", "error", *sweep.space])
+    length = "folds" if sweep.folds else "epochs"
+    writer.writerow(["trial", "state", sweep.monitor, length, "seconds", "retry_of", "run", "error", *sweep.space])
     for trial in result.study.get_trials(deepcopy=False):
-        values = list(trial.intermediate_values.values())
+        score = sweep.score(trial)
         retried = retried_trial(trial)
         params = [trial.params.get(key, "") for key in sweep.space]
         writer.writerow([
             trial.number,
             EXCESS_TRIAL if EXCESS_TRIAL in trial.user_attrs else trial.state.name.lower(),
-            sweep.best_of(values) if values else "",
-            len(values),
+            "" if score is None else score,
+            len(trial.intermediate_values),
             f"{trial.duration.total_seconds():.1f}" if trial.duration else "",
             "" if retried is None else retried,
             csv_text(trial.user_attrs.get("run", "")),
@@ -208,7 +215,7 @@ def describe_next_steps(result: SearchResult) -> str:
         f"best: {result.best_run} (trial {result.best.number})\n"
         f"written to {result.folder}: {written}{missing}\n"
         f"next:\n  cifar-lightning fit --config {result.folder / 'best.yaml'}\n"
-        f"  cifar-lightning predict --ckpt_path {result.best_run}/best.ckpt YOUR_IMAGES"
+        f"  cifar-lightning predict --ckpt_path {result.best_checkpoint} YOUR_IMAGES"
     )
 
 

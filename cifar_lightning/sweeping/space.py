@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
-from optuna.trial import Trial
+from optuna.trial import FrozenTrial, Trial
 
 from cifar_lightning.errors import UsageError
 from cifar_lightning.io.config import flatten
@@ -32,6 +32,8 @@ class Sweep:
         trials: Number of trials, of all workers together.
         study: Name of the study and of its folder in runs/; by default, the name of the config.
         monitor: The metric to improve; a trial counts with its best epoch.
+        folds: Into how many folds the training images are divided: a trial trains a run for each, counts with their
+            mean, and is pruned between two of them. 0 trains one run, with the recipe's own validation images.
         sampler: Name of one of Optuna's sampler classes.
         sampler_options: Keyword arguments of the sampler.
         pruner: Name of one of Optuna's pruner classes; NopPruner stops no trial early.
@@ -53,6 +55,7 @@ class Sweep:
     trials: int = 20
     study: str | None = None
     monitor: Literal["val/acc", "val/loss"] = "val/acc"
+    folds: int = 0
     sampler: str = "TPESampler"
     sampler_options: dict[str, Any] = field(default_factory=dict)
     pruner: str = "MedianPruner"
@@ -66,6 +69,8 @@ class Sweep:
         for name in ("trials", "heartbeat", "workers"):
             if getattr(self, name) < 1:
                 raise UsageError(f"{name} is {getattr(self, name)}; it must be at least 1.")
+        if self.folds < 0 or self.folds == 1:
+            raise UsageError(f"folds is {self.folds}; it must be 0 or at least 2.")
         if twice := sorted(set(self.space) & set(self.overrides)):
             raise UsageError(f"{', '.join(twice)} is in both space and overrides. Remove it from one of them.")
         if not self.space:
@@ -94,7 +99,8 @@ class Sweep:
     @property
     def fit_arguments(self) -> list[str]:
         """The arguments of ``fit`` that all trials share."""
-        return ["--config", str(self.recipe), *to_flags(self.overrides), "--trainer.enable_progress_bar=false"]
+        folds = [f"--data.folds={self.folds}", "--data.val_size=null"] * bool(self.folds)
+        return ["--config", str(self.recipe), *to_flags(self.overrides), *folds, "--trainer.enable_progress_bar=false"]
 
     @property
     def maximize(self) -> bool:
@@ -104,6 +110,14 @@ class Sweep:
     def best_of(self, values: Sequence[float]) -> float:
         """Return the best of some values of the monitored metric."""
         return max(values) if self.maximize else min(values)
+
+    def score(self, trial: FrozenTrial) -> float | None:
+        """Return what a trial counts with, also if it was pruned; None if nothing was validated."""
+        values = list(trial.intermediate_values.values())
+        if not values:
+            return None
+        # After each fold the mean of all so far is reported.
+        return values[-1] if self.folds else self.best_of(values)
 
     def format(self, value: float | None) -> str:
         """Return a value of the monitored metric as it is printed: an accuracy in per cent; a dash for None."""

@@ -96,7 +96,7 @@ def _join_study(sweep: Sweep, recipe: Mapping[str, Any], storage: BaseStorage) -
     study = optuna.load_study(study_name=sweep.study_name, storage=storage)
     terms = _terms(sweep, recipe)
     before = json.loads(study.user_attrs.get("terms", json.dumps(terms)))
-    if changed := [name for name, value in terms.items() if json.loads(json.dumps(value)) != before[name]]:
+    if changed := [name for name, value in terms.items() if json.loads(json.dumps(value)) != before.get(name, 0)]:
         raise UsageError(
             f"the study {sweep.study_name} exists with a different {' and '.join(changed)}, so its trials can't be "
             "compared with new ones. Name a new study with --study, or restore what was changed."
@@ -107,7 +107,13 @@ def _join_study(sweep: Sweep, recipe: Mapping[str, Any], storage: BaseStorage) -
 def _terms(sweep: Sweep, recipe: Mapping[str, Any]) -> dict[str, Any]:
     """Return what must be the same for the trials of two workers to be comparable."""
     overrides = {key: value for key, value in sweep.overrides.items() if key not in MACHINE_OPTIONS}
-    return {"base": recipe, "overrides": overrides, "space": sweep.space, "monitor": sweep.monitor}
+    return {
+        "base": recipe,
+        "overrides": overrides,
+        "space": sweep.space,
+        "monitor": sweep.monitor,
+        "folds": sweep.folds,
+    }
 
 
 def open_storage(sweep: Sweep, folder: Path) -> BaseStorage:

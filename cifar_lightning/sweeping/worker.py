@@ -14,6 +14,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
+from statistics import mean
 from typing import Any, Protocol
 
 import optuna
@@ -92,7 +93,7 @@ class PruningCallback(Callback):
     The callback of optuna-integration stops it by an exception, which leaves a run without figures.
 
     Args:
-        trial: The trial.
+        trial: The trial; None reports nothing, and prunes nothing.
         monitor: The metric to report.
         on_report: Called after each validation with the values so far.
 
@@ -101,7 +102,7 @@ class PruningCallback(Callback):
         pruned: Whether the trial was pruned.
     """
 
-    def __init__(self, trial: Trial, monitor: str, on_report: Callable[[list[float]], None]) -> None:
+    def __init__(self, trial: Trial | None, monitor: str, on_report: Callable[[list[float]], None]) -> None:
         self.trial, self.monitor, self.on_report = trial, monitor, on_report
         self.values: list[float] = []
         self.pruned = False
@@ -111,8 +112,10 @@ class PruningCallback(Callback):
         if trainer.sanity_checking:
             return
         self.values.append(float(trainer.callback_metrics[self.monitor]))
-        self.trial.report(self.values[-1], step=len(self.values) - 1)
         self.on_report(self.values)
+        if self.trial is None:
+            return
+        self.trial.report(self.values[-1], step=len(self.values) - 1)
         is_last = trainer.max_epochs is not None and trainer.current_epoch + 1 >= trainer.max_epochs
         if not is_last and self.trial.should_prune():
             self.pruned = trainer.should_stop = True
@@ -209,26 +212,47 @@ class Worker:
             self.status.update(f"trial {trial.number}, epoch {len(scores)}: {self.sweep.monitor} {score}")
 
         self.status.update(f"trial {trial.number} starts")
-        pruning = PruningCallback(trial, self.sweep.monitor, show_epoch)
         words = [*self.sweep.fit_arguments, *to_flags(values), *self.device_flags]
         with RunFolder.claim(self.search.folder, trial.number) as run:
-            result = self.search.train(words, run.path, [pruning])
+            if not self.sweep.folds:
+                pruning = PruningCallback(trial, self.sweep.monitor, show_epoch)
+                self._train_run(words, run.path, pruning)
+                trial.set_user_attr("run", str(run.path))
+                if pruning.pruned:
+                    raise optuna.TrialPruned
+                return self.sweep.best_of(pruning.values)
+            scores: list[float] = []
+            for fold in range(self.sweep.folds):
+                watching = PruningCallback(None, self.sweep.monitor, show_epoch)
+                self._train_run([*words, f"--data.fold={fold}"], run.path / f"version_{fold}", watching)
+                trial.set_user_attr("run", str(run.path))
+                scores.append(self.sweep.best_of(watching.values))
+                trial.report(mean(scores), step=fold)
+                if fold + 1 < self.sweep.folds and (self.interrupted or trial.should_prune()):
+                    raise KeyboardInterrupt if self.interrupted else optuna.TrialPruned
+            return mean(scores)
+
+    def _train_run(self, words: Sequence[str], folder: Path, watching: PruningCallback) -> None:
+        """Train a run of a trial.
+
+        Raises:
+            KeyboardInterrupt: If a signal ended it early.
+        """
+        folder.mkdir(exist_ok=True)
+        result = self.search.train(words, folder, [watching])
         self.interrupted = bool(result.training.signal)
         if result.interrupted:
             raise KeyboardInterrupt
-        trial.set_user_attr("run", str(result.folder))
-        if pruning.pruned:
-            raise optuna.TrialPruned
-        return self.sweep.best_of(pruning.values)
 
     def _describe(self, trial: FrozenTrial) -> str:
         values = list(trial.intermediate_values.values())
         if trial.state == TrialState.FAIL:
             outcome = f"failed: {trial.user_attrs.get('error', 'no value')}"
         else:
-            outcome = f"{self.sweep.monitor} {self.sweep.format(self.sweep.best_of(values))}"
+            outcome = f"{self.sweep.monitor} {self.sweep.format(self.sweep.score(trial))}"
+        part = "fold" if self.sweep.folds else "epoch"
         if trial.state == TrialState.PRUNED:
-            outcome += f", pruned after {len(values)} epoch{'s' * (len(values) > 1)}"
+            outcome += f", pruned after {len(values)} {part}{'s' * (len(values) > 1)}"
         best = find_best(self.study)
         seconds = trial.duration.total_seconds() if trial.duration else 0.0
         params = [(key, trial.params[key]) for key in self.sweep.space if key in trial.params]

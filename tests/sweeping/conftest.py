@@ -35,7 +35,9 @@ def check(words: Sequence[str]) -> Training:
     settings["model.lr"] = float(given.get("model.lr", 0.1))
     settings["data.translate"] = int(given.get("data.translate", 0))
     settings["trainer.default_root_dir"] = None
-    data = SimpleNamespace(hparams={"val_size": int(given.get("data.val_size", 10))}, prepare_data=lambda: None)
+    data = SimpleNamespace(
+        hparams={"val_size": int(given.get("data.val_size", "10").replace("null", "10"))}, prepare_data=lambda: None
+    )
     trainer = SimpleNamespace(world_size=int(given.get("trainer.devices", 1)))
     return cast(Training, SimpleNamespace(settings=settings, trainer=trainer, data=data))
 

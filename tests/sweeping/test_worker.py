@@ -1,11 +1,13 @@
 """Workers, with trainings that report a few values: pruning, failures, retries and the limit of trials."""
 
+import math
 import signal
 import sqlite3
 from collections.abc import Sequence
 from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
+from statistics import mean
 from types import SimpleNamespace
 from typing import Any, cast
 
@@ -44,6 +46,37 @@ def test_a_worker_trains_all_trials(sweep: Sweep, capsys: pytest.CaptureFixture[
     assert all(line.startswith("  lr 0.0") for line in lines[1::2])
     assert "; best " in lines[-2]
     assert f"  lr {study.trials[2].params['model.lr']:.3g}, translate " in lines[-1]
+
+
+def test_a_trial_of_several_folds_counts_with_their_mean(sweep: Sweep) -> None:
+    trained: list[tuple[dict[str, str], Path]] = []
+
+    def train_fold(words: Sequence[str], folder: Path, callbacks: Sequence[Callback]) -> FitResult:
+        given = options(words)
+        trained.append((given, folder))
+        rate = str(float(given["model.lr"]) * 10 ** -int(given["data.fold"]))
+        return train([*words, f"--model.lr={rate}"], folder, callbacks)
+
+    search, study = begin(replace(sweep, folds=2, trials=2, pruner="NopPruner"), train_fold)
+    run_workers(search, study, is_new=True)
+    assert [folder for _, folder in trained] == [
+        Path(f"runs/own/version_{n}/version_{k}") for n in (0, 1) for k in (0, 1)
+    ]
+    assert all((given["data.folds"], given["data.val_size"]) == ("2", "null") for given, _ in trained)
+    for trial in study.trials:
+        first, both = trial.intermediate_values.values()
+        assert trial.value == both
+        distance = math.log10(trial.params["model.lr"]) + 2
+        accuracies = [0.9 - 0.1 * abs(distance), 0.9 - 0.1 * abs(distance - 1)]
+        assert (first, both) == (pytest.approx(accuracies[0]), pytest.approx(mean(accuracies)))
+
+
+def test_a_trial_is_pruned_between_folds(sweep: Sweep) -> None:
+    threshold = {"lower": 2.0}
+    search, study = begin(replace(sweep, folds=3, trials=1, pruner="ThresholdPruner", pruner_options=threshold))
+    run_workers(search, study, is_new=True)
+    assert study.trials[0].state == TrialState.PRUNED
+    assert len(study.trials[0].intermediate_values) == 1
 
 
 def test_a_search_that_is_not_verbose_prints_nothing(sweep: Sweep, capsys: pytest.CaptureFixture[str]) -> None:

@@ -128,7 +128,7 @@ def test_not_sure(calibrated: Path, here: Path, image_folder: Path, capsys: pyte
     assert not any(row["sure"] for row in rows)
     assert f"not sure: {len(rows)} of the {len(rows)} images" in out
     assert main([*words, "--min_confidence=0", "--output=table.csv"]) == 0
-    assert "sure" not in Path("table.csv").read_text()
+    assert "sure" not in Path("table.csv").read_text().splitlines()[0]
     predictions = Predictor(calibrated, min_confidence=0.3)(sorted(image_folder.rglob("*.png"))[:4])
     assert all(one.is_sure == (one.probability >= 0.3) for one in predictions)
 
@@ -140,11 +140,11 @@ def test_a_minimum_accuracy_is_that_of_the_validation_images(calibrated: Path, t
     chosen = Predictor(calibrated, min_accuracy=lows[len(lows) // 2]).min_confidence
     kept = [row for row in calibration["curve"] if row[0] == chosen]
     assert kept[0][3] >= lows[len(lows) // 2]
-    with pytest.raises(UsageError, match="min_accuracy is 0.9999"):
+    with pytest.raises(UsageError, match=r"min_accuracy is 0\.9999"):
         Predictor(calibrated, min_accuracy=0.9999)
     with pytest.raises(UsageError, match="validate --calibrate"):
         Predictor(trained / "best.ckpt", min_accuracy=0.5)
     with pytest.raises(UsageError, match="exclude each other"):
         Predictor(calibrated, min_accuracy=0.5, min_confidence=0.5)
-    with pytest.raises(UsageError, match="min_confidence is 1.5"):
+    with pytest.raises(UsageError, match=r"min_confidence is 1\.5"):
         Predictor(calibrated, min_confidence=1.5)

@@ -95,8 +95,8 @@ TEXTS = {
             "cifar-lightning predict --ckpt_path best cat.jpg --min_accuracy 0.95",
             "cifar-lightning predict --ckpt_path model.onnx cat.jpg --output cat.json",
         ),
-        "With an exported file, predict takes images, --output, --top_k, --min_confidence, --min_accuracy, --device and "
-        "--allow_custom_code.",
+        "With an exported file, predict takes images, --output, --top_k, --min_confidence, --min_accuracy, --device "
+        "and --allow_custom_code.",
     ),
     "bench": Help(
         "[RECIPE] [options]",
