@@ -9,6 +9,7 @@ from lightning.pytorch.callbacks import BatchSizeFinder, Callback, LearningRateF
 from lightning.pytorch.callbacks import ProgressBar as AnyProgressBar
 from lightning.pytorch.loggers import Logger, TensorBoardLogger
 
+from cifar_lightning.auditing.warnings import WarnAboutData
 from cifar_lightning.commands.after_fit import check_test
 from cifar_lightning.commands.lightning_cli import TrainingCLI
 from cifar_lightning.commands.session import is_rank_zero, say_once
@@ -61,7 +62,7 @@ def build(cli: TrainingCLI, folder: Path, callbacks: Sequence[Callback] = (), *,
     if reporter:
         built += [reporter, EpochLines()]
     if not settings.fast_dev_run:
-        built += [SaveConfig(cli, folder), *([AnnounceDuration()] if reports else [])]
+        built += [SaveConfig(cli, folder), *([WarnAboutData(), AnnounceDuration()] if reports else [])]
     if settings.enable_progress_bar is not False and not any(isinstance(c, AnyProgressBar) for c in given):
         built.append(make_progress_bar())
     if settings.enable_checkpointing is not False:

@@ -107,8 +107,8 @@ def explain(error: Exception) -> str:
     if isinstance(error, torch.OutOfMemoryError | MemoryError) or "can't allocate memory" in str(error):
         return (
             f"out of memory ({first[-200:]}). Use smaller batches, such as --data.batch_size 64 --data.eval_batch_size "
-            "200, keep the images off the device, --data.device_cache false, or use another device: "
-            "--trainer.accelerator cpu."
+            "200, smaller images, --data.image_size, or a smaller network. On a GPU, --data.device_cache false keeps "
+            "the images in the machine's memory, which need not hold all, and --trainer.accelerator cpu uses no GPU."
         )
     if first.startswith("Early stopping conditioned on metric"):
         return f"trainer.callbacks: {first.replace('Early', 'early', 1)}"
