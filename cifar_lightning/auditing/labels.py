@@ -1,6 +1,7 @@
 """Suspected label errors: confident learning (https://arxiv.org/abs/1911.00068), by cleanlab."""
 
 import csv
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -55,6 +56,20 @@ class OutOfFold:
         indices, labels, probabilities = zip(*table, strict=True) if table else ((), (), ())
         return cls(np.array(indices, np.int64), np.array(labels, np.int64), np.array(probabilities, np.float64))
 
+    @classmethod
+    def average(cls, parts: Sequence["OutOfFold"]) -> "OutOfFold":
+        """Average the probabilities of several cross-validations of the same images.
+
+        Raises:
+            UsageError: If the images or their labels differ.
+        """
+        first = parts[0]
+        for other in parts[1:]:
+            same = np.array_equal(first.indices, other.indices) and np.array_equal(first.labels, other.labels)
+            if not same:
+                raise UsageError("the files of --out_of_fold are of different images or labels.")
+        return cls(first.indices, first.labels, np.mean([part.probabilities for part in parts], 0))
+
 
 def find_label_errors(predictions: OutOfFold) -> list[tuple[int, int, float]]:
     """Find images whose label is probably wrong; the most likely errors first.
@@ -73,8 +88,13 @@ def find_label_errors(predictions: OutOfFold) -> list[tuple[int, int, float]]:
     except ModuleNotFoundError as error:
         raise UsageError(f"label errors need {error.name}: pip install 'cifar-lightning[audit]'") from error
     probabilities = predictions.probabilities / predictions.probabilities.sum(1, keepdims=True)
+    # Of cleanlab's filters and rankings, the most precise ones for 500 wrong labels in 50,000 images of CIFAR-10.
     ranked = find_label_issues(
-        predictions.labels, probabilities, return_indices_ranked_by="normalized_margin", n_jobs=1
+        predictions.labels,
+        probabilities,
+        filter_by="prune_by_class",
+        return_indices_ranked_by="self_confidence",
+        n_jobs=1,
     )
     return [
         (

@@ -37,8 +37,9 @@ def main(argv: Sequence[str]) -> int:
         options, data = cli.config, cli.datamodule
         sets = load_splits(data)
         audit = Audit(sets, Path(data.hparams["root"]), data.hparams["image_size"])
-        findings = audit.run(Path(options.out_of_fold) if options.out_of_fold else None)
-        skipped = {} if options.out_of_fold else {"label": NEEDS_FOLDS}
+        named = [options.out_of_fold] if isinstance(options.out_of_fold, str) else options.out_of_fold or []
+        findings = audit.run([Path(name) for name in named])
+        skipped = {} if named else {"label": NEEDS_FOLDS}
         page, table = Path(options.output), Path(options.output).with_suffix(".csv")
         write_output(page, audit_page(data.description, sets, findings, skipped, table.name))
         write_output(table, to_csv(findings))
@@ -61,9 +62,10 @@ def add_options(parser: Any) -> None:
     """Add the options that ``fit`` does not have."""
     parser.add_argument(
         "--out_of_fold",
-        type=str | None,
+        type=list[str] | str | None,
         default=None,
-        help="The out_of_fold.csv of fit --folds, to search label errors; needs the audit extra.",
+        help="The out_of_fold.csv of fit --folds, or several of other seeds, to search label errors; needs the audit "
+        "extra.",
     )
     parser.add_argument(
         "--fail_on", type=list[str], default=[], help="Checks, such as [leak], that end with status 1 if they find any."

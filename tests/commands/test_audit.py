@@ -9,7 +9,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from cifar_lightning.auditing.labels import OutOfFold
 from cifar_lightning.cli import main
+from cifar_lightning.errors import UsageError
 
 WORDS = ["audit", "--data.dataset=folder", "--data.root=pets", "--data.val_size=0"]
 
@@ -147,6 +149,16 @@ def test_wrong_labels_are_suspected(pets: Path) -> None:
     Path("folds.csv").write_text(HEADER + "".join(lines))
     assert main([*WORDS, "--out_of_fold=folds.csv", "--fail_on=[label]"]) == 1
     assert {int(row["index"]) for row in read_rows() if row["check"] == "label"} == wrong
+
+
+def test_several_cross_validations_are_averaged(tmp_path: Path) -> None:
+    for name, cat in (("one", 0.9), ("two", 0.5)):
+        (tmp_path / name).write_text(f"{HEADER}0,,0,cat,cat,{cat},{1 - cat}\n")
+    one, two = (OutOfFold.read(tmp_path / name, ("cat", "dog")) for name in ("one", "two"))
+    np.testing.assert_allclose(OutOfFold.average([one, two]).probabilities, [[0.7, 0.3]])
+    (tmp_path / "two").write_text(f"{HEADER}0,,0,dog,cat,0.5,0.5\n")
+    with pytest.raises(UsageError, match="are of different images or labels"):
+        OutOfFold.average([one, OutOfFold.read(tmp_path / "two", ("cat", "dog"))])
 
 
 @pytest.mark.skipif(importlib.util.find_spec("cleanlab") is not None, reason="cleanlab is installed")
