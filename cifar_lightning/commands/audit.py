@@ -104,13 +104,10 @@ def _print(findings: Sequence[Finding], skipped: Mapping[str, str], sets: Mappin
     table = Table(title=", ".join(f"{len(images):,} {split}" for split, images in sets.items()) + " images")
     table.add_column("check", no_wrap=True)
     table.add_column("found", justify="right")
-    table.add_column("the first one")
+    table.add_column("what it looks for")
     for check, title in CHECKS.items():
-        found = [finding for finding in findings if finding.check == check]
-        first = found[0] if found else None
-        places = " and ".join(place.file or f"{place.split} {place.index}" for place in first.places) if first else ""
-        shown = "–" if check in skipped else f"{len(found):,}"
-        table.add_row(f"{check}: {title.lower()}", shown, f"{places} {first.text}".strip() if first else "")
+        count = sum(finding.check == check for finding in findings)
+        table.add_row(check, "–" if check in skipped else f"{count:,}", title.lower())
     Console().print(table)
     for check, note in skipped.items():
         print(f"{check}: not searched. {note}")

@@ -2,6 +2,7 @@
 
 import base64
 import io
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -9,7 +10,7 @@ from PIL import Image
 
 from cifar_lightning.inference.predictor import Predictor
 from cifar_lightning.serving.app import WEB, create_app
-from tests.serving.client import CARD, Server, ask, image
+from tests.serving.client import CARD, Server, ask, image, serving
 
 
 @pytest.mark.parametrize("colour", CARD.classes)
@@ -37,6 +38,14 @@ def test_top_k_and_preview(server: Server, predictor: Predictor) -> None:
     for path in ("/v1/predict", "/v1/predict/batch"):
         server.post(f"{path}?top_k=4", sent).check_problem(422, "top_k is 4, but the model has 3 classes")
         server.post(f"{path}?topk=1", sent).check_problem(422, "topk")
+
+
+def test_an_answer_says_whether_it_is_sure(model: Path) -> None:
+    with serving(Predictor(model, min_confidence=0.9)) as server:
+        assert server.ask("GET", "/v1/model").json["min_confidence"] == 0.9
+        for colour, sure in (("green", True), ("grey", False)):
+            answer = server.post("/v1/predict", image(colour)).json
+            assert answer["sure"] == sure == (answer["probability"] >= 0.9)
 
 
 def test_a_batch_answers_for_each_image(server: Server) -> None:

@@ -111,3 +111,21 @@ def test_it_says_that_a_model_was_trained_on_drawings(dataset: str, tmp_path: Pa
         page.wait_for("document.querySelector('#warning')?.textContent")
         assert page.evaluate("document.querySelector('#drawings').hidden") == (dataset != "synthetic")
         assert "its answers for photos mean nothing" in page.evaluate("document.querySelector('#drawings').textContent")
+
+
+def test_not_sure_is_an_answer(model: Path, tmp_path: Path) -> None:
+    (tmp_path / "grey.png").write_bytes(image("grey"))
+    (tmp_path / "green.png").write_bytes(image("green"))
+    with serving(Predictor(model, min_confidence=0.9)) as server, chromium.open_page(tmp_path / "profile") as page:
+        page.call("Page.navigate", url=f"http://127.0.0.1:{server.port}/")
+        warning = page.wait_for("document.querySelector('#warning')?.textContent")
+        assert 'less than 90.0%, the answer is "not sure"' in warning
+        choose(page, tmp_path / "grey.png", tmp_path / "green.png")
+        shown = verdicts(page, 2)
+        assert shown["grey.png"] == "not sure"
+        assert shown["green.png"].startswith("green, ")
+        doubts = page.evaluate(
+            "[...document.querySelectorAll('.doubt')].filter(d => !d.hidden).map(d => d.textContent)"
+        )
+        assert len(doubts) == 1
+        assert "below 90.0%" in doubts[0]
