@@ -34,7 +34,7 @@ def coverage_curve(probabilities: NDArray[np.floating], labels: NDArray[np.integ
     return figure
 
 
-def binary_curves(probabilities: NDArray[np.floating], labels: NDArray[np.integer], name: str, title: str) -> Figure:
+def binary_curves(probabilities: NDArray[np.floating], labels: NDArray[np.bool_], name: str, title: str) -> Figure:
     """Draw the ROC curve and the precision–recall curve of one of two classes.
 
     Args:
