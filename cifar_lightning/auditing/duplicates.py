@@ -52,7 +52,7 @@ class Duplicate:
 
     @property
     def exact(self) -> bool:
-        """Whether the pixels are the same."""
+        """Whether the pixels are the same, at the size at which they were compared."""
         return self.similarity == 1
 
 

@@ -24,14 +24,14 @@ CHECKS = {
 EXPLANATIONS = {
     "leak": "The result on held-out images is too good where the network was trained on the same photographs. Remove "
     "one of each pair, preferably the training image.",
-    "conflict": "At least one of the two labels is wrong, or the picture shows both.",
+    "conflict": "At least one of the two labels is wrong, or the image shows both.",
     "duplicate": "They count twice in training, or in the result. Remove one of each pair.",
     "label": "Networks that were not trained on these images are sure of another class. The most likely errors come "
     "first; look at them before you change a label.",
     "imbalance": "The accuracy says little about the small classes. Train with data.sampler balanced or "
     "model.class_weights balanced, and compare by macro-averaged F1: --monitor val/f1.",
     "unreadable": "They are left out, or stop a training without data.skip_broken. Repair or remove them.",
-    "plain": "Empty pictures or placeholders of failed downloads.",
+    "plain": "Empty images, or placeholders of failed downloads.",
     "tiny": "The shorter side is less than half of data.image_size: they are enlarged more than twice.",
     "huge": "They have more than 50 million pixels, and take long to decode.",
     "oblong": "The longer side is more than three times the shorter one: two thirds and more are cropped.",

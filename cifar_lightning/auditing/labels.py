@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cifar_lightning.errors import UsageError
+from cifar_lightning.io.text import csv_text
 
 COLUMNS = ("image", "file", "fold", "label", "predicted")
 """The first columns of out_of_fold.csv; the probability of each class follows."""
@@ -45,16 +46,20 @@ class OutOfFold:
                 header = next(rows, [])
                 if tuple(header[: len(COLUMNS)]) != COLUMNS:
                     raise ValueError("its columns are others")
-                if len(header) != len(COLUMNS) + len(classes):
-                    raise ValueError(f"it has {len(header) - len(COLUMNS)} classes instead of {len(classes)}")
-                names = {name: number for number, name in enumerate(header[len(COLUMNS) :])}
-                table = [(int(row[0]), names[row[3]], [float(value) for value in row[len(COLUMNS) :]]) for row in rows]
+                if header[len(COLUMNS) :] != [csv_text(name) for name in classes]:
+                    raise ValueError("its classes are others")
+                table = [(int(row[0]), header.index(row[3], len(COLUMNS)), row[len(COLUMNS) :]) for row in rows]
+            indices, labels, shares = zip(*table, strict=True) if table else ((), (), ())
+            probabilities = np.array(shares, np.float64).reshape(-1, len(classes))
+            if not (np.isfinite(probabilities).all() and (probabilities >= 0).all() and probabilities.sum(1).all()):
+                raise ValueError("some of its probabilities are no numbers of at least 0")
+            return cls(np.array(indices, np.int64), np.array(labels, np.int64) - len(COLUMNS), probabilities)
         except FileNotFoundError:
             raise UsageError(f"there is no file {path}. fit --folds 5 writes an out_of_fold.csv.") from None
-        except (ValueError, LookupError) as error:
+        except OSError as error:
+            raise UsageError(f"{path} can't be read: {error.strerror}.") from error
+        except (ValueError, LookupError, OverflowError, csv.Error) as error:
             raise UsageError(f"{path} is no out_of_fold.csv of fit --folds on these data: {error}.") from error
-        indices, labels, probabilities = zip(*table, strict=True) if table else ((), (), ())
-        return cls(np.array(indices, np.int64), np.array(labels, np.int64), np.array(probabilities, np.float64))
 
     @classmethod
     def average(cls, parts: Sequence["OutOfFold"]) -> "OutOfFold":

@@ -1,5 +1,7 @@
 """What ``fit`` says about its data when it starts: those faults that are found in less than a second."""
 
+import math
+
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import Tensor
@@ -8,6 +10,10 @@ from torch.nn import functional as F
 from cifar_lightning.auditing.images import is_imbalanced
 from cifar_lightning.data.datamodule import ImageDataModule
 from cifar_lightning.data.image_set import ImageSet
+from cifar_lightning.io.text import printable
+
+MOST_BYTES, CHUNK_BYTES = 2**30, 2**24
+"""Size of the images that are compared at most, and at a time."""
 
 
 class WarnAboutData(Callback):
@@ -35,16 +41,18 @@ def describe_imbalance(images: ImageSet) -> str:
     if not is_imbalanced(counts):
         return ""
     most, least = int(counts.argmax()), int(counts.argmin())
+    large, small = (
+        f"{printable(images.classes[k])} {'has' if k == most else 'has only'} {counts[k]:,}" for k in (most, least)
+    )
     return (
-        f"the class {images.classes[most]} has {counts[most]:,} training images and {images.classes[least]} "
-        f"{counts[least]:,}, which accuracy hides: validate and test report F1 and balanced accuracy, and "
-        "--data.sampler balanced or --model.class_weights balanced may help"
+        f"the class {large} training images and {small}, which accuracy hides: validate and test report F1 and "
+        "balanced accuracy, and --data.sampler balanced or --model.class_weights balanced may help"
     )
 
 
 def count_copies(images: ImageSet, others: ImageSet) -> int:
     """Return how many of the others have the same pixels as one of the images; 0 where reading all takes long."""
-    if images.exceeds_memory or others.exceeds_memory or images.images.shape[1:] != others.images.shape[1:]:
+    if images.images.nbytes > MOST_BYTES or images.images.shape[1:] != others.images.shape[1:]:
         return 0
     return int(torch.isin(_fingerprints(others), _fingerprints(images)).sum())
 
@@ -52,7 +60,7 @@ def count_copies(images: ImageSet, others: ImageSet) -> int:
 def _fingerprints(images: ImageSet) -> Tensor:
     """Compute a number for each image, (n,) int64: the same for the same pixels, and another for others."""
     parts = []
-    for indices in torch.split(images.indices, 4096):
+    for indices in torch.split(images.indices, max(1, CHUNK_BYTES // math.prod(images.images.shape[1:]))):
         pixels = images.images[indices].flatten(1)
         words = F.pad(pixels, (0, -pixels.shape[1] % 8)).view(torch.int64)
         draw = torch.Generator().manual_seed(0)

@@ -68,7 +68,10 @@ def add_options(parser: Any) -> None:
         "extra.",
     )
     parser.add_argument(
-        "--fail_on", type=list[str], default=[], help="Checks, such as [leak], that end with status 1 if they find any."
+        "--fail_on",
+        type=list[str] | str,
+        default=[],
+        help="A check, such as leak, or several, [leak, conflict], that end with status 1 if they find anything.",
     )
     parser.add_argument(
         "--output", type=str, default="audit.html", help="The page to write; a CSV file of the same name is beside it."
@@ -76,7 +79,8 @@ def add_options(parser: Any) -> None:
 
 
 def _adjust(options: Any) -> None:
-    """Check audit's own options, and let nothing stop it that it looks for itself."""
+    """Check audit's own options, and let unreadable files not stop it, since it reports them."""
+    options.fail_on = [options.fail_on] if isinstance(options.fail_on, str) else options.fail_on
     for check in options.fail_on:
         if check not in CHECKS:
             raise UsageError(

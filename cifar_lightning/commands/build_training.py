@@ -148,6 +148,15 @@ def _build_loggers(given: Logger | Sequence[Logger] | bool | None, folder: Path,
     return [*given, MetricsLog(folder, steps)]
 
 
+def settings_of_a_run(cli: TrainingCLI) -> Any:
+    """Return the parsed options without those that are no settings of one run, such as the checkpoint to resume."""
+    config = cli.config.clone()
+    config.ckpt_path, config.runs, config.folds = None, 1, 0
+    for name in ("resume_folds", "test", "allow_custom_code"):
+        config.pop(name, None)
+    return config
+
+
 class SaveConfig(Callback):
     """Writes ``config.yaml`` to the run's folder, which ``fit --config`` takes as it is.
 
@@ -157,13 +166,7 @@ class SaveConfig(Callback):
     """
 
     def __init__(self, cli: TrainingCLI, folder: Path) -> None:
-        self.parser, self.folder = cli.parser, folder
-        self.config = cli.config.clone()
-        # Which checkpoint is resumed, and what else is trained, are no settings of this run.
-        self.config.ckpt_path, self.config.runs, self.config.folds = None, 1, 0
-        self.config.pop("resume_folds", None)
-        self.config.pop("test", None)
-        self.config.pop("allow_custom_code", None)
+        self.parser, self.folder, self.config = cli.parser, folder, settings_of_a_run(cli)
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Write the file, over that of the run that is resumed."""

@@ -12,6 +12,7 @@ from torch.nn.functional import cross_entropy
 from cifar_lightning.commands.lightning_cli import TrainingCLI, build_evaluator
 from cifar_lightning.commands.session import is_rank_zero, say_once, session
 from cifar_lightning.errors import UsageError
+from cifar_lightning.io.files import hash_file
 from cifar_lightning.io.text import percent
 from cifar_lightning.reporting.evaluation import EvaluationResult
 from cifar_lightning.reporting.robustness import measure_corruptions
@@ -90,10 +91,13 @@ def measure(
     if cli.command == "validate":
         if not data.hparams["val_size"]:
             raise UsageError("validation is off (data.val_size 0). Measure the test images: cifar-lightning test")
+        before = hash_file(path) if cli.config.calibrate else ""
+        if before and find_test_folder(cli.checkpoint, data) != path.parent:
+            raise UsageError("--calibrate needs the run's own validation images: leave out the options of data.")
         result = _evaluate(cli, "val", build_evaluator(cli))
         on_measured(result)
-        if cli.config.calibrate:
-            _calibrate(cli)
+        if before:
+            _calibrate(cli, before)
         return result
     folder = find_test_folder(cli.checkpoint, data)
     if folder != path.parent:
@@ -131,20 +135,32 @@ def _evaluate(cli: TrainingCLI, split: str, trainer: Trainer) -> EvaluationResul
     return EvaluationResult(path, data.description, split, tuple(data.classes), counts, means, class_metrics=per_class)
 
 
-def _calibrate(cli: TrainingCLI) -> None:
+def _calibrate(cli: TrainingCLI, before: str) -> None:
     """Calibrate the checkpoint on the validation images that were just measured, and print what it gives.
 
+    Args:
+        cli: The parsed options.
+        before: The SHA-256 of the checkpoint before they were measured.
+
     Raises:
-        UsageError: If the network's output is not a number, or the checkpoint can't be written.
+        UsageError: If only some images were measured, the network's output is not a number, or the checkpoint can't be
+            written or has been overwritten since.
     """
     model, evaluation = cli.model, cli.model.val_metrics.evaluation
     assert evaluation is not None
     assert cli.checkpoint is not None
     every = evaluation.gather()
+    if len(every.labels) < (all_images := len(cli.datamodule.sets["val"])):
+        raise UsageError(
+            f"--calibrate needs all {all_images:,} validation images, and {len(every.labels):,} were measured: leave "
+            "out trainer.limit_val_batches."
+        )
     logits, labels = every.logits * model.temperature, every.labels  # as if it had never been calibrated
     calibration = calibrate(logits, labels, model.hparams["tta"])
     if not is_rank_zero():
         return
+    if hash_file(cli.checkpoint.path) != before:
+        raise UsageError(f"{cli.checkpoint.path} was overwritten meanwhile. Wait until its training has ended.")
     store_calibration(cli.checkpoint.path, calibration)
     after = logits / calibration["temperature"]
     errors = [calibration_error(one, labels) for one in (logits, after)]

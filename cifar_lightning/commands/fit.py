@@ -9,7 +9,7 @@ from typing import Any
 from lightning.pytorch.callbacks import Callback
 
 from cifar_lightning.commands.after_fit import find_test, run_test
-from cifar_lightning.commands.build_training import build
+from cifar_lightning.commands.build_training import build, settings_of_a_run
 from cifar_lightning.commands.folds import Folds, train_folds
 from cifar_lightning.commands.lightning_cli import TrainingCLI
 from cifar_lightning.commands.options.arguments import split_options
@@ -19,7 +19,7 @@ from cifar_lightning.commands.summary import print_interrupted, print_next, prin
 from cifar_lightning.errors import UsageError
 from cifar_lightning.io.ranges import Range
 from cifar_lightning.io.recipes import name_run
-from cifar_lightning.io.text import say
+from cifar_lightning.io.text import command_line, say
 from cifar_lightning.training.divergence import DivergedError
 from cifar_lightning.training.fit import MINUTES, FitResult, LostProcessError, fit
 from cifar_lightning.training.monitor import DEFAULT_MONITOR
@@ -43,13 +43,20 @@ def main(argv: Sequence[str]) -> int:
     """
     resumed, words = split_options(list(argv[1:]), ("--resume_folds",))
     if resumed:
-        return train_folds(Folds.resume(Path(resumed[-1]), words), _train_in)
+        if words:
+            raise UsageError(
+                f"--resume_folds trains all folds with the same settings: leave out {command_line(*words)}."
+            )
+        return train_folds(Folds.resume(Path(resumed[-1])), _train_in)
     status, folders = 0, list[Path]()
     with session(training=True):
         cli = parse(words)
         seed, runs, folds = int(cli.config.seed_everything), cli.config.runs, cli.config.folds
     if folds:
-        return train_folds(Folds.begin(_recipe_folder(cli), folds, words), _train_in)
+        if cli.config.trainer.enable_checkpointing is False:
+            raise UsageError("--folds needs checkpoints: leave out trainer.enable_checkpointing false.")
+        config = cli.parser.dump(settings_of_a_run(cli), skip_unset=False)
+        return train_folds(Folds.begin(_recipe_folder(cli), folds, config, test=cli.config.test), _train_in)
     for number in range(runs):
         with session(training=True):
             if number:
@@ -164,7 +171,7 @@ def add_fit_options(parser: Any) -> None:
         "--resume_folds",
         type=str | None,
         default=None,
-        help="Go on with the folds in a folder that --folds has made, such as runs/cnn/folds_0.",
+        help="Resume the folds in a folder that --folds has made, such as runs/cnn/folds_0.",
     )
     parser.add_argument("--test", action="store_true", help="Test the best checkpoint of each run when it is trained.")
 

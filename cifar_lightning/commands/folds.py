@@ -2,6 +2,8 @@
 
 import csv
 import io
+import json
+import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,18 +15,21 @@ from torch import Tensor
 
 from cifar_lightning.auditing.labels import COLUMNS
 from cifar_lightning.commands import evaluate
+from cifar_lightning.commands.after_fit import run_test
 from cifar_lightning.commands.session import free_memory, say_once, session
 from cifar_lightning.commands.summary import print_runs
 from cifar_lightning.errors import UsageError
+from cifar_lightning.io.custom import approve_code
 from cifar_lightning.io.files import write_atomically, write_json
+from cifar_lightning.io.schema import Kind, check, whole
 from cifar_lightning.io.strict_yaml import load_yaml, read_text
 from cifar_lightning.io.text import command_line, csv_text, percent
 from cifar_lightning.reporting.record_schema import FIT, read_record
 from cifar_lightning.training.run_folder import RunFolder
 from cifar_lightning.training.scores import macro_scores
 
-SUMMARY, PREDICTIONS = "folds.json", "out_of_fold.csv"
-"""The files that are written to the folder of the folds once all are trained."""
+SUMMARY, PREDICTIONS, CONFIG = "folds.json", "out_of_fold.csv", "settings.yaml"
+"""The files in the folder of the folds, beside that of each run."""
 
 
 @dataclass(frozen=True)
@@ -74,40 +79,53 @@ class Predictions:
 class Folds:
     """The runs of a cross-validation, in a folder of their own: ``version_0`` is validated on the first fold.
 
+    ``settings.yaml`` in the folder has the settings of all of them, and ``folds.json`` how many they are and whether each
+    is tested; once all are trained, the results, too.
+
     Args:
         folder: The folder.
         number: How many folds there are.
-        words: The arguments of ``fit`` for a fold that has not begun, without that fold's number.
+        test: Whether to test each run.
     """
 
-    def __init__(self, folder: Path, number: int, words: Sequence[str]) -> None:
-        self.folder, self.number, self.words = folder, number, list(words)
+    def __init__(self, folder: Path, number: int, *, test: bool) -> None:
+        self.folder, self.number, self.test = folder, number, test
 
     @classmethod
-    def begin(cls, parent: Path, number: int, words: Sequence[str]) -> "Folds":
+    def begin(cls, parent: Path, number: int, config: str, *, test: bool) -> "Folds":
         """Make a new folder in that of a recipe's runs.
+
+        Args:
+            parent: The folder of the recipe's runs.
+            number: How many folds there are.
+            config: The settings of all runs, as YAML.
+            test: Whether to test each run.
 
         Raises:
             UsageError: If it can't be made.
         """
         with RunFolder.claim(parent, 0, "folds") as run:
-            (run.path / SUMMARY).touch()  # A folder without a file would be removed.
-            return cls(run.path, number, [*words, "--folds=0", f"--data.folds={number}", "--data.val_size=null"])
+            write_atomically(run.path / CONFIG, config)
+            write_json(run.path / SUMMARY, {"folds": number, "test": test})
+            return cls(run.path, number, test=test)
 
     @classmethod
-    def resume(cls, folder: Path, words: Sequence[str]) -> "Folds":
+    def resume(cls, folder: Path) -> "Folds":
         """Continue in the folder of an earlier command.
 
         Raises:
             UsageError: If there are no folds in it.
         """
-        config = folder / "version_0" / "config.yaml"
-        if not config.is_file():
-            raise UsageError(f"{folder} is no folder of fit --folds: it has no version_0/config.yaml.")
-        number = load_yaml(read_text(config))["data"].get("folds", 0)
-        if not isinstance(number, int) or number < 2:
-            raise UsageError(f"{folder} is no folder of fit --folds: data.folds is {number} in {config}.")
-        return cls(folder, number, [f"--config={config}", *words])
+        try:
+            summary = json.loads((folder / SUMMARY).read_bytes())
+        except (OSError, ValueError):
+            summary = None
+        missing, wrong = check(summary, {"folds": whole(2), "test": Kind("true or false", lambda v: type(v) is bool)})
+        if missing or wrong or not (folder / CONFIG).is_file():
+            raise UsageError(
+                f"{folder} is no folder of fit --folds: it lacks {SUMMARY} or {CONFIG}, or they are broken."
+            )
+        return cls(folder, summary["folds"], test=summary["test"])
 
     @property
     def runs(self) -> list[Path]:
@@ -119,12 +137,23 @@ class Folds:
         record, _ = read_record(self.runs[fold] / "fit.json", FIT)
         return bool(record)
 
+    def is_tested(self, fold: int) -> bool:
+        """Tell whether the run of a fold has been tested, if it should be."""
+        return not self.test or (self.runs[fold] / "test.json").is_file()
+
     def arguments(self, fold: int) -> list[str]:
         """Return the arguments of ``fit`` that begin or resume a fold."""
-        last = self.runs[fold] / "last.ckpt"
+        last, test = self.runs[fold] / "last.ckpt", ["--test"] * self.test
         if last.is_file():
-            return [f"--config={last.with_name('config.yaml')}", f"--ckpt_path={last}"]
-        return [*self.words, f"--data.fold={fold}"]
+            return [f"--config={last.with_name('config.yaml')}", f"--ckpt_path={last}", *test]
+        folds = [f"--data.folds={self.number}", f"--data.fold={fold}", "--data.val_size=null"]
+        return [f"--config={self.folder / CONFIG}", *folds, *test]
+
+    def evaluation(self, command: str, fold: int) -> list[str]:
+        """Return ``validate`` or ``test`` of a fold's best checkpoint, with the code that the settings name."""
+        settings = load_yaml(read_text(self.folder / CONFIG))
+        code = approve_code(command, {"model": settings["model"], "data": settings["data"]})
+        return [command, f"--ckpt_path={self.runs[fold] / 'best.ckpt'}", *code]
 
 
 def train_folds(folds: Folds, train: Callable[[Sequence[str], Path], tuple[int, int]]) -> int:
@@ -142,10 +171,17 @@ def train_folds(folds: Folds, train: Callable[[Sequence[str], Path], tuple[int, 
         UsageError: If the user made a mistake.
     """
     for fold, folder in enumerate(folds.runs):
-        if folds.is_trained(fold):
-            continue
-        say_once(f"\nfold {fold + 1} of {folds.number}:")
-        status, signal = train(folds.arguments(fold), folder)
+        status = signal = 0
+        if not folds.is_trained(fold):
+            say_once(f"\nfold {fold + 1} of {folds.number}:")
+            try:
+                status, signal = train(folds.arguments(fold), folder)
+            except UsageError:
+                if not any(run.exists() for run in folds.runs):
+                    shutil.rmtree(folds.folder)
+                raise
+        elif not folds.is_tested(fold):  # It was stopped after its training.
+            status = run_test(folds.evaluation("test", fold), one_of_several=True)
         free_memory()
         if signal or status:
             say_once(
@@ -166,10 +202,9 @@ def train_folds(folds: Folds, train: Callable[[Sequence[str], Path], tuple[int, 
 
 def _predict(folds: Folds) -> Predictions:
     parts, classes, files = [], tuple[str, ...](), tuple[str, ...]()
-    for fold, folder in enumerate(folds.runs):
+    for fold in range(folds.number):
         with session(training=False):
-            # The run's own config names the code that its network needs.
-            cli = evaluate.parse("validate", [f"--ckpt_path={folder / 'best.ckpt'}", "--allow_custom_code"])
+            cli = evaluate.parse("validate", folds.evaluation("validate", fold)[1:])
             evaluate.measure(cli)
             evaluation, classes = cli.model.val_metrics.evaluation, cli.datamodule.classes
             files = cli.datamodule.sets["val"].names
@@ -184,9 +219,9 @@ def _predict(folds: Folds) -> Predictions:
             )
         )
         free_memory()
-    indices, labels, numbers, probabilities = (torch.cat(part) for part in zip(*parts, strict=True))
+    indices, labels, in_folds, probabilities = (torch.cat(part) for part in zip(*parts, strict=True))
     order = indices.argsort()
-    return Predictions(indices[order], labels[order], numbers[order], probabilities[order], tuple(classes), files)
+    return Predictions(indices[order], labels[order], in_folds[order], probabilities[order], tuple(classes), files)
 
 
 def _write(folds: Folds, predictions: Predictions) -> None:
@@ -197,6 +232,7 @@ def _write(folds: Folds, predictions: Predictions) -> None:
         folds.folder / SUMMARY,
         {
             "folds": folds.number,
+            "test": folds.test,
             "images": len(predictions.labels),
             "val_accuracy": accuracies,
             "mean": mean(known) if known else None,

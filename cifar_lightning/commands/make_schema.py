@@ -196,7 +196,7 @@ def _options_in_no_section(command: str) -> Options:
     if command in own:
         own[command](options)
     if command in ("demo", "bench", "audit"):  # They train one run or none, and test it themselves or not at all.
-        for name in ("runs", "test"):
+        for name in ("runs", "test", "folds", "resume_folds"):
             del options[name]
     if command == "demo":  # It has its own recipe, and begins a run.
         for name in ONLY_FLAGS:

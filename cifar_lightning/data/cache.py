@@ -1,7 +1,7 @@
 """Files that store decoded or drawn images, so that this is done once, however many they are.
 
 ``sources`` decide what is stored. Images are written as they are decoded, so that they are never all in memory, and an
-interrupted run goes on where it stopped. They are then mapped: opened within milliseconds, read as they are needed, and
+interrupted run is resumed. They are then mapped: opened within milliseconds, read as they are needed, and
 shared by all processes of a machine through the operating system's own cache.
 
 N images, n of them in a piece, H height, W width.
@@ -22,7 +22,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from cifar_lightning.io.download import DownloadError, locked
-from cifar_lightning.io.files import move_complete, remove_unfinished, write_json
+from cifar_lightning.io.files import move_complete, open_no_link, remove_unfinished, write_atomically, write_json
+from cifar_lightning.io.schema import TEXT, check, several, whole
 from cifar_lightning.io.text import say
 
 PIECE_BYTES = 2**25
@@ -93,6 +94,12 @@ class Recipe:
 
 
 _LISTS = ("labels", "hashes", "broken")
+_RECORD = {
+    "items": whole(0),
+    "labels": several(whole(-(2**63))),
+    "hashes": several(TEXT),
+    "broken": several(several(TEXT, (2,))),
+}
 
 
 def _record(piece: Piece) -> dict[str, Any]:
@@ -171,6 +178,8 @@ class _Cache:
         shape = (count, self._size, self._size, 3)
         if (size := self._images.stat().st_size) != np.prod(shape):
             raise ValueError(f"{self._images.name} has {size:,} bytes instead of {np.prod(shape):,}")
+        if not count:
+            return torch.empty(shape, dtype=torch.uint8)  # An empty file can't be mapped.
         with warnings.catch_warnings():
             # "The given NumPy array is not writable": that is its purpose, and nothing writes to a set of images.
             warnings.simplefilter("ignore")
@@ -179,13 +188,13 @@ class _Cache:
     def write(self, recipe: Recipe) -> Decoded:
         """Make the images that an interrupted run has not made, and store them all."""
         records = self._read_progress()
-        with self._part.open("ab") as images, self._progress.open("a", encoding="ascii") as progress:
+        with open_no_link(self._part, "ab") as images, open_no_link(self._progress, "ab") as progress:
             for piece in recipe.pieces(sum(record["items"] for record in records)):
                 images.write(piece.images.tobytes())
                 images.flush()
                 os.fsync(images.fileno())  # The line that says that they are there must not come first.
                 records.append(_record(piece))
-                progress.write(f"{json.dumps(records[-1])}\n")
+                progress.write(f"{json.dumps(records[-1])}\n".encode())
                 progress.flush()
         move_complete(self._part, self._images)
         made = recipe.finish(self._map(sum(len(record["labels"]) for record in records)), records)
@@ -196,18 +205,22 @@ class _Cache:
 
     def _read_progress(self) -> list[dict[str, Any]]:
         """Return what is recorded of the pieces that an interrupted run has made, and cut off what it wrote after."""
+        if self._images.is_file() and self._progress.is_file() and not self._part.exists():
+            self._images.replace(self._part)  # It was interrupted before the images were described.
         records = []
         with suppress(OSError, ValueError):  # There is no such run, or its last line is incomplete.
             for line in self._progress.read_text(encoding="ascii").splitlines():
-                records.append(json.loads(line))
+                if check(record := json.loads(line), _RECORD) != ([], []):
+                    break
+                records.append(record)
         size = 3 * self._size**2 * sum(len(record["labels"]) for record in records)
         if not self._part.is_file() or self._part.stat().st_size < size:
             records, size = [], 0
-        with self._part.open("ab") as images:
+        with open_no_link(self._part, "ab") as images:
             images.truncate(size)
-        self._progress.write_text("".join(f"{json.dumps(record)}\n" for record in records), encoding="ascii")
+        write_atomically(self._progress, "".join(f"{json.dumps(record)}\n" for record in records))
         if records:
-            say(f"Going on where an earlier run was interrupted: {self._part}")
+            say(f"Resuming the decoding that was interrupted: {self._part}")
         return records
 
     def _remove_others(self) -> None:

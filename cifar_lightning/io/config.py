@@ -20,10 +20,15 @@ PER_RUN_SETTINGS = (
     "trainer.accelerator", "trainer.default_root_dir", "trainer.enable_model_summary", "trainer.enable_progress_bar",
     "trainer.log_every_n_steps", "trainer.logger", "trainer.precision", "trainer.profiler",
 )  # fmt: skip
-"""Prefixes of the dotted names of settings that may differ between runs of one recipe.
+"""Dotted names of settings that may differ between runs of one recipe.
 
 They either do not change what is trained, or their effect is in the run's records (hardware, precision, data digest).
 """
+
+
+def is_per_run(name: str) -> bool:
+    """Tell whether a setting may differ between runs of one recipe, by its dotted name."""
+    return any(name == setting or name.startswith(f"{setting}.") for setting in PER_RUN_SETTINGS)
 
 
 def flatten(settings: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

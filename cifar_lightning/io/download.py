@@ -2,13 +2,12 @@
 
 import errno
 import http.client
-import os
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import BinaryIO, Literal
+from typing import BinaryIO
 
 from filelock import FileLock, Timeout
 from rich.markup import escape
@@ -21,7 +20,7 @@ from rich.progress import (
     TransferSpeedColumn,
 )
 
-from cifar_lightning.io.files import hash_file, move_complete
+from cifar_lightning.io.files import hash_file, move_complete, open_no_link
 from cifar_lightning.io.text import printable, say
 
 _CHUNK = 1 << 20  # bytes
@@ -116,16 +115,10 @@ def _fetch(url: str, path: Path, checksum: str, algorithm: str, max_bytes: int) 
     move_complete(part, path)
 
 
-def _open(part: Path, mode: Literal["wb", "ab"]) -> BinaryIO:
-    """Open a file for writing, unless it is a symbolic link, which another user of the folder may have created."""
-    no_link = getattr(os, "O_NOFOLLOW", 0)
-    return open(part, mode, opener=lambda name, flags: os.open(name, flags | no_link, 0o666))
-
-
 def _copy(source: Path, part: Path, max_bytes: int) -> None:
     if source.exists() and not source.is_file():  # Reading a device may never end, and reading a pipe may never begin.
         raise DownloadError("it is not a regular file")
-    with source.open("rb") as file, _open(part, "wb") as copy:
+    with source.open("rb") as file, open_no_link(part, "wb") as copy:
         for chunk in _chunks(file, max_bytes):
             copy.write(chunk)
 
@@ -145,7 +138,7 @@ def _download(url: str, part: Path, max_bytes: int) -> None:
             present = 0
         length = int(response.headers.get("Content-Length") or 0)
         columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TransferSpeedColumn())
-        with Progress(*columns, TimeRemainingColumn()) as bar, _open(part, "ab" if present else "wb") as file:
+        with Progress(*columns, TimeRemainingColumn()) as bar, open_no_link(part, "ab" if present else "wb") as file:
             name = escape(printable(f"Downloading {url.rsplit('/', 1)[-1]}"))
             task = bar.add_task(name, total=present + length or None, completed=present)
             for chunk in _chunks(response, max_bytes - present):

@@ -4,6 +4,7 @@ It needs no PyTorch, so it starts at once. leaderboard_table.py formats the resu
 """
 
 import json
+import re
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -15,7 +16,7 @@ from typing import Any
 import yaml
 
 from cifar_lightning.errors import UsageError
-from cifar_lightning.io.config import PER_RUN_SETTINGS, flatten
+from cifar_lightning.io.config import flatten, is_per_run
 from cifar_lightning.io.files import find_named, hash_file
 from cifar_lightning.io.schema import ANY, NAME, check, mapping, nullable, optional, whole
 from cifar_lightning.io.strict_yaml import load_yaml, read_text
@@ -68,10 +69,14 @@ class RunRecords:
         """The name of the recipe."""
         if not self.folder.name.startswith("version_"):
             return self.folder.name
+        return self._runs.name
+
+    @property
+    def _runs(self) -> Path:
+        """The folder of the recipe's runs; those of folds are in a folder of their own within it."""
         parent = self.folder.parent
-        return (
-            parent.parent.name if self.config["data"].get("folds") and parent.name.startswith("folds_") else parent.name
-        )
+        within = self.config["data"].get("folds") and re.fullmatch(r"(folds|version)_\d+", parent.name)
+        return parent.parent if within else parent
 
     @property
     def seed(self) -> int:
@@ -87,7 +92,7 @@ class RunRecords:
     @property
     def study(self) -> Path | None:
         """The folder of the sweep whose trial the run is; None if it is no trial."""
-        folder = self.folder.parent
+        folder = self._runs
         return folder if any((folder / name).is_file() for name in ("study.db", "trials.csv")) else None
 
     @property
@@ -120,7 +125,7 @@ class RunRecords:
     @cached_property
     def common(self) -> dict[str, str]:
         """Everything that runs of the same row have in common, as JSON, by dotted name."""
-        values = {key: value for key, value in flatten(self.config).items() if not key.startswith(PER_RUN_SETTINGS)}
+        values = {key: value for key, value in flatten(self.config).items() if not is_per_run(key)}
         tested = flatten({section: self.test.get(section, {}) for section in ("model", "data")})
         for key in TEST_SETTINGS:
             if key in values and tested.get(key, values[key]) != values[key]:
@@ -131,7 +136,6 @@ class RunRecords:
         recorded = {
             **{name: versions.get(name) for name in ("cifar_lightning", "torch")},
             "data": self.fit.get("dataset_sha256"),
-            "data.folds": self.config["data"].get("folds") or None,
             "hardware": self.fit.get("hardware"),
             "precision": self.fit.get("precision"),
             **{name.replace("_", " "): self.fit.get(name) for name in facts},

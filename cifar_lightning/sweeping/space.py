@@ -117,7 +117,7 @@ class Sweep:
         if not values:
             return None
         # After each fold the mean of all so far is reported.
-        return values[-1] if self.folds else self.best_of(values)
+        return trial.intermediate_values[max(trial.intermediate_values)] if self.folds else self.best_of(values)
 
     def format(self, value: float | None) -> str:
         """Return a value of the monitored metric as it is printed: an accuracy in per cent; a dash for None."""

@@ -70,9 +70,9 @@ def accuracy_by_coverage(confidence: NDArray[np.floating], correct: NDArray[np.b
     ordered = confidence[order]
     # Images of equal confidence belong together.
     counts = np.unique(np.searchsorted(-ordered, -ordered[counts - 1], side="right"))
-    right = correct[order].cumsum()[counts - 1]
-    low, _ = wilson_interval(right, counts)
-    return np.stack([ordered[counts - 1], counts / len(order), right / counts, low], 1)
+    hits = correct[order].cumsum()[counts - 1]
+    low, _ = wilson_interval(hits, counts)
+    return np.stack([ordered[counts - 1], counts / len(order), hits / counts, low], 1)
 
 
 def calibrate(logits: Tensor, labels: Tensor, tta: str) -> dict[str, Any]:

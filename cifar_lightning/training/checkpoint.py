@@ -291,8 +291,8 @@ class Checkpoint:
 
 def find_calibration(content: Mapping[str, Any], tta: str) -> dict[str, Any] | None:
     """Return the calibration in Lightning's checkpoint, if it was computed with this test-time augmentation."""
-    found: dict[str, Any] | None = content.get("calibration")
-    return found if found and found["tta"] == tta else None
+    found: Any = content.get("calibration")
+    return found if check(found, CALIBRATION) == ([], []) and found["tta"] == tta else None
 
 
 def is_plain(value: object) -> bool:

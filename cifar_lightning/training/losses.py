@@ -40,8 +40,8 @@ def build_loss(
             which is built with the options and then called, or a function, which is called with them.
         options: The loss's own options by name. Lists of numbers become tensors for a loss of PyTorch.
         label_smoothing: That of "cross_entropy", in [0, 1).
-        class_weights: (K,) float, those of "cross_entropy": each image counts as its class's weight, and the mean over
-            a batch is divided by the sum of the weights.
+        class_weights: (K,) float, those of "cross_entropy": each image counts as its class's weight, and the sum over
+            a batch is divided by that of the weights, or with mixed images by their number.
         device: Where the loss is computed.
 
     Raises:

@@ -16,7 +16,7 @@ from typing import Any
 from lightning.pytorch.callbacks import Timer
 
 from cifar_lightning.errors import UsageError
-from cifar_lightning.io.config import PER_RUN_SETTINGS, flatten
+from cifar_lightning.io.config import flatten, is_per_run
 from cifar_lightning.io.text import printable
 from cifar_lightning.training.checkpoint import TRAINER_SETTINGS, Checkpoint
 
@@ -125,7 +125,7 @@ def _find_changes(checkpoint: Checkpoint, settings: Any) -> list[str]:
         *(
             f"{name} {value} → {new[name]}"
             for name, value in old.items()
-            if not name.startswith(PER_RUN_SETTINGS) and name in new and new[name] != value
+            if not is_per_run(name) and name in new and new[name] != value
         ),
     ]
     if (seed := checkpoint.data_settings.get("seed")) != settings.seed_everything:
@@ -196,7 +196,7 @@ def check_position(checkpoint: Checkpoint, data: Any, world_size: int) -> None:
         world_size: Number of processes.
 
     Raises:
-        UsageError: If the seed, the number of images a step or the training images changed.
+        UsageError: If the seed, the number of images a step, the sampler or the training images changed.
     """
     if not checkpoint.is_within_epoch:
         return
@@ -208,6 +208,7 @@ def check_position(checkpoint: Checkpoint, data: Any, world_size: int) -> None:
             now["batch_size"] * world_size,
         ),
         ("seed_everything", before.get("seed"), now["seed"]),
+        ("data.sampler", before.get("sampler", "shuffle"), now["sampler"]),
         ("data.train_size", before.get("train_size"), now["train_size"]),
     ]:
         if old != new:

@@ -19,7 +19,7 @@ BINARY_SCORES = ("auroc", "average_precision")
 
 
 def class_scores(confusion: NDArray[np.integer]) -> dict[str, NDArray[np.float64]]:
-    """Compute ``CLASS_SCORES`` of each class; 0 where nothing is divided by nothing.
+    """Compute ``CLASS_SCORES`` of each class; 0 for a class without images or predictions.
 
     Args:
         confusion: (K, K), rows are true classes, columns predicted ones.

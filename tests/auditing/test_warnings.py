@@ -25,7 +25,9 @@ def test_copies_are_counted(side: int) -> None:
 def test_classes_of_different_size() -> None:
     labels = torch.tensor([0] * 30 + [1] * 10 + [2] * 12)
     images = ImageSet.whole(torch.zeros(52, 2, 2, 3, dtype=torch.uint8), labels, ("cat", "dog", "eel"))
-    assert describe_imbalance(images).startswith("the class cat has 30 training images and dog 10, which accuracy")
+    assert describe_imbalance(images).startswith(
+        "the class cat has 30 training images and dog has only 10, which accuracy"
+    )
     assert describe_imbalance(images.subset(torch.arange(1, 52))) == ""
 
 
@@ -38,7 +40,7 @@ def test_fit_says_it(image_folder: Path, here: Path, capsys: pytest.CaptureFixtu
     words = ["fit", "--model.arch=cnn", "--data.dataset=folder", f"--data.root={image_folder}", "--data.batch_size=8"]
     assert main([*words, "--trainer.max_steps=1"]) == 0
     out = capsys.readouterr().out
-    assert "note: the class green has 20 training images and blue 4" in out
+    assert "note: the class green has 20 training images and blue has only 4" in out
     assert "note: 1 of the 16 validation images are among the training images" in out
     assert main([*words, "--trainer.max_steps=1", "--data.sampler=balanced"]) == 0
     assert "the class green" not in capsys.readouterr().out

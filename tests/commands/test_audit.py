@@ -95,6 +95,20 @@ def test_a_held_out_test_image_that_was_copied_is_a_leak(here: Path) -> None:
         assert (row["check"] == "leak") == (row["split"] != row["other_split"])
 
 
+def test_large_images_that_differ_in_detail_are_not_the_same(here: Path) -> None:
+    fine = np.random.default_rng(0).integers(0, 2, (64, 64, 1), np.uint8)
+    for split, name, count in (("train", "cat", 2), ("train", "dog", 2), ("test", "cat", 1), ("test", "dog", 1)):
+        folder = here / "pets" / split / name
+        folder.mkdir(parents=True)
+        for index in range(count):
+            seed = 5 if (name, index) == ("cat", 0) else 10 * (split == "test") + 100 * (name == "dog") + index
+            pixels = np.asarray(photograph(seed, (64, 64))) // 2 * 2
+            Image.fromarray(pixels + fine * (split == "test")).save(folder / f"{index}.png")
+    assert main([*WORDS, "--data.image_size=64"]) == 0
+    (row,) = [row for row in read_rows() if row["check"] == "leak"]
+    assert row["text"] == "nearly the same"
+
+
 def test_odd_names_are_text_on_the_page(pets: Path) -> None:
     shutil.copy(pets / "train/cat/05.png", pets / "test/cat/<script>.png")
     assert main(WORDS) == 0
@@ -125,7 +139,12 @@ HEADER = "image,file,fold,label,predicted,cat,dog\n"
     ("text", "message"),
     [
         ("a,b\n", "is no out_of_fold.csv of fit --folds on these data: its columns are others."),
-        (HEADER.replace(",dog", ""), "it has 1 classes instead of 2."),
+        (HEADER.replace(",dog", ""), "its classes are others."),
+        (HEADER.replace("dog", "cow"), "its classes are others."),
+        (HEADER + "0,,0,cat,cat,0.5\n", "is no out_of_fold.csv"),
+        (HEADER + "0,,0,cat,cat,nan,0.5\n", "some of its probabilities are no numbers"),
+        (HEADER + "0,,0,cat,cat,0,0\n", "some of its probabilities are no numbers"),
+        (HEADER + f"{10**30},,0,cat,cat,0.5,0.5\n", "is no out_of_fold.csv"),
         (HEADER + "0,,0,cow,cat,0.5,0.5\n", "is no out_of_fold.csv"),
         (HEADER + "0,,0,dog,cat,0.5,0.5\n", "are of other images or labels."),
         (HEADER + "99,,0,cat,cat,0.5,0.5\n", "are of other images or labels."),

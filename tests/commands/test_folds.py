@@ -2,6 +2,7 @@
 
 import csv
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -83,9 +84,26 @@ def test_a_set_of_folds_that_was_stopped_ends_as_one_that_was_not(
     assert (stopped / SUMMARY).read_bytes() == (whole / SUMMARY).read_bytes()
 
 
+def test_a_fold_that_was_not_tested_yet_is_tested(image_folder: Path, here: Path) -> None:
+    words = ["--data.dataset=folder", f"--data.root={image_folder}", "--data.batch_size=8", "--trainer.max_epochs=1"]
+    assert main(["fit", *words, "--folds=2", "--test"]) == 0
+    (FOLDS / "version_0" / "test.json").unlink()
+    shutil.rmtree(FOLDS / "version_1")
+    assert main(["fit", f"--resume_folds={FOLDS}"]) == 0
+    assert (FOLDS / "version_0" / "test.json").is_file()
+    assert (FOLDS / "version_1" / "test.json").is_file()
+
+
+def test_folds_that_can_not_begin_leave_no_folder(here: Path, refusal: Refusal) -> None:
+    refusal("fit", "--data.dataset=folder", "--data.root=nowhere", "--folds=2")
+    assert not Path("runs").exists() or not any(Path("runs").rglob("folds_*"))
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [
+        (["--resume_folds=nowhere", "--trainer.max_epochs=3"], "leave out --trainer.max_epochs=3"),
+        (["--folds=2", "--trainer.enable_checkpointing=false"], "--folds needs checkpoints"),
         (["--folds=1"], "must be 0 or at least 2"),
         (["--folds=2", "--runs=2"], "leave out one of them"),
         (["--data.folds=2", "--data.val_size=100"], "set data.val_size to null"),
@@ -94,4 +112,5 @@ def test_a_set_of_folds_that_was_stopped_ends_as_one_that_was_not(
     ],
 )
 def test_folds_that_can_not_be(words: list[str], message: str, refusal: Refusal) -> None:
-    assert message in refusal("fit", "--data.dataset=synthetic", *words)
+    given = [] if words[0].startswith("--resume_folds") else ["--data.dataset=synthetic"]
+    assert message in refusal("fit", *given, *words)

@@ -72,7 +72,7 @@ def test_an_interrupted_run_is_continued(tmp_path: Path, damage: str, capsys: py
     assert same(cached(path, FINGERPRINT, 3, recipe(made)), recipe([]).make())
     anew = {"none": [4], "half a line": [3, 4], "half an image": [4]}.get(damage, [0, 1, 2, 3, 4])
     assert made == [0, 1, 2, 3, *anew]
-    assert ("Going on where an earlier run was interrupted" in capsys.readouterr().out) == (anew[0] > 0)
+    assert ("Resuming the decoding that was interrupted" in capsys.readouterr().out) == (anew[0] > 0)
     assert {file.suffix for file in tmp_path.iterdir() if not file.name.startswith(".")} == {".images", ".json"}
 
 
@@ -128,3 +128,38 @@ def test_images_of_another_length_are_made_anew(tmp_path: Path, capsys: pytest.C
     images.write_bytes(images.read_bytes()[:-1])
     assert same(cached(path, FINGERPRINT, 3, recipe([])), recipe([]).make())
     assert "bytes instead of" in capsys.readouterr().out
+
+
+def test_a_split_without_a_readable_image(tmp_path: Path) -> None:
+    def pieces(first: int) -> Iterator[Piece]:
+        yield Piece(IMAGES[:0], [], 1, [], [("one.png", "it is broken")])
+
+    made = Recipe(4, pieces, lambda images, labels, hashes: "digest")
+    for _ in range(2):
+        found = cached(tmp_path / "train-4", FINGERPRINT, 3, made)
+        assert (len(found.images), found.broken) == (0, (("one.png", "it is broken"),))
+
+
+def test_an_interruption_before_the_images_are_described(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    made: list[int] = []
+    whole = cached(tmp_path / "other" / "train-4", FINGERPRINT, 3, recipe([]))
+    with monkeypatch.context() as patch:
+        patch.setattr("cifar_lightning.data.cache.write_json", _interrupt)
+        with pytest.raises(KeyboardInterrupt):
+            cached(tmp_path / "train-4", FINGERPRINT, 3, recipe([]))
+    assert same(cached(tmp_path / "train-4", FINGERPRINT, 3, recipe(made)), whole)
+    assert made == [], "no image is decoded again"
+
+
+def _interrupt(*_: object) -> None:
+    raise KeyboardInterrupt
+
+
+@pytest.mark.posix("symbolic links")
+@pytest.mark.parametrize("suffix", ["part", "progress"])
+def test_a_link_is_not_written_to(suffix: str, tmp_path: Path) -> None:
+    target = tmp_path / "target"
+    target.write_text("precious")
+    (tmp_path / f"train-4-{FINGERPRINT[:16]}.{suffix}").symlink_to(target)
+    assert len(cached(tmp_path / "train-4", FINGERPRINT, 3, recipe([])).images) == 4
+    assert target.read_text() == "precious"
