@@ -79,8 +79,8 @@ class Predictions:
 class Folds:
     """The runs of a cross-validation, in a folder of their own: ``version_0`` is validated on the first fold.
 
-    ``settings.yaml`` in the folder has the settings of all of them, and ``folds.json`` how many they are and whether each
-    is tested; once all are trained, the results, too.
+    ``settings.yaml`` in the folder has the settings of all of them, and ``folds.json`` how many they are and whether
+    each is tested; once all are trained, the results, too.
 
     Args:
         folder: The folder.
