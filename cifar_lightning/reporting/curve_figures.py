@@ -8,7 +8,7 @@ from matplotlib.axes import Axes
 from matplotlib.ticker import PercentFormatter
 from numpy.typing import NDArray
 
-from cifar_lightning.io.text import percent
+from cifar_lightning.io.text import percent, printable
 from cifar_lightning.reporting.figures import CORRECT, NEUTRAL, Figure, entitle
 from cifar_lightning.training.calibration import accuracy_by_coverage
 
@@ -52,14 +52,17 @@ def binary_curves(probabilities: NDArray[np.floating], labels: NDArray[np.bool_]
     left, right = figure.subplots(1, 2)
     left.plot(np.r_[0, false_alarms], np.r_[0, recall], color=CORRECT, label="ROC curve")
     left.plot([0, 1], [0, 1], "--", color=NEUTRAL, linewidth=1, label="chance")
-    left.set(
-        xlabel=f"fraction of the other images taken for {name}", ylabel=f"recall of {name}", xlim=(0, 1), ylim=(0, 1.01)
-    )
     right.step(np.r_[0, recall], np.r_[precision[0], precision], color=CORRECT, where="pre", label="precision")
     share = labels.mean()
     right.axhline(share, color=NEUTRAL, linestyle="--", linewidth=1, label=f"chance: {percent(float(share))}")
-    right.set(xlabel=f"recall of {name}", ylabel=f"precision of {name}", xlim=(0, 1), ylim=(0, 1.01))
-    for axis in (left, right):
+    name = printable(name)
+    for axis, x, y in (
+        (left, f"fraction of the other images taken for {name}", f"recall of {name}"),
+        (right, f"recall of {name}", f"precision of {name}"),
+    ):
+        axis.set(xlim=(0, 1), ylim=(0, 1.01))
+        axis.set_xlabel(x, parse_math=False)
+        axis.set_ylabel(y, parse_math=False)
         _finish(axis)
     return figure
 

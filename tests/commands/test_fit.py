@@ -23,7 +23,8 @@ def test_a_run_is_one_folder(trained: Path) -> None:
         "best.ckpt", "last.ckpt", "config.yaml", "figures", "fit.json", "hparams.yaml", "metrics.csv", "report.html",
         ".lock", ".seconds",
     }  # fmt: skip
-    drawn = {f"val_{name}" for name in ("predictions", "misclassified", "confusion", "classes", "reliability")}
+    names = {"predictions", "misclassified", "confusion", "classes", "reliability", "coverage"}
+    drawn = {f"val_{name}" for name in names}
     assert {p.stem for p in (trained / "figures").iterdir()} == drawn | {"curves", "train_augmentation"}
     config = yaml.safe_load((trained / "config.yaml").read_text())
     assert config["model"]["arch"] == "cnn"

@@ -33,7 +33,7 @@ def test_the_direction_is_that_of_the_metric() -> None:
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["--monitor=val/f1"], "Measure it: --model.metrics '[F1Score]'. It measures val/acc, val/loss, "),
+        (["--monitor=val/auroc"], "Measure it: --model.metrics '[AUROC]'. It measures val/acc, val/loss, "),
         (["--monitor=val/los"], "Did you mean val/loss"),
         (["--monitor=val/loss", "--data.val_size=0"], "--monitor train/loss needs no validation"),
     ],
