@@ -5,6 +5,7 @@ N images in the source, n of them in a set, K classes, B batch, C channels, H he
 
 import math
 import os
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cache
@@ -23,9 +24,11 @@ Normalisation = tuple[tuple[float, ...], tuple[float, ...]]
 @cache
 def physical_memory() -> float:
     """Return the machine's memory in bytes; infinite where the system does not tell."""
+    if sys.platform == "win32":  # It has no sysconf.
+        return math.inf
     try:
         return float(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))
-    except (AttributeError, ValueError, OSError):  # Windows has no sysconf.
+    except (ValueError, OSError):
         return math.inf
 
 
