@@ -67,6 +67,7 @@ def test_folds_are_trained_validated_and_ranked(
     assert {int(row["image"]) for row in rows if row["fold"] == "1"} == set(data.sets["val"].indices.tolist())
 
 
+@pytest.mark.slow
 def test_a_set_of_folds_that_was_stopped_ends_as_one_that_was_not(
     data_root: Path, here: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -84,6 +85,7 @@ def test_a_set_of_folds_that_was_stopped_ends_as_one_that_was_not(
     assert (stopped / SUMMARY).read_bytes() == (whole / SUMMARY).read_bytes()
 
 
+@pytest.mark.slow
 def test_a_fold_that_was_not_tested_yet_is_tested(image_folder: Path, here: Path) -> None:
     words = ["--data.dataset=folder", f"--data.root={image_folder}", "--data.batch_size=8", "--trainer.max_epochs=1"]
     assert main(["fit", *words, "--folds=2", "--test"]) == 0

@@ -129,6 +129,8 @@ def test_not_sure(calibrated: Path, here: Path, image_folder: Path, capsys: pyte
     assert f"not sure: {len(rows)} of the {len(rows)} images" in out
     assert main([*words, "--min_confidence=0", "--output=table.csv"]) == 0
     assert "sure" not in Path("table.csv").read_text().splitlines()[0]
+    assert main([*words, "--min_accuracy=0.01", "--output=table.csv"]) == 0
+    assert "sure" in Path("table.csv").read_text().splitlines()[0]
     predictions = Predictor(calibrated, min_confidence=0.3)(sorted(image_folder.rglob("*.png"))[:4])
     assert all(one.is_sure == (one.probability >= 0.3) for one in predictions)
 
