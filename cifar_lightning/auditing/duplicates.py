@@ -1,7 +1,7 @@
 """Duplicate images, also where one was encoded again, mirrored, shifted by a pixel, or made brighter or darker.
 
 Candidates are pairs whose coarse structure is similar; they are verified on the pixels. The constants were chosen on
-CIFAR-10-JPEG, where all of 200 planted duplicates are found, and the weakest pairs that are reported are photographs of
+CIFAR-10-JPEG, where 199 of 200 planted duplicates are found, and the weakest pairs that are reported are photographs of
 the same thing, as in https://arxiv.org/abs/1902.00423.
 
 N and M images, n of a block or n pairs.

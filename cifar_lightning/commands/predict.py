@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from cifar_lightning.commands.options.arguments import ArgumentParser, split_options
+from cifar_lightning.commands.options.arguments import ArgumentParser, add_confidence_options, split_options
 from cifar_lightning.commands.options.help import TEXTS
 from cifar_lightning.errors import UsageError
 from cifar_lightning.inference.card import choose_confidence
@@ -48,18 +48,6 @@ def add_options(parser: Any) -> None:
         "--explain", action="store_true", help="Draw where in each image the evidence for its class lies (Grad-CAM)."
     )
     add_confidence_options(parser)
-
-
-def add_confidence_options(parser: Any) -> None:
-    """Add the options of ``predict`` and ``serve`` that say when a prediction is sure."""
-    parser.add_argument(
-        "--min_confidence", type=float, help='The probability, from 0 to 1, below which the answer is "not sure".'
-    )
-    parser.add_argument(
-        "--min_accuracy",
-        type=float,
-        help="Instead of it, the accuracy, from 0 to 1, that answers should have; needs validate --calibrate before.",
-    )
 
 
 def _predict_with_trainer(words: Sequence[str]) -> int:

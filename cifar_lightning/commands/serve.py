@@ -10,7 +10,7 @@ from contextlib import suppress
 from importlib.util import find_spec
 from ipaddress import ip_address
 
-from cifar_lightning.commands.options.arguments import ArgumentParser
+from cifar_lightning.commands.options.arguments import ArgumentParser, add_confidence_options
 from cifar_lightning.errors import UsageError
 from cifar_lightning.io.text import printable, say
 
@@ -118,18 +118,7 @@ def _add_model_options(parser: ArgumentParser) -> None:
         action="store_true",
         help="run the code of any network that the checkpoint names, or the program in a .pt2 file",
     )
-    parser.add_argument(
-        "--min_confidence",
-        type=float,
-        metavar="P",
-        help='the probability, 0 to 1, below which the answer is "not sure"',
-    )
-    parser.add_argument(
-        "--min_accuracy",
-        type=float,
-        metavar="A",
-        help="instead of it, the accuracy, 0 to 1, that answers should have; needs validate --calibrate before",
-    )
+    add_confidence_options(parser)
 
 
 def _add_access_options(parser: ArgumentParser) -> None:

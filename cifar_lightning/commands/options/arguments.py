@@ -79,3 +79,15 @@ def split_options(words: Sequence[str], options: Sequence[str]) -> tuple[list[st
         else:
             values.append(following)
     return values, rest
+
+
+def add_confidence_options(parser: Any) -> None:
+    """Add the options of ``predict`` and ``serve`` that say when a prediction is sure."""
+    parser.add_argument(
+        "--min_confidence", type=float, help='The probability, from 0 to 1, below which the answer is "not sure".'
+    )
+    parser.add_argument(
+        "--min_accuracy",
+        type=float,
+        help="Instead of it, the accuracy, from 0 to 1, that answers should have; needs validate --calibrate before.",
+    )
