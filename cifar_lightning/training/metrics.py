@@ -19,6 +19,10 @@ from torchmetrics.utilities.distributed import gather_all_tensors
 from cifar_lightning.training.chosen_metrics import ChosenMetrics
 from cifar_lightning.training.scores import BINARY_SCORES, MACRO_SCORES, binary_scores, class_scores, macro_scores
 
+JOINED = 8
+"""Number of steps that are stored as they are. Small tensors that are kept for an epoch lie between the large ones of
+the batches, whose memory could then not be used again when they are freed."""
+
 _SUM_DTYPE = torch.float32 if torch.backends.mps.is_available() else torch.float64  # MPS has no float64.
 
 
@@ -99,7 +103,8 @@ class EpochMetrics(nn.Module):
             for k in range(2, min(num_classes, 4)):
                 top = MulticlassAccuracy(num_classes, top_k=k, average="micro", validate_args=False)
                 self.of_probabilities[f"top{k}"] = top
-        self._steps: list[tuple[Tensor, Tensor, Tensor, Tensor]] = []
+        self._steps: list[tuple[Tensor, ...]] = []
+        self._sizes: list[int] = []
 
     def update(self, logits: Tensor, labels: Tensor, loss: Tensor, indices: Tensor) -> None:
         """Add a batch.
@@ -111,7 +116,14 @@ class EpochMetrics(nn.Module):
             indices: (B,) int64, the images' indices in their source.
         """
         outputs = logits.argmax(1) if self.confusion is None else logits
-        self._steps.append((outputs, labels, loss.detach(), indices))
+        self._steps.append((outputs, labels, loss.detach()[None], indices))
+        self._sizes.append(len(labels))
+        if len(self._steps) > JOINED:
+            self._steps = [self._join()]
+
+    def _join(self) -> tuple[Tensor, ...]:
+        """Return the outputs, labels, losses and indices of all stored steps."""
+        return tuple(torch.cat(parts) for parts in zip(*self._steps, strict=True))
 
     @property
     def started(self) -> bool:
@@ -176,7 +188,7 @@ class EpochMetrics(nn.Module):
 
     def discard(self) -> None:
         """Discard what was added since the last ``finish``."""
-        self._steps = []
+        self._steps, self._sizes = [], []
         for module in self.modules():
             if isinstance(module, Metric):
                 module.reset()
@@ -187,11 +199,9 @@ class EpochMetrics(nn.Module):
         if not self._steps:
             empty = torch.empty(0, dtype=torch.int64, device=device)
             return torch.empty(0, self.num_classes, device=device), empty, empty
-        all_outputs, all_labels, losses, all_indices = zip(*self._steps, strict=True)
-        self._steps = []
-        outputs, labels, indices = torch.cat(all_outputs), torch.cat(all_labels), torch.cat(all_indices)
-        sizes = torch.tensor([len(batch) for batch in all_labels], device=device)
-        self.loss.update(torch.stack(losses) * sizes)
+        outputs, labels, losses, indices = self._join()
+        self.loss.update(losses * torch.tensor(self._sizes, device=device))
+        self._steps, self._sizes = [], []
         self.images.update(torch.tensor(len(labels), device=device))
         for metric in filter(None, (self.acc, self.confusion)):
             metric.update(outputs if self.confusion is None else outputs.argmax(1), labels)

@@ -1,5 +1,7 @@
 """Metrics and intervals, from arrays."""
 
+import gc
+
 import numpy as np
 import pytest
 import torch
@@ -31,6 +33,24 @@ def test_the_loss_of_an_epoch_is_the_mean_over_its_images() -> None:
         assert metrics.started
         assert metrics.finish(further=False) == {"loss": 3.0, "acc": 0.75}
         assert not metrics.started
+
+
+def test_few_tensors_are_kept_during_an_epoch() -> None:
+    """Each one may keep the allocator from using the memory of a whole batch again."""
+
+    def count() -> int:
+        return sum(issubclass(type(value), torch.Tensor) for value in gc.get_objects())
+
+    metrics = EpochMetrics(3, evaluation=False)
+    before = count()
+    for step in range(500):
+        metrics.update(
+            torch.eye(3)[[step % 3, 1]], torch.tensor([step % 3, 2]), torch.tensor(float(step)), torch.arange(2)
+        )
+    assert count() - before < 50
+    means = metrics.finish(further=False)
+    assert means["loss"] == 249.5
+    assert means["acc"] == 0.5
 
 
 def test_an_evaluation_stores_the_outputs_for_each_image() -> None:
