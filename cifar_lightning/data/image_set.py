@@ -7,12 +7,16 @@ import math
 import os
 import sys
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import cache
+from pathlib import Path
 
 import torch
 from torch import Tensor
 from torch.utils.data import Dataset
+
+from cifar_lightning.io.mapped_file import read_ahead
 
 Batch = tuple[Tensor, Tensor, Tensor]
 """Images (B, C, H, W) uint8, labels (B,) int64, and the images' indices in their source (B,) int64."""
@@ -21,15 +25,26 @@ Normalisation = tuple[tuple[float, ...], tuple[float, ...]]
 """Mean and standard deviation of each channel, of pixels in [0, 1]."""
 
 
+LIMITS = (Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory/memory.limit_in_bytes"))
+"""Where Linux tells how much memory a container may use, in bytes: control groups of version 2 and of version 1."""
+
+
 @cache
 def physical_memory() -> float:
-    """Return the machine's memory in bytes; infinite where the system does not tell."""
-    if sys.platform == "win32":  # It has no sysconf.
-        return math.inf
-    try:
-        return float(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))
-    except (ValueError, OSError):
-        return math.inf
+    """Return the memory of the machine, or of the container, in bytes; infinite where the system does not tell."""
+    memory = [math.inf]
+    if sys.platform != "win32":  # It has no sysconf.
+        with suppress(ValueError, OSError):
+            memory.append(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))
+    for file in LIMITS:
+        with suppress(ValueError, OSError):  # "max" is no number.
+            memory.append(int(file.read_text(encoding="ascii")))
+    return min(memory)
+
+
+def fits_in_memory(size: int) -> bool:
+    """Tell whether images of a size in bytes take at most half of the memory."""
+    return size <= physical_memory() / 2
 
 
 @dataclass(frozen=True)
@@ -74,7 +89,16 @@ class ImageSet(Dataset[Batch]):
     @property
     def exceeds_memory(self) -> bool:
         """Whether the images take more than half of the machine's memory, so that reading them waits for the disk."""
-        return self.images.is_cpu and self.images.nbytes > physical_memory() / 2
+        return self.images.is_cpu and not fits_in_memory(self.images.nbytes)
+
+    def read_ahead(self, positions: Tensor) -> None:
+        """Let the system read a later batch, in the order of the file, if the images exceed the memory.
+
+        Args:
+            positions: (B,) int64 in [0, n).
+        """
+        if self.exceeds_memory:
+            read_ahead(self.images, self.indices[positions])
 
     def __getitem__(self, positions: Tensor | int) -> Batch:
         """Fetch a batch in one gather.
@@ -83,12 +107,7 @@ class ImageSet(Dataset[Batch]):
             positions: (B,) int64 in [0, n), on the device of the images; or one position, for a batch of one.
         """
         indices = self.indices[positions].reshape(-1)
-        if self.exceeds_memory:  # A disk is fastest in the order of the file.
-            order = indices.argsort()
-            images = self.images.index_select(0, indices[order]).index_select(0, order.argsort())
-        else:
-            images = self.images.index_select(0, indices)
-        images = images.permute(0, 3, 1, 2)
+        images = self.images.index_select(0, indices).permute(0, 3, 1, 2)
         return images, self.labels.index_select(0, indices), indices
 
     def __getitems__(self, positions: Sequence[int]) -> Batch:

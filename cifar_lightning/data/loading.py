@@ -6,8 +6,8 @@ B batch, C channels, H height, W width.
 
 import math
 from collections.abc import Callable, Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from itertools import zip_longest
 from typing import Any, Literal, cast
 
 import torch
@@ -81,7 +81,11 @@ class BatchSampler(DistributedSampler[Tensor]):
             generator = torch.Generator().manual_seed(hash_integers(self.seed, self.epoch))
             order = self.losses.leave_out(order, images.indices.cpu()[order], self._left_out, generator)
         share = order[torch.arange(self.rank, self.total_size, self.num_replicas) % len(order)]
-        yield from torch.split(share.to(self._device), self.batch_size)[self.first_batch() : len(self)]
+        batches = torch.split(share.to(self._device), self.batch_size)[self.first_batch() : len(self)]
+        for batch, following in zip_longest(batches, batches[1:]):
+            if following is not None:
+                images.read_ahead(following)
+            yield batch
 
 
 def shuffled(count: int, seed: int, epoch: int) -> Tensor:
@@ -111,26 +115,34 @@ def balance(order: Tensor, labels: Tensor) -> Tensor:
     return torch.cat(chosen)[order]
 
 
-class PrefetchingLoader(DataLoader[Batch]):
-    """Fetches the next batch in a thread while the current one is used, for images that are read from the disk."""
+class _ReadingAhead(UnrepeatedDistributedSampler):
+    """Yields the positions of single images in order, and lets the batch after theirs be read from the disk.
 
-    def __iter__(self) -> Iterator[Batch]:  # type: ignore[override]
-        batches = super().__iter__()
-        with ThreadPoolExecutor(1) as pool:
-            following = pool.submit(next, batches, None)
-            while batch := following.result():
-                following = pool.submit(next, batches, None)
-                yield batch
+    Args:
+        images: What is sampled.
+        batch_size: Images in a batch B, >= 1.
+        world_size: Number of processes.
+        rank: This process, in [0, world_size).
+    """
+
+    def __init__(self, images: ImageSet, batch_size: int, world_size: int, rank: int) -> None:
+        super().__init__(images, world_size, rank, shuffle=False)
+        self._images, self._batch_size = images, batch_size
+
+    def __iter__(self) -> Iterator[Any]:  # Lightning declares lists, and yields numbers.
+        positions: list[Any] = list(super().__iter__())
+        for start in range(0, len(positions), self._batch_size):
+            following = start + self._batch_size
+            self._images.read_ahead(
+                torch.tensor(positions[following : following + self._batch_size], dtype=torch.int64)
+            )
+            yield from positions[start:following]
 
 
 def training_loader(sampler: BatchSampler) -> DataLoader[Batch]:
     """Make the loader of the batches that a sampler chooses."""
     images = cast(ImageSet, sampler.dataset)
-    return _loader_for(images)(images, batch_size=None, sampler=sampler, collate_fn=keep)
-
-
-def _loader_for(images: ImageSet) -> type[DataLoader[Batch]]:
-    return PrefetchingLoader if images.exceeds_memory else DataLoader
+    return DataLoader(images, batch_size=None, sampler=sampler, collate_fn=keep)
 
 
 def evaluation_loader(images: ImageSet, batch_size: int, *, world_size: int = 1, rank: int = 0) -> DataLoader[Batch]:
@@ -142,8 +154,8 @@ def evaluation_loader(images: ImageSet, batch_size: int, *, world_size: int = 1,
         world_size: Number of processes.
         rank: This process, in [0, world_size).
     """
-    sampler = UnrepeatedDistributedSampler(images, world_size, rank, shuffle=False)
-    return _loader_for(images)(images, batch_size=batch_size, sampler=sampler, collate_fn=keep)
+    sampler = _ReadingAhead(images, batch_size, world_size, rank)
+    return DataLoader(images, batch_size=batch_size, sampler=sampler, collate_fn=keep)
 
 
 def keep(batch: Any) -> Any:

@@ -1,9 +1,13 @@
 """Sets of images: fetching batches and measuring the normalisation."""
 
+from pathlib import Path
+
 import numpy as np
+import pytest
 import torch
 
-from cifar_lightning.data.image_set import ImageSet
+from cifar_lightning.data import image_set
+from cifar_lightning.data.image_set import ImageSet, fits_in_memory
 
 
 def test_a_batch_has_the_requested_order() -> None:
@@ -23,3 +27,17 @@ def test_normalisation_against_numpy() -> None:
     flat = pixels[::2].reshape(-1, 3) / 255
     np.testing.assert_allclose(mean, flat.mean(0), atol=1e-9)
     np.testing.assert_allclose(std, flat.std(0), atol=1e-9)
+
+
+@pytest.mark.parametrize(("content", "limited"), [("1000\n", True), ("max\n", False), ("", False)])
+def test_the_memory_of_a_container_counts(
+    content: str, limited: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (limit := tmp_path / "memory.max").write_text(content)
+    monkeypatch.setattr(image_set, "LIMITS", (limit, tmp_path / "missing"))
+    image_set.physical_memory.cache_clear()
+    try:
+        assert fits_in_memory(500)
+        assert fits_in_memory(501) is not limited
+    finally:
+        image_set.physical_memory.cache_clear()
