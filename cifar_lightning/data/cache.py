@@ -21,6 +21,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from cifar_lightning.data.image_set import fits_in_memory
+from cifar_lightning.errors import UsageError
 from cifar_lightning.io.download import DownloadError, locked
 from cifar_lightning.io.files import move_complete, open_no_link, remove_unfinished, write_atomically, write_json
 from cifar_lightning.io.schema import TEXT, check, several, whole
@@ -72,13 +74,20 @@ class Recipe:
 
     Attributes:
         image_size: Height H and width W, in pixels.
+        most: The most images that there can be: all, if none is broken.
         pieces: Yields the pieces from one of the source's items on.
         digest: Computes the digest of images (N, H, W, 3) uint8, their labels and their hashes.
     """
 
     image_size: int
+    most: int
     pieces: Callable[[int], Iterator[Piece]]
     digest: Callable[[Tensor, Sequence[int], Sequence[str]], str]
+
+    @property
+    def nbytes(self) -> int:
+        """The most bytes that the images can take."""
+        return 3 * self.image_size**2 * self.most
 
     def make(self) -> Decoded:
         """Make all images in memory."""
@@ -127,6 +136,9 @@ def cached(path: Path, fingerprint: str, num_classes: int, recipe: Recipe) -> De
         fingerprint: SHA-256 of all that the images are made from, in hexadecimal; those of another are replaced.
         num_classes: Number of classes K that the labels should be of.
         recipe: How the images are made.
+
+    Raises:
+        UsageError: If they can't be stored there, and are too large for the memory.
     """
     cache = _Cache(path, fingerprint, recipe.image_size)
     if stored := cache.open(num_classes):
@@ -136,6 +148,13 @@ def cached(path: Path, fingerprint: str, num_classes: int, recipe: Recipe) -> De
         with locked(path):
             return cache.open(num_classes) or cache.write(recipe)
     except (OSError, DownloadError) as error:
+        if not fits_in_memory(recipe.nbytes):
+            raise UsageError(
+                f"the decoded images take up to {recipe.nbytes / 1e9:.1f} GB, which is too much for the memory, and "
+                f"can't be stored in {path.parent} ({error}). Make room there, and give the same command again: what "
+                "is decoded is kept. A smaller data.image_size needs less."
+            ) from error
+        cache.discard_unfinished()  # Else it would fill the disk for nothing.
         say(f"The images could not be cached in {path.parent} and will be prepared again next time ({error}).")
         return recipe.make()
 
@@ -202,6 +221,12 @@ class _Cache:
         write_json(self._description, {"fingerprint": self._fingerprint, **content})
         self._remove_others()
         return made
+
+    def discard_unfinished(self) -> None:
+        """Remove what has been made of images that are not complete."""
+        for path in (self._part, self._progress):
+            with suppress(OSError):
+                path.unlink()
 
     def _read_progress(self) -> list[dict[str, Any]]:
         """Return what is recorded of the pieces that an interrupted run has made, and cut off what it wrote after."""

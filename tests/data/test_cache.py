@@ -1,8 +1,11 @@
 """The cache of decoded images."""
 
+import errno
 import json
+import math
 import os
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,8 +13,10 @@ import numpy as np
 import pytest
 import torch
 
+from cifar_lightning.data import image_set
 from cifar_lightning.data.cache import Decoded, Piece, Recipe, cached
 from cifar_lightning.data.sources import open_source
+from cifar_lightning.errors import UsageError
 from cifar_lightning.io.files import hash_data
 
 FINGERPRINT, OTHER = hash_data("this"), hash_data("other")
@@ -32,7 +37,9 @@ def recipe(made: list[int], fails_at: int | None = None) -> Recipe:
             broken = [("four.png", "it is broken")] if item == 3 else []
             yield Piece(IMAGES[whole], LABELS[whole], 1, [hash_data(str(item))] * (item != 3), broken)
 
-    return Recipe(4, pieces, lambda images, labels, hashes: hash_data(images.numpy().tobytes(), str(labels), *hashes))
+    return Recipe(
+        4, 5, pieces, lambda images, labels, hashes: hash_data(images.numpy().tobytes(), str(labels), *hashes)
+    )
 
 
 def same(one: Decoded, other: Decoded) -> bool:
@@ -134,7 +141,7 @@ def test_a_split_without_a_readable_image(tmp_path: Path) -> None:
     def pieces(first: int) -> Iterator[Piece]:
         yield Piece(IMAGES[:0], [], 1, [], [("one.png", "it is broken")])
 
-    made = Recipe(4, pieces, lambda images, labels, hashes: "digest")
+    made = Recipe(4, 1, pieces, lambda images, labels, hashes: "digest")
     for _ in range(2):
         found = cached(tmp_path / "train-4", FINGERPRINT, 3, made)
         assert (len(found.images), found.broken) == (0, (("one.png", "it is broken"),))
@@ -153,6 +160,31 @@ def test_an_interruption_before_the_images_are_described(tmp_path: Path, monkeyp
 
 def _interrupt(*_: object) -> None:
     raise KeyboardInterrupt
+
+
+@pytest.mark.parametrize("memory", [math.inf, 100])
+def test_without_room_for_the_images(
+    memory: float, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They are made in memory, unless they are too large for it."""
+
+    def pieces(first: int) -> Iterator[Piece]:
+        yield from recipe([]).pieces(first)
+        if any(tmp_path.glob("*.part")):
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(image_set, "physical_memory", lambda: memory)
+    made = replace(recipe([]), pieces=pieces)
+    if memory == math.inf:
+        assert same(cached(tmp_path / "train-4", FINGERPRINT, 3, made), recipe([]).make())
+        assert "could not be cached" in capsys.readouterr().out
+        assert {file.suffix for file in tmp_path.iterdir()} <= {".lock"}, "it does not fill the disk"
+    else:
+        with pytest.raises(UsageError, match="Make room there"):
+            cached(tmp_path / "train-4", FINGERPRINT, 3, made)
+        resumed: list[int] = []
+        assert same(cached(tmp_path / "train-4", FINGERPRINT, 3, recipe(resumed)), recipe([]).make())
+        assert resumed == [], "what was decoded is kept"
 
 
 @pytest.mark.posix("symbolic links")

@@ -110,6 +110,7 @@ class Folder:
         cache = root.with_name(f"{root.name}.cache") / f"{split}-{self.image_size}"
         recipe = Recipe(
             self.image_size,
+            len(files),
             lambda first: self._decode(folder, files, labels, first),
             # Hashing the encoded files, not the pixels, gives the same digest for another image size and for another
             # release of the decoder.

@@ -124,6 +124,7 @@ class Pairs(ABC):
     def _decode_or_load(self, split: str, dataset: Any, most: int) -> Decoded:
         recipe = Recipe(
             self.image_size,
+            len(dataset),
             lambda first: self._decode(split, dataset, most, first),
             lambda images, labels, _: hash_data(images.numpy().reshape(-1).data, np.array(labels, np.int64).data),
         )

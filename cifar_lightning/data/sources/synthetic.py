@@ -52,5 +52,5 @@ class Synthetic:
 
         path = self.root / "synthetic" / f"{split}-{self.image_size}"
         digest = hash_data(f"{DRAWINGS} {split}")
-        stored = cached(path, DRAWINGS, len(drawings.CLASSES), Recipe(self.image_size, draw, lambda *_: digest))
+        stored = cached(path, DRAWINGS, len(drawings.CLASSES), Recipe(self.image_size, count, draw, lambda *_: digest))
         return ImageSet.whole(stored.images, stored.labels, drawings.CLASSES, digest)
