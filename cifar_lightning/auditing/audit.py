@@ -7,10 +7,11 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from cifar_lightning.auditing.duplicates import BLOCK, find_duplicates, shrink
+from cifar_lightning.auditing.duplicates import find_duplicates, shrink
 from cifar_lightning.auditing.findings import Finding, Place
 from cifar_lightning.auditing.images import find_odd_sizes, find_plain, is_imbalanced
 from cifar_lightning.auditing.labels import OutOfFold, find_label_errors
+from cifar_lightning.data.cache import images_per_piece
 from cifar_lightning.data.image_set import ImageSet
 from cifar_lightning.errors import UsageError
 
@@ -45,7 +46,8 @@ class Audit:
         """Find duplicates in and between all splits, the most similar first."""
         small, places = [], []
         for split, images in self.sets.items():
-            small += [shrink(images.images[chunk].cpu()) for chunk in torch.split(images.indices, BLOCK)]
+            chunks = torch.split(images.indices, images_per_piece(self.image_size))
+            small += [shrink(images.images[chunk].cpu()) for chunk in chunks]
             places += [(split, index) for index in images.indices.tolist()]
         for pair in find_duplicates(torch.cat(small)):
             both = (self.place(*places[pair.first]), self.place(*places[pair.second]))

@@ -9,6 +9,7 @@ N and M images, n of a block or n pairs.
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cache
 
 import torch
 from rich.progress import track
@@ -16,6 +17,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from cifar_lightning.auditing.images import is_plain
+from cifar_lightning.data.cache import images_per_piece
 from cifar_lightning.io.files import hash_data
 
 SIDE = 32
@@ -30,8 +32,14 @@ LIMIT, DETAIL_LIMIT = 0.9, 0.87
 SHIFTS = [(down, right) for down in (-1, 0, 1) for right in (-1, 0, 1)]
 """By how many pixels one image may be shifted."""
 
+MOST_CANDIDATES = 32
+"""How many candidates of an image are verified, the most similar ones: in some sets all images are alike."""
+
 BLOCK = 1024
-"""Number of images whose descriptors are compared with as many others at once."""
+"""Number of images, or of pairs of them, that are worked on at once."""
+
+PRODUCTS = 2**26
+"""Number of correlations that are computed at once: 256 MiB of them."""
 
 
 @dataclass(frozen=True)
@@ -93,13 +101,10 @@ def _find_copies(images: Tensor) -> tuple[list[Duplicate], Tensor]:
 def _find_near(images: Tensor, others: Tensor | None) -> list[Duplicate]:
     small = shrink(images)
     small_others = small if others is None else shrink(others)
-    plain = torch.cat([is_plain(chunk) for chunk in torch.split(small_others, BLOCK)])
     found: dict[tuple[int, int], Duplicate] = {}
     for mirrored in (False, True):
         turned = small.flip(2) if mirrored else small
-        for candidates in _candidates(turned, small_others, each_once=others is None):
-            # Images of one colour are all alike.
-            first, second = (positions[~plain[candidates[1]]] for positions in candidates)
+        for first, second in _candidates(turned, small_others, each_once=others is None):
             similar, detail = _compare(turned[first], small_others[second])
             equal = (turned[first] == small_others[second]).flatten(1).all(1) & (not mirrored)
             detail = detail.clamp_max(1 - 1e-6).where(~equal, 1)
@@ -113,7 +118,7 @@ def shrink(images: Tensor) -> Tensor:
     """Resize images (N, H, W, 3) uint8 to (N, SIDE, SIDE, 3), at which they are compared."""
     if images.shape[1:3] == (SIDE, SIDE):
         return images
-    return torch.cat([_resize(chunk) for chunk in torch.split(images, BLOCK)])
+    return torch.cat([_resize(chunk) for chunk in torch.split(images, images_per_piece(images.shape[1]))])
 
 
 def _resize(images: Tensor) -> Tensor:
@@ -128,26 +133,31 @@ def _resize(images: Tensor) -> Tensor:
 def _candidates(images: Tensor, others: Tensor, *, each_once: bool) -> Iterator[tuple[Tensor, Tensor]]:
     """Yield the positions (n,) and (n,) of pairs whose coarse structure is similar."""
     coarse, other_coarse = _describe(images), _describe(others)
-    for start in track(range(0, len(coarse), BLOCK), "Comparing images", transient=True):
-        pairs = []
-        for other_start in range(start if each_once else 0, len(other_coarse), BLOCK):
-            similar = coarse[start : start + BLOCK] @ other_coarse[other_start : other_start + BLOCK].T > COARSE_LIMIT
-            pairs.append(similar.nonzero() + torch.tensor([start, other_start]))
-        first, second = torch.cat(pairs).T
-        if each_once:
-            first, second = (kept[first < second] for kept in (first, second))
+    rows = max(1, min(BLOCK, PRODUCTS // len(others)))
+    for start in track(range(0, len(coarse), rows), "Comparing images", transient=True):
+        first_other = start if each_once else 0
+        correlation = coarse[start : start + rows] @ other_coarse[first_other:].T
+        if each_once:  # Only the pairs above the diagonal.
+            correlation = correlation.triu(1)
+        best, column = correlation.topk(min(MOST_CANDIDATES, correlation.shape[1]))
+        row, rank = (best > COARSE_LIMIT).nonzero(as_tuple=True)
+        first, second = start + row, first_other + column[row, rank]
         yield from zip(torch.split(first, 16 * BLOCK), torch.split(second, 16 * BLOCK), strict=True)
 
 
 def _describe(images: Tensor) -> Tensor:
     """Return descriptors (N, 64) of images (N, SIDE, SIDE, 3); their products are correlations."""
-    grey = torch.cat([chunk.float().mean(3) for chunk in torch.split(images, BLOCK)])
-    return _normalise(F.adaptive_avg_pool2d(grey[:, None], COARSE_SIDE).flatten(1))
+    chunks = torch.split(images, BLOCK)
+    grey = torch.cat([chunk.float().mean(3) for chunk in chunks])
+    plain = torch.cat([is_plain(chunk) for chunk in chunks])
+    descriptors = _normalise(F.adaptive_avg_pool2d(grey[:, None], COARSE_SIDE).flatten(1))
+    descriptors[plain] = 0  # Images of one colour are all alike.
+    return descriptors
 
 
 def _compare(images: Tensor, others: Tensor) -> tuple[Tensor, Tensor]:
     """Tell which pairs of images (n, SIDE, SIDE, 3) are duplicates: (n,) bool, and their details' correlation (n,)."""
-    images, others = (each.float().mean(3, keepdim=True) for each in (images, others))
+    images, others = (each.float().mean(3) for each in (images, others))
     similar = _correlate(images, others) > LIMIT
     detail = torch.zeros(len(images))
     detail[similar] = _correlate(_details(images[similar]), _details(others[similar]))
@@ -155,26 +165,31 @@ def _compare(images: Tensor, others: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _details(images: Tensor) -> Tensor:
-    """Return what is larger than the noise and smaller than the subject in images (n, SIDE, SIDE, 1) float."""
-    channels_first = images.permute(0, 3, 1, 2)
-    fine, coarse = (
-        F.avg_pool2d(F.pad(channels_first, [size // 2] * 4, mode="reflect"), size, stride=1) for size in (3, 7)
-    )
-    return (fine - coarse).permute(0, 2, 3, 1)
+    """Return what is larger than the noise and smaller than the subject in images (n, SIDE, SIDE) float."""
+    fine, coarse = _blur(3), _blur(7)
+    return fine @ images @ fine.T - coarse @ images @ coarse.T
+
+
+@cache
+def _blur(width: int) -> Tensor:
+    """Return the matrix (SIDE, SIDE) that averages each column over some neighbours, mirrored at the border."""
+    columns = F.pad(torch.eye(SIDE)[None], [width // 2] * 2, mode="reflect")
+    return F.avg_pool1d(columns, width, 1)[0].T
 
 
 def _correlate(images: Tensor, others: Tensor) -> Tensor:
-    """Return the highest correlation (n,) of images (n, SIDE, SIDE, C) float with the others, shifted by a pixel."""
-    inner = _normalise(images[:, 1:-1, 1:-1].flatten(1, 2), 1).flatten(1)
+    """Return the highest correlation (n,) of images (n, SIDE, SIDE) float with the others, shifted by a pixel."""
+    inner = _normalise(images[:, 1:-1, 1:-1].flatten(1))
     best = torch.full((len(images),), -1.0)
     for down, right in SHIFTS:
-        window = others[:, 1 + down : SIDE - 1 + down, 1 + right : SIDE - 1 + right].flatten(1, 2)
-        best = torch.maximum(best, (inner * _normalise(window, 1).flatten(1)).sum(1))
+        window = others[:, 1 + down : SIDE - 1 + down, 1 + right : SIDE - 1 + right].flatten(1)
+        # The mean of ``inner`` is 0, so that of the window does not matter to the product.
+        norm = torch.linalg.vector_norm(window - window.mean(1, keepdim=True), dim=1).clamp_min(1e-3)
+        best = torch.maximum(best, torch.linalg.vecdot(inner, window) / norm)
     return best
 
 
-def _normalise(values: Tensor, dim: int = 1) -> Tensor:
-    """Subtract the mean along a dimension of values (n, …), and divide by the norm of the rest."""
-    values = values - values.mean(dim, keepdim=True)
-    norms: Tensor = torch.linalg.vector_norm(values.flatten(1), dim=1).clamp_min(1e-3)
-    return values / norms.view(-1, *[1] * (values.ndim - 1))
+def _normalise(values: Tensor) -> Tensor:
+    """Subtract the mean of each row of values (n, m), and divide by the norm of the rest."""
+    values = values - values.mean(1, keepdim=True)
+    return values / torch.linalg.vector_norm(values, dim=1, keepdim=True).clamp_min(1e-3)

@@ -8,6 +8,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from cifar_lightning.data.cache import images_per_piece
 from cifar_lightning.data.image_set import ImageSet
 
 PLAIN = 2.0
@@ -30,7 +31,8 @@ def is_plain(images: Tensor) -> Tensor:
 
 def find_plain(images: ImageSet) -> list[int]:
     """Return the positions, in their source, of images that are nearly of one colour."""
-    return [int(i) for chunk in torch.split(images.indices, 1024) for i in chunk[is_plain(images.images[chunk])]]
+    chunks = torch.split(images.indices, images_per_piece(images.images.shape[1]))
+    return [int(i) for chunk in chunks for i in chunk[is_plain(images.images[chunk])]]
 
 
 def find_odd_sizes(files: Sequence[Path], image_size: int) -> Iterator[tuple[int, str, int, int]]:

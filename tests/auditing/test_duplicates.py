@@ -10,6 +10,7 @@ from PIL import Image
 from torch import Tensor
 
 from cifar_lightning import ImageDataModule
+from cifar_lightning.auditing import duplicates
 from cifar_lightning.auditing.duplicates import Duplicate, find_duplicates
 from cifar_lightning.auditing.images import is_plain
 
@@ -67,6 +68,14 @@ def test_copies_within_a_set_are_paired_with_the_first_one(drawings: Tensor) -> 
     assert pairs[0].exact
     assert (pairs[2].first, pairs[2].second, pairs[2].mirrored) == (1, 4, True)
     assert len(pairs) == 3
+
+
+def test_a_copy_is_found_among_images_that_are_all_alike(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(duplicates, "MOST_CANDIDATES", 5)
+    noise = torch.randint(0, 32, (200, 32, 32, 3), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    skies = torch.arange(32)[:, None, None].expand(32, 32, 3).byte() * 4 + noise
+    planted = torch.cat([skies, CHANGES["brighter"](skies[7:8]), skies[9:10].flip(2)])
+    assert {(pair.first, pair.second) for pair in find_duplicates(planted)} == {(7, 200), (9, 201)}
 
 
 @pytest.mark.parametrize("side", [48, 64])
