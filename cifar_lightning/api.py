@@ -109,6 +109,7 @@ def evaluate(
     settings: Settings | None = None,
     *,
     corruptions: bool = False,
+    calibrate: bool = False,
     allow_custom_code: bool = False,
 ) -> EvaluationResult:
     """Measure a checkpoint, as ``cifar-lightning test`` and ``validate`` do.
@@ -120,6 +121,8 @@ def evaluate(
         split: "test" or "val".
         settings: Settings that differ from the run's, such as {"model.tta": "flip"}.
         corruptions: Whether to measure the accuracy on corrupted test images, too.
+        calibrate: Whether to store in the checkpoint what the validation images tell: a temperature, for honest
+            probabilities, and the accuracy by confidence, which ``predict(min_accuracy=…)`` needs.
         allow_custom_code: Whether to run the code that the checkpoint names.
 
     Raises:
@@ -130,10 +133,12 @@ def evaluate(
         raise UsageError(f"split is {split!r}; it must be 'test' or 'val'.")
     if corruptions and split == "val":
         raise UsageError("corruptions are measured on the test images: split='test'.")
+    if calibrate and split == "test":
+        raise UsageError("a network is calibrated on validation images: split='val'.")
     path = _checkpoint(model)
     if path.suffix in EXPORTED:
         raise UsageError(f"{path} is an exported file; evaluate needs the checkpoint that it was exported from.")
-    words = _checkpoint_words(path, allow_custom_code) + ["--corruptions"] * corruptions
+    words = _checkpoint_words(path, allow_custom_code) + ["--corruptions"] * corruptions + ["--calibrate"] * calibrate
     try:
         with session(training=False):
             command = "test" if split == "test" else "validate"
@@ -150,6 +155,8 @@ def predict(
     *,
     top_k: int = 3,
     device: str = "auto",
+    min_confidence: float | None = None,
+    min_accuracy: float | None = None,
     allow_custom_code: bool = False,
 ) -> list[Prediction]:
     """Classify images. To classify more of them later, keep a ``Predictor``, which this function makes each time.
@@ -159,6 +166,8 @@ def predict(
         images: One or several, of any size, in any form that ``Predictor`` takes: paths, PIL images, arrays, ….
         top_k: Number of classes to name for each image, >= 1.
         device: "cpu", "cuda" or "mps"; "auto" uses an accelerator where there is one.
+        min_confidence: The probability, in [0, 1], below which a prediction is not sure: its ``is_sure`` is False.
+        min_accuracy: Instead of it, the accuracy in [0, 1) that the sure predictions should have; see ``Predictor``.
         allow_custom_code: Whether to run any code that a checkpoint names, or that a .pt2 file holds.
 
     Returns:
@@ -168,7 +177,14 @@ def predict(
         ImageError: If an image can't be read.
         UsageError: If the model can't be used or an argument is no image.
     """
-    return Predictor(_checkpoint(model), device=device, allow_custom_code=allow_custom_code)(images, top_k)
+    predictor = Predictor(
+        _checkpoint(model),
+        device=device,
+        allow_custom_code=allow_custom_code,
+        min_confidence=min_confidence,
+        min_accuracy=min_accuracy,
+    )
+    return predictor(images, top_k)
 
 
 def explain(model: Model, images: ImageInput | Sequence[ImageInput], *, allow_custom_code: bool = False) -> Figure:

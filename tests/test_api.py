@@ -3,6 +3,7 @@
 import json
 import logging
 import os
+import shutil
 import signal
 from pathlib import Path
 from typing import Any
@@ -200,6 +201,18 @@ def test_evaluate_validates(run: Path) -> None:
     assert not (run / "test.json").exists()
     with pytest.raises(UsageError, match="split is 'valid'"):
         evaluate(run, "valid")  # type: ignore[arg-type]
+
+
+def test_a_network_is_calibrated_and_says_when_it_is_not_sure(run: Path, tmp_path: Path) -> None:
+    path = Path(shutil.copy(run / "best.ckpt", tmp_path))
+    images, _ = draw_images(6, 0, 32)
+    with pytest.raises(UsageError, match="validate --calibrate"):
+        predict(path, images.numpy(), min_accuracy=0.2)
+    evaluate(path, "val", calibrate=True)
+    assert all(prediction.is_sure for prediction in predict(path, images.numpy(), min_accuracy=0.0))
+    assert not any(prediction.is_sure for prediction in predict(path, images.numpy(), min_confidence=1.0))
+    with pytest.raises(UsageError, match="split='val'"):
+        evaluate(path, calibrate=True)
 
 
 def test_predict_takes_runs_and_exported_files(run: Path, exported: Path) -> None:

@@ -1,19 +1,18 @@
 """What ``fit`` says about its data when it starts: those faults that are found in less than a second."""
 
-import math
-
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import Tensor
 from torch.nn import functional as F
 
 from cifar_lightning.auditing.images import is_imbalanced
+from cifar_lightning.data.cache import images_per_piece
 from cifar_lightning.data.datamodule import ImageDataModule
 from cifar_lightning.data.image_set import ImageSet
 from cifar_lightning.io.text import printable
 
-MOST_BYTES, CHUNK_BYTES = 2**30, 2**24
-"""Size of the images that are compared at most, and at a time."""
+MOST_BYTES = 2**30
+"""Size of the images that are compared at most."""
 
 
 class WarnAboutData(Callback):
@@ -24,8 +23,15 @@ class WarnAboutData(Callback):
         data = trainer.datamodule  # type: ignore[attr-defined]
         if not trainer.is_global_zero or not isinstance(data, ImageDataModule):
             return
-        balanced = data.hparams["sampler"] == "balanced" or pl_module.hparams.get("class_weights") not in (None, "none")
-        if not balanced and (note := describe_imbalance(data.sets["train"])):
+        sampled = data.hparams["sampler"] == "balanced"
+        weighted = pl_module.hparams.get("class_weights") not in (None, "none")
+        if sampled and weighted:
+            print(
+                "note: data.sampler balanced and model.class_weights both make up for small classes, which then count "
+                "more than large ones; leave out one of them",
+                flush=True,
+            )
+        elif not (sampled or weighted) and (note := describe_imbalance(data.sets["train"])):
             print(f"note: {note}", flush=True)
         if "val" in data.sets and (count := count_copies(data.sets["train"], data.sets["val"])):
             print(
@@ -60,7 +66,7 @@ def count_copies(images: ImageSet, others: ImageSet) -> int:
 def _fingerprints(images: ImageSet) -> Tensor:
     """Compute a number for each image, (n,) int64: the same for the same pixels, and another for others."""
     parts = []
-    for indices in torch.split(images.indices, max(1, CHUNK_BYTES // math.prod(images.images.shape[1:]))):
+    for indices in torch.split(images.indices, images_per_piece(images.images.shape[1])):
         pixels = images.images[indices].flatten(1)
         words = F.pad(pixels, (0, -pixels.shape[1] % 8)).view(torch.int64)
         draw = torch.Generator().manual_seed(0)

@@ -11,6 +11,7 @@ from lightning.pytorch.loggers import Logger, TensorBoardLogger
 
 from cifar_lightning.auditing.warnings import WarnAboutData
 from cifar_lightning.commands.after_fit import check_test
+from cifar_lightning.commands.folds import SUMMARY
 from cifar_lightning.commands.lightning_cli import TrainingCLI
 from cifar_lightning.commands.session import is_rank_zero, say_once
 from cifar_lightning.commands.summary import print_model, print_without_effect
@@ -101,7 +102,7 @@ def _check(cli: TrainingCLI, training: Training) -> None:
             f"--runs trains in one process, but there are to be {processes}. Leave out trainer.devices and "
             "trainer.num_nodes, or --runs, and train the seeds one by one: --seed_everything 1"
         )
-    if training.data.hparams["folds"] and processes > 1 and training.folder.parent.name.startswith("folds_"):
+    if processes > 1 and (training.folder.parent / SUMMARY).is_file():
         raise UsageError(
             f"--folds trains in one process, but there are to be {processes}. Leave out trainer.devices and "
             "trainer.num_nodes, or --folds, and train the folds one by one: --data.folds 5 --data.fold 0"

@@ -70,8 +70,7 @@ def _predict_with_trainer(words: Sequence[str]) -> int:
         data.load_state_dict(checkpoint.data_state)
         check_network(model, data)
         model.load_state_dict(checkpoint.weights)
-        calibration = checkpoint.calibration(model.hparams["tta"])
-        model.temperature = calibration["temperature"] if calibration else 1.0
+        calibration = model.use_calibration(checkpoint.content)
         min_confidence = choose_confidence(calibration, cli.config.min_confidence, cli.config.min_accuracy)
         summary = predict_with_trainer(
             trainer,

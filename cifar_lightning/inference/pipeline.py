@@ -69,8 +69,7 @@ def load_pipeline(
     try:
         classifier = ImageClassifier(**settings)
         classifier.load_state_dict(checkpoint.weights)
-        calibration = checkpoint.calibration(classifier.hparams["tta"])
-        classifier.temperature = calibration["temperature"] if calibration else 1.0
+        calibration = classifier.use_calibration(checkpoint.content)
     except UsageError:
         raise
     except Exception as error:  # Networks raise exceptions of any type for unsuitable options.

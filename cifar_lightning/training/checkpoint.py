@@ -196,10 +196,6 @@ class Checkpoint:
         """The network's name."""
         return str(self.content["hyper_parameters"]["arch"])
 
-    def calibration(self, tta: str) -> dict[str, Any] | None:
-        """Return what ``validate --calibrate`` stored, if it was with this test-time augmentation."""
-        return find_calibration(self.content, tta)
-
     def check_custom_code(self, used: Mapping[str, Sequence[str]], named: Mapping[str, Sequence[str]]) -> None:
         """Refuse code that the user has not named.
 

@@ -4,7 +4,7 @@ Networks are in ``models``, optimizers and schedules in ``optim``, and metrics i
 """
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from contextlib import nullcontext
 from typing import Any, Literal, cast
 
@@ -86,7 +86,7 @@ class ImageClassifier(LightningModule):
             "package.module:Name", from logits (B, K) and labels (B,) int64 to a mean ().
         loss_options: The loss's own options, by name.
         class_weights: Weights of the classes in the training loss cross_entropy: "none"; "balanced", by which all
-            classes count the same, whatever their numbers of training images; or a list of numbers >= 0, in their
+            classes count the same, whatever their numbers of training images; or a list of numbers > 0, in their
             order.
         metrics: More metrics of validation and test: torchmetrics' classes for classification, such as F1Score,
             Precision and Recall, averaged over the classes, or your own "package.module:Name". F1Score is logged as
@@ -198,12 +198,20 @@ class ImageClassifier(LightningModule):
         self._fresh = False
         self._seed = checkpoint.get("seed")
         upgrade(checkpoint)
-        self.temperature = (find_calibration(checkpoint, self.hparams["tta"]) or {}).get("temperature", 1.0)
+        self.use_calibration(checkpoint)
         self._partial = checkpoint.get("partial_epoch", {})
+
+    def use_calibration(self, checkpoint: Mapping[str, Any]) -> dict[str, Any] | None:
+        """Divide logits by a checkpoint's temperature, and return its calibration, if it has one for this ``tta``."""
+        calibration = find_calibration(checkpoint, self.hparams["tta"])
+        self.temperature = calibration["temperature"] if calibration else 1.0
+        return calibration
 
     def setup(self, stage: str) -> None:
         self._tuning = stage == "fit"
         options = self.hparams
+        if stage != "predict":
+            self._check_classes()
         if stage == "fit":
             self._loss = build_loss(
                 options["loss"],
@@ -240,14 +248,7 @@ class ImageClassifier(LightningModule):
                 f"ImageClassifier(…, num_classes={classes})."
             )
 
-    def on_validation_start(self) -> None:
-        self._check_classes()
-
-    def on_test_start(self) -> None:
-        self._check_classes()
-
     def on_fit_start(self) -> None:
-        self._check_classes()
         self._tuning, self.temperature = False, 1.0  # That of a resumed checkpoint is not that of later weights.
         callbacks: list[Callback] = self.trainer.callbacks  # type: ignore[attr-defined]
         if any(isinstance(callback, LearningRateFinder | BatchSizeFinder) for callback in callbacks):
@@ -369,8 +370,7 @@ class ImageClassifier(LightningModule):
         for module in self.net.modules():  # A previous training of this object may have ended its training.
             if hasattr(module, "bias_lr_ends") and self.hparams["freeze"] == "none":
                 cast(Tensor, module.bias).requires_grad_(True)
-        options = self.hparams
-        steps = self.trainer.estimated_stepping_batches
+        options, steps = self.hparams, self.trainer.estimated_stepping_batches
         if math.isinf(steps) and (options["schedule"] != "constant" or options["swa"]):
             what = f"swa {options['swa']}" if options["schedule"] == "constant" else f"schedule {options['schedule']}"
             raise UsageError(

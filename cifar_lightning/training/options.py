@@ -45,13 +45,13 @@ def _check_class_weights(weights: object, num_classes: int, loss: str) -> None:
         )
     if weights == "balanced":
         return
-    if not isinstance(weights, list) or not all(_is_weight(weight) for weight in weights) or not any(weights):
+    if not isinstance(weights, list) or not all(_is_weight(weight) for weight in weights):
         raise UsageError(
-            f"model.class_weights is {weights!r}; it must be none, balanced, or a list of a number >= 0 for each class."
+            f"model.class_weights is {weights!r}; it must be none, balanced, or a list of a number > 0 for each class."
         )
     if len(weights) != num_classes:
         raise UsageError(f"model.class_weights has {len(weights)} numbers, but there are {num_classes} classes.")
 
 
 def _is_weight(value: object) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value) and value >= 0
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value) and value > 0

@@ -117,6 +117,15 @@ def test_odd_names_are_text_on_the_page(pets: Path) -> None:
     assert "&lt;script&gt;" in page
 
 
+def test_names_that_a_spreadsheet_would_compute_are_text_in_the_table(pets: Path) -> None:
+    (pets / "train/cat").rename(pets / "train/=1+1")
+    (pets / "test/cat").rename(pets / "test/=1+1")
+    shutil.copy(pets / "train/=1+1/05.png", pets / "test/=1+1/copy.png")
+    assert main(WORDS) == 0
+    (row,) = read_rows()
+    assert (row["label"], row["other_label"]) == ("'=1+1", "'=1+1")
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [

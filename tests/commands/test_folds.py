@@ -1,6 +1,7 @@
 """Cross-validation: fit --folds."""
 
 import csv
+import io
 import json
 import shutil
 from pathlib import Path
@@ -9,8 +10,9 @@ import pytest
 import torch
 
 from cifar_lightning import ImageDataModule
+from cifar_lightning.auditing.labels import OutOfFold
 from cifar_lightning.cli import main
-from cifar_lightning.commands.folds import PREDICTIONS, SUMMARY
+from cifar_lightning.commands.folds import PREDICTIONS, SUMMARY, Predictions
 from cifar_lightning.data.image_set import ImageSet
 from cifar_lightning.data.splits import take_fold
 from cifar_lightning.errors import UsageError
@@ -65,6 +67,19 @@ def test_folds_are_trained_validated_and_ranked(
     data.prepare_data()
     data.setup("fit")
     assert {int(row["image"]) for row in rows if row["fold"] == "1"} == set(data.sets["val"].indices.tolist())
+
+
+def test_names_that_a_spreadsheet_would_compute_are_text_in_the_table(tmp_path: Path) -> None:
+    one = torch.tensor([0, 1])
+    shares = torch.tensor([[0.25, 0.75], [0.5, 0.5]])
+    table = Predictions(one, one, one, shares, ("=1+1", "cat"), ("-1.png", "@two.png")).to_csv()
+    first, second = list(csv.DictReader(io.StringIO(table)))
+    assert (first["file"], first["label"], second["file"], second["predicted"]) == (
+        "'-1.png", "'=1+1", "'@two.png", "'=1+1"
+    )  # fmt: skip
+    (path := tmp_path / PREDICTIONS).write_text(table)
+    read = OutOfFold.read(path, ("=1+1", "cat"))
+    assert (read.labels.tolist(), read.probabilities.tolist()) == ([0, 1], shares.tolist())
 
 
 @pytest.mark.slow

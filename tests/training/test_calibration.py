@@ -20,7 +20,7 @@ from cifar_lightning.training.calibration import (
     calibration_error,
     fit_temperature,
 )
-from cifar_lightning.training.checkpoint import Checkpoint
+from cifar_lightning.training.checkpoint import Checkpoint, find_calibration
 
 
 def draw(temperature: float, count: int = 4000) -> tuple[torch.Tensor, torch.Tensor]:
@@ -83,11 +83,11 @@ def test_validate_stores_it_and_predictions_use_it(
     out = capsys.readouterr().out
     assert "calibrated on " in out
     before, after = Checkpoint.read(trained / "best.ckpt"), Checkpoint.read(calibrated)
-    assert before.calibration("none") is None
-    stored = after.calibration("none")
+    assert find_calibration(before.content, "none") is None
+    stored = find_calibration(after.content, "none")
     assert stored is not None
     assert f"temperature {stored['temperature']:.3f}" in out
-    assert after.calibration("flip") is None, "that of another test-time augmentation"
+    assert find_calibration(after.content, "flip") is None, "that of another test-time augmentation"
     assert all(torch.equal(after.weights[name], weight) for name, weight in before.weights.items())
     logits = np.log(probabilities(trained / "best.ckpt"))
     expected = torch.from_numpy(logits / stored["temperature"]).softmax(1).numpy()
@@ -95,10 +95,10 @@ def test_validate_stores_it_and_predictions_use_it(
 
 
 def test_calibrating_again_changes_nothing(calibrated: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    first = Checkpoint.read(calibrated).calibration("none")
+    first = find_calibration(Checkpoint.read(calibrated).content, "none")
     assert first is not None
     assert main(["validate", f"--ckpt_path={calibrated}", "--calibrate"]) == 0
-    second = Checkpoint.read(calibrated).calibration("none")
+    second = find_calibration(Checkpoint.read(calibrated).content, "none")
     assert second is not None
     assert second["temperature"] == pytest.approx(first["temperature"], rel=1e-4)
 
@@ -107,10 +107,10 @@ def test_a_resumed_training_is_not_calibrated(trained: Path, tmp_path: Path) -> 
     run = tmp_path / "run"
     shutil.copytree(trained, run)
     assert main(["validate", f"--ckpt_path={run / 'last.ckpt'}", "--calibrate"]) == 0
-    assert Checkpoint.read(run / "last.ckpt").calibration("none")
+    assert find_calibration(Checkpoint.read(run / "last.ckpt").content, "none")
     epochs = Checkpoint.read(run / "last.ckpt").epochs_done
     assert main(["fit", f"--ckpt_path={run / 'last.ckpt'}", f"--trainer.max_epochs={epochs + 1}"]) == 0
-    assert Checkpoint.read(run / "last.ckpt").calibration("none") is None
+    assert find_calibration(Checkpoint.read(run / "last.ckpt").content, "none") is None
 
 
 def test_an_exported_file_is_calibrated_too(calibrated: Path) -> None:

@@ -91,7 +91,7 @@ def test_balanced_class_weights_are_those_of_scikit_learn() -> None:
 @pytest.mark.parametrize(
     ("weights", "message"),
     [
-        ("even", r"must be none, balanced, or a list of a number >= 0 for each class"),
+        ("even", r"must be none, balanced, or a list of a number > 0 for each class"),
         ([1.0, 2.0], r"has 2 numbers, but there are 3 classes"),
         ([1.0, -1.0, 1.0], r"must be none, balanced"),
         ([0.0, 0.0, 0.0], r"must be none, balanced"),
