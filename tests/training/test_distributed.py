@@ -113,6 +113,7 @@ def test_two_test_as_one_does(alone: Path, data_root: Path, here: Path, start: S
     assert two["loss"] == pytest.approx(one["loss"], abs=1e-5)
     for name in ("accuracy", "ece", "top2"):
         assert two[name] == pytest.approx(one[name], abs=1e-3), name
+    assert two["scores"] == pytest.approx(one["scores"], abs=1e-2)
     for name, entry in one["classes"].items():
         assert two["classes"][name]["images"] == entry["images"] == 200
         assert two["classes"][name]["accuracy"] == pytest.approx(entry["accuracy"], abs=0.011)
@@ -120,6 +121,25 @@ def test_two_test_as_one_does(alone: Path, data_root: Path, here: Path, start: S
         images = [np.asarray(Image.open(here / n / "figures" / f"test_{figure}.png")) for n in ("1", "2")]
         # titles name the checkpoints' folders; the images below them are the same
         assert (images[0][200:] != images[1][200:]).mean() < 0.01
+
+
+@pytest.mark.slow
+def test_two_calibrate_as_one_does(alone: Path, here: Path, start: Start) -> None:
+    found = []
+    for processes in (1, 2):
+        run = here / str(processes)
+        run.mkdir()
+        path = shutil.copy(alone / "best.ckpt", run)
+        words = ["--calibrate", "--trainer.strategy=ddp", f"--trainer.devices={processes}", "--trainer.accelerator=cpu"]
+        process = start("-m", "cifar_lightning", "validate", f"--ckpt_path={path}", *words, **SETTINGS)
+        said = process.communicate(timeout=400)[0]
+        assert process.returncode == 0, said
+        assert said.count("calibrated on 90 validation images") == 1
+        found.append(Checkpoint.read(Path(path)).content["calibration"])
+    one, two = found
+    assert two["images"] == one["images"] == 90
+    assert two["temperature"] == pytest.approx(one["temperature"], rel=1e-3)
+    np.testing.assert_allclose(two["curve"], one["curve"], atol=0.03)  # Images of nearly equal confidence may swap.
 
 
 @pytest.mark.slow
