@@ -18,6 +18,7 @@ from cifar_lightning.data.cache import Decoded, Piece, Recipe, cached
 from cifar_lightning.data.sources import open_source
 from cifar_lightning.errors import UsageError
 from cifar_lightning.io.files import hash_data
+from tests.conftest import Start
 
 FINGERPRINT, OTHER = hash_data("this"), hash_data("other")
 IMAGES = np.random.default_rng(0).integers(0, 256, (5, 4, 4, 3), np.uint8)
@@ -160,6 +161,16 @@ def test_an_interruption_before_the_images_are_described(tmp_path: Path, monkeyp
 
 def _interrupt(*_: object) -> None:
     raise KeyboardInterrupt
+
+
+def test_of_two_processes_one_makes_the_images(image_folder: Path, start: Start) -> None:
+    code = (
+        "from cifar_lightning.data.sources import open_source\n"
+        f"print('digest', open_source('folder', {str(image_folder)!r}, None, 16).load('train').digest)"
+    )
+    said = [process.communicate(timeout=200)[0] for process in [start("-c", code) for _ in range(2)]]
+    assert len({each.split("digest ")[1] for each in said}) == 1
+    assert sum("Decoding" in each for each in said) == 1
 
 
 @pytest.mark.parametrize("memory", [math.inf, 100])
