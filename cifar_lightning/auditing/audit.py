@@ -1,6 +1,6 @@
 """Runs all checks on the splits of a data set."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -112,20 +112,18 @@ class Audit:
             if split == "train" or not self._held_out(split):
                 yield split, images
 
-    def run(self, out_of_fold: Sequence[Path] = ()) -> list[Finding]:
+    def run(self, predictions: OutOfFold | None = None) -> list[Finding]:
         """Run all checks.
 
         Args:
-            out_of_fold: The out_of_fold.csv of ``fit --folds``, of one or several seeds; without any, label errors are
-                not searched.
+            predictions: Those of ``fit --folds``; without them, label errors are not searched.
 
         Raises:
-            UsageError: If one of them does not belong to these images, or cleanlab is not installed.
+            UsageError: If they are of other images, or cleanlab is not installed.
         """
         findings: list[Finding] = []
-        if out_of_fold:  # First, since a file may be wrong, and the duplicates take minutes.
-            parts = [OutOfFold.read(path, self.sets["train"].classes) for path in out_of_fold]
-            findings += self.find_label_errors(OutOfFold.average(parts))
+        if predictions:  # First, since they may be wrong, and the duplicates take minutes.
+            findings += self.find_label_errors(predictions)
         findings += self.find_imbalance()
         findings += self.find_odd_images()
         findings += self.find_duplicates()

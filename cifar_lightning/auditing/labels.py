@@ -29,6 +29,11 @@ class OutOfFold:
     labels: NDArray[np.int64]
     probabilities: NDArray[np.float64]
 
+    @property
+    def accuracy(self) -> float:
+        """The fraction of the labels that are predicted, in [0, 1]."""
+        return float((self.probabilities.argmax(1) == self.labels).mean())
+
     @classmethod
     def read(cls, path: Path, classes: tuple[str, ...]) -> "OutOfFold":
         """Read the out_of_fold.csv of ``fit --folds``.

@@ -9,12 +9,14 @@ from rich.table import Table
 
 from cifar_lightning.auditing.audit import Audit
 from cifar_lightning.auditing.findings import CHECKS, Finding, to_csv
+from cifar_lightning.auditing.labels import OutOfFold
 from cifar_lightning.commands.fit import parse
 from cifar_lightning.commands.session import session
 from cifar_lightning.data.datamodule import ImageDataModule
 from cifar_lightning.data.image_set import ImageSet
 from cifar_lightning.errors import UsageError, did_you_mean
 from cifar_lightning.io.files import prepare_output, write_output
+from cifar_lightning.io.text import percent
 from cifar_lightning.reporting.audit_page import audit_page
 from cifar_lightning.training.launcher import refuse_processes
 
@@ -38,12 +40,19 @@ def main(argv: Sequence[str]) -> int:
         sets = load_splits(data)
         audit = Audit(sets, Path(data.hparams["root"]), data.hparams["image_size"])
         named = [options.out_of_fold] if isinstance(options.out_of_fold, str) else options.out_of_fold or []
-        findings = audit.run([Path(name) for name in named])
-        skipped = {} if named else {"label": NEEDS_FOLDS}
+        classes = sets["train"].classes
+        predictions = OutOfFold.average([OutOfFold.read(Path(name), classes) for name in named]) if named else None
+        findings = audit.run(predictions)
+        skipped = {} if predictions else {"label": NEEDS_FOLDS}
         page, table = Path(options.output), Path(options.output).with_suffix(".csv")
         write_output(page, audit_page(data.description, sets, findings, skipped, table.name))
         write_output(table, to_csv(findings))
         _print(findings, skipped, sets)
+        if predictions:
+            print(
+                f"label: by networks that predict {percent(predictions.accuracy, 1)} of the labels out of fold; the "
+                "lower that is, the more of the suspects are correct labels"
+            )
         print(f"written: {page}, {table}")
     failed = [check for check in options.fail_on if any(finding.check == check for finding in findings)]
     if failed:

@@ -5,6 +5,7 @@ import io
 import json
 import shutil
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import mean, stdev
@@ -132,6 +133,11 @@ class Folds:
         """The folder of each run."""
         return [self.folder / f"version_{fold}" for fold in range(self.number)]
 
+    @property
+    def how_to_resume(self) -> str:
+        """How to train the folds that are not trained yet, for the user."""
+        return f"To train the other folds: {command_line('cifar-lightning', 'fit', '--resume_folds', self.folder)}"
+
     def is_trained(self, fold: int) -> bool:
         """Tell whether the run of a fold has ended."""
         record, _ = read_record(self.runs[fold] / "fit.json", FIT)
@@ -169,7 +175,19 @@ def train_folds(folds: Folds, train: Callable[[Sequence[str], Path], tuple[int, 
 
     Raises:
         UsageError: If the user made a mistake.
+        KeyboardInterrupt: If Ctrl+C is pressed outside of a training; how to resume is printed.
     """
+    try:
+        status = _train_all(folds, train)
+        if not status:
+            _conclude(folds)
+    except KeyboardInterrupt:
+        say_once(folds.how_to_resume)
+        raise
+    return status
+
+
+def _train_all(folds: Folds, train: Callable[[Sequence[str], Path], tuple[int, int]]) -> int:
     for fold, folder in enumerate(folds.runs):
         status = signal = 0
         if not folds.is_trained(fold):
@@ -177,17 +195,22 @@ def train_folds(folds: Folds, train: Callable[[Sequence[str], Path], tuple[int, 
             try:
                 status, signal = train(folds.arguments(fold), folder)
             except UsageError:
-                if not any(run.exists() for run in folds.runs):
+                if not any(run.is_dir() and any(run.iterdir()) for run in folds.runs):
                     shutil.rmtree(folds.folder)
+                    with suppress(OSError):  # There are other runs.
+                        folds.folder.parent.rmdir()
                 raise
         elif not folds.is_tested(fold):  # It was stopped after its training.
             status = run_test(folds.evaluation("test", fold), one_of_several=True)
         free_memory()
         if signal or status:
-            say_once(
-                f"To train the other folds: {command_line('cifar-lightning', 'fit', '--resume_folds', folds.folder)}"
-            )
+            say_once(folds.how_to_resume)
             return status or 128 + signal
+    return 0
+
+
+def _conclude(folds: Folds) -> None:
+    """Predict each image by the network that was not trained on it; print and write how good they are."""
     predictions = _predict(folds)
     _write(folds, predictions)
     print_runs(folds.runs, folds.number)
@@ -195,9 +218,10 @@ def train_folds(folds: Folds, train: Callable[[Sequence[str], Path], tuple[int, 
     say_once(
         f"out of fold: {percent(predictions.accuracy, 2)} of {len(predictions.labels):,} training images, each by the "
         f"network that was not trained on it; F1 {scores['f1']:.4f}, balanced accuracy {scores['balanced_acc']:.4f}\n"
-        f"written: {folds.folder / PREDICTIONS}, {folds.folder / SUMMARY}"
+        f"written: {folds.folder / PREDICTIONS}, {folds.folder / SUMMARY}\n"
+        "suspected label errors: cifar-lightning audit, with the same options of data and "
+        f"{command_line('--out_of_fold', folds.folder / PREDICTIONS)}"
     )
-    return 0
 
 
 def _predict(folds: Folds) -> Predictions:

@@ -50,7 +50,7 @@ def print_without_effect(model: ImageClassifier) -> None:
 def print_interrupted(result: FitResult) -> None:
     """Print which signal ended a training, and how it is resumed."""
     name = signal.Signals(result.interrupted).name
-    say_once(f"\nended by {name}.{describe_resumption(result.training) or ' Nothing was saved yet.'}")
+    say_once(f"\nended by {name}.{describe_resumption(result.training) or ' No checkpoint was written yet.'}")
 
 
 def print_trained(result: FitResult) -> None:

@@ -167,7 +167,7 @@ def test_predictions_of_other_images(pets: Path, text: str, message: str, capsys
 
 
 @pytest.mark.skipif(importlib.util.find_spec("cleanlab") is None, reason="needs the audit extra")
-def test_wrong_labels_are_suspected(pets: Path) -> None:
+def test_wrong_labels_are_suspected(pets: Path, capsys: pytest.CaptureFixture[str]) -> None:
     wrong = {3, 17}
     lines = []
     for index in range(24):
@@ -177,6 +177,7 @@ def test_wrong_labels_are_suspected(pets: Path) -> None:
     Path("folds.csv").write_text(HEADER + "".join(lines))
     assert main([*WORDS, "--out_of_fold=folds.csv", "--fail_on=[label]"]) == 1
     assert {int(row["index"]) for row in read_rows() if row["check"] == "label"} == wrong
+    assert "label: by networks that predict 91.7% of the labels out of fold" in capsys.readouterr().out
 
 
 def test_several_cross_validations_are_averaged(tmp_path: Path) -> None:

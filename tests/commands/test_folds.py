@@ -12,7 +12,7 @@ import torch
 from cifar_lightning import ImageDataModule
 from cifar_lightning.auditing.labels import OutOfFold
 from cifar_lightning.cli import main
-from cifar_lightning.commands.folds import PREDICTIONS, SUMMARY, Predictions
+from cifar_lightning.commands.folds import PREDICTIONS, SUMMARY, Folds, Predictions, train_folds
 from cifar_lightning.data.image_set import ImageSet
 from cifar_lightning.data.splits import take_fold
 from cifar_lightning.errors import UsageError
@@ -111,9 +111,23 @@ def test_a_fold_that_was_not_tested_yet_is_tested(image_folder: Path, here: Path
     assert (FOLDS / "version_1" / "test.json").is_file()
 
 
-def test_folds_that_can_not_begin_leave_no_folder(here: Path, refusal: Refusal) -> None:
+def test_folds_that_can_not_begin_leave_no_folder(image_folder: Path, here: Path, refusal: Refusal) -> None:
     refusal("fit", "--data.dataset=folder", "--data.root=nowhere", "--folds=2")
+    (image_folder / "train" / "red" / "torn.png").write_bytes(b"torn")
+    refusal("fit", "--data.dataset=folder", f"--data.root={image_folder}", "--folds=2")
     assert not Path("runs").exists() or not any(Path("runs").rglob("folds_*"))
+
+
+def test_an_interruption_between_two_trainings_says_how_to_resume(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def interrupt(*_: object) -> tuple[int, int]:
+        raise KeyboardInterrupt
+
+    folds = Folds.begin(tmp_path, 2, "", test=False)
+    with pytest.raises(KeyboardInterrupt):
+        train_folds(folds, interrupt)
+    assert f"fit --resume_folds {folds.folder}" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(
