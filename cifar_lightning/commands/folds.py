@@ -87,10 +87,11 @@ class Folds:
         folder: The folder.
         number: How many folds there are.
         test: Whether to test each run.
+        new: Whether the folder was made by this command.
     """
 
-    def __init__(self, folder: Path, number: int, *, test: bool) -> None:
-        self.folder, self.number, self.test = folder, number, test
+    def __init__(self, folder: Path, number: int, *, test: bool, new: bool = False) -> None:
+        self.folder, self.number, self.test, self.new = folder, number, test, new
 
     @classmethod
     def begin(cls, parent: Path, number: int, config: str, *, test: bool) -> "Folds":
@@ -108,7 +109,7 @@ class Folds:
         with RunFolder.claim(parent, 0, "folds") as run:
             write_atomically(run.path / CONFIG, config)
             write_json(run.path / SUMMARY, {"folds": number, "test": test})
-            return cls(run.path, number, test=test)
+            return cls(run.path, number, test=test, new=True)
 
     @classmethod
     def resume(cls, folder: Path) -> "Folds":
@@ -195,7 +196,7 @@ def _train_all(folds: Folds, train: Callable[[Sequence[str], Path], tuple[int, i
             try:
                 status, signal = train(folds.arguments(fold), folder)
             except UsageError:
-                if not any(run.is_dir() and any(run.iterdir()) for run in folds.runs):
+                if folds.new and not any((run / "last.ckpt").exists() for run in folds.runs):
                     shutil.rmtree(folds.folder)
                     with suppress(OSError):  # There are other runs.
                         folds.folder.parent.rmdir()
