@@ -11,9 +11,9 @@ from cifar_lightning.auditing.duplicates import find_duplicates, shrink
 from cifar_lightning.auditing.findings import Finding, Place
 from cifar_lightning.auditing.images import find_odd_sizes, find_plain, is_imbalanced
 from cifar_lightning.auditing.labels import OutOfFold, find_label_errors
-from cifar_lightning.data.cache import images_per_piece
-from cifar_lightning.data.image_set import ImageSet
+from cifar_lightning.data.image_set import ImageSet, images_per_piece
 from cifar_lightning.errors import UsageError
+from cifar_lightning.io.text import csv_text
 
 
 @dataclass(frozen=True)
@@ -68,7 +68,10 @@ class Audit:
         images = self.sets["train"]
         indices, labels = torch.from_numpy(predictions.indices), torch.from_numpy(predictions.labels)
         known = len(indices) and 0 <= indices.min() <= indices.max() < len(images.images)
-        if not known or not torch.equal(images.labels[indices], labels):
+        same = known and torch.equal(images.labels[indices], labels)
+        if same and images.names:
+            same = [csv_text(images.names[index]) for index in indices.tolist()] == [*predictions.files]
+        if not same:
             raise UsageError(
                 "the out-of-fold predictions are of other images or labels. Train the folds on the present ones: "
                 "cifar-lightning fit --folds 5"

@@ -17,7 +17,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from cifar_lightning.auditing.images import is_plain
-from cifar_lightning.data.cache import images_per_piece
+from cifar_lightning.data.image_set import images_per_piece
 from cifar_lightning.io.files import hash_data
 
 SIDE = 32

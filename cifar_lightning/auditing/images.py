@@ -8,8 +8,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from cifar_lightning.data.cache import images_per_piece
-from cifar_lightning.data.image_set import ImageSet
+from cifar_lightning.data.image_set import ImageSet, images_per_piece
 
 PLAIN = 2.0
 """Standard deviation of a channel below which an image is of nearly one colour, of values in [0, 255]."""

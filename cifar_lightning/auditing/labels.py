@@ -23,11 +23,13 @@ class OutOfFold:
         indices: (n,) int64, the images' positions in their source.
         labels: (n,) int64.
         probabilities: (n, K) float64.
+        files: The n images' files as the table names them; "" for images that are no files.
     """
 
     indices: NDArray[np.int64]
     labels: NDArray[np.int64]
     probabilities: NDArray[np.float64]
+    files: tuple[str, ...]
 
     @property
     def accuracy(self) -> float:
@@ -53,12 +55,12 @@ class OutOfFold:
                     raise ValueError("its columns are others")
                 if header[len(COLUMNS) :] != [csv_text(name) for name in classes]:
                     raise ValueError("its classes are others")
-                table = [(int(row[0]), header.index(row[3], len(COLUMNS)), row[len(COLUMNS) :]) for row in rows]
-            indices, labels, shares = zip(*table, strict=True) if table else ((), (), ())
+                table = [(int(row[0]), row[1], header.index(row[3], len(COLUMNS)), row[len(COLUMNS) :]) for row in rows]
+            indices, files, labels, shares = zip(*table, strict=True) if table else ((), (), (), ())
             probabilities = np.array(shares, np.float64).reshape(-1, len(classes))
             if not (np.isfinite(probabilities).all() and (probabilities >= 0).all() and probabilities.sum(1).all()):
                 raise ValueError("some of its probabilities are no numbers of at least 0")
-            return cls(np.array(indices, np.int64), np.array(labels, np.int64) - len(COLUMNS), probabilities)
+            return cls(np.array(indices, np.int64), np.array(labels, np.int64) - len(COLUMNS), probabilities, files)
         except FileNotFoundError:
             raise UsageError(f"there is no file {path}. fit --folds 5 writes an out_of_fold.csv.") from None
         except OSError as error:
@@ -76,9 +78,9 @@ class OutOfFold:
         first = parts[0]
         for other in parts[1:]:
             same = np.array_equal(first.indices, other.indices) and np.array_equal(first.labels, other.labels)
-            if not same:
+            if not same or first.files != other.files:
                 raise UsageError("the files of --out_of_fold are of different images or labels.")
-        return cls(first.indices, first.labels, np.mean([part.probabilities for part in parts], 0))
+        return cls(first.indices, first.labels, np.mean([part.probabilities for part in parts], 0), first.files)
 
 
 def find_label_errors(predictions: OutOfFold) -> list[tuple[int, int, float]]:

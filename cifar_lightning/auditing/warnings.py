@@ -1,4 +1,4 @@
-"""What ``fit`` says about its data when it starts: those faults that are found in less than a second."""
+"""What ``fit`` says about its data when it starts: those faults that are found in seconds."""
 
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
@@ -6,9 +6,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from cifar_lightning.auditing.images import is_imbalanced
-from cifar_lightning.data.cache import images_per_piece
 from cifar_lightning.data.datamodule import ImageDataModule
-from cifar_lightning.data.image_set import ImageSet
+from cifar_lightning.data.image_set import ImageSet, images_per_piece
 from cifar_lightning.io.text import printable
 
 MOST_BYTES = 2**30

@@ -38,7 +38,7 @@ def main(argv: Sequence[str]) -> int:
         cli = parse(argv[1:], command="audit", add_options=add_options, adjust=_adjust)
         options, data = cli.config, cli.datamodule
         sets = load_splits(data)
-        audit = Audit(sets, Path(data.hparams["root"]), data.hparams["image_size"])
+        audit = Audit(sets, Path(data.hparams["root"]).expanduser(), data.hparams["image_size"])
         named = [options.out_of_fold] if isinstance(options.out_of_fold, str) else options.out_of_fold or []
         classes = sets["train"].classes
         predictions = OutOfFold.average([OutOfFold.read(Path(name), classes) for name in named]) if named else None

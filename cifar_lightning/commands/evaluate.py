@@ -155,7 +155,8 @@ def _calibrate(cli: TrainingCLI, before: str) -> None:
             f"--calibrate needs all {all_images:,} validation images, and {len(every.labels):,} were measured: leave "
             "out trainer.limit_val_batches."
         )
-    logits, labels = every.logits * model.temperature, every.labels  # as if it had never been calibrated
+    # On the CPU, since Apple's GPUs have no float64; and as if it had never been calibrated.
+    logits, labels = every.logits.cpu() * model.temperature, every.labels.cpu()
     calibration = calibrate(logits, labels, model.hparams["tta"])
     if not is_rank_zero():
         return

@@ -157,10 +157,15 @@ class Folds:
         return [f"--config={self.folder / CONFIG}", *folds, *test]
 
     def evaluation(self, command: str, fold: int) -> list[str]:
-        """Return ``validate`` or ``test`` of a fold's best checkpoint, with the code that the settings name."""
+        """Return ``validate`` or ``test`` of a fold's best checkpoint, with the code that the settings name.
+
+        A run that ended before its first validation has only its last one.
+        """
+        best = self.runs[fold] / "best.ckpt"
+        path = best if best.is_file() else best.with_name("last.ckpt")
         settings = load_yaml(read_text(self.folder / CONFIG))
         code = approve_code(command, {"model": settings["model"], "data": settings["data"]})
-        return [command, f"--ckpt_path={self.runs[fold] / 'best.ckpt'}", *code]
+        return [command, f"--ckpt_path={path}", *code]
 
 
 def train_folds(folds: Folds, train: Callable[[Sequence[str], Path], tuple[int, int]]) -> int:

@@ -28,9 +28,6 @@ from cifar_lightning.io.files import move_complete, open_no_link, remove_unfinis
 from cifar_lightning.io.schema import TEXT, check, several, whole
 from cifar_lightning.io.text import say
 
-PIECE_BYTES = 2**25
-"""Size of the images that are decoded before they are written."""
-
 
 @dataclass(frozen=True)
 class Piece:
@@ -91,9 +88,12 @@ class Recipe:
 
     def make(self) -> Decoded:
         """Make all images in memory."""
-        pieces = list(self.pieces(0))
-        images = torch.from_numpy(np.concatenate([piece.images for piece in pieces]))
-        return self.finish(images, [_record(piece) for piece in pieces])
+        images, count, records = np.empty((self.most, self.image_size, self.image_size, 3), np.uint8), 0, []
+        for piece in self.pieces(0):
+            images[count : count + len(piece.images)] = piece.images
+            count += len(piece.images)
+            records.append(_record(piece))
+        return self.finish(torch.from_numpy(images[:count]), records)
 
     def finish(self, images: Tensor, records: Sequence[dict[str, Any]]) -> Decoded:
         """Join images (N, H, W, 3) uint8 with what was recorded of their pieces."""
@@ -123,11 +123,6 @@ def _as_pairs(broken: Sequence[Sequence[str]]) -> tuple[tuple[str, str], ...]:
     return tuple((item, reason) for item, reason in broken)
 
 
-def images_per_piece(image_size: int) -> int:
-    """Return how many images of a height and width, in pixels, make a piece."""
-    return max(1, PIECE_BYTES // (3 * image_size**2))
-
-
 def cached(path: Path, fingerprint: str, num_classes: int, recipe: Recipe) -> Decoded:
     """Open cached images, or make them and cache them.
 
@@ -146,15 +141,19 @@ def cached(path: Path, fingerprint: str, num_classes: int, recipe: Recipe) -> De
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with locked(path):
-            return cache.open(num_classes) or cache.write(recipe)
+            try:
+                return cache.open(num_classes) or cache.write(recipe)
+            except OSError:
+                if fits_in_memory(recipe.nbytes):
+                    cache.discard_unfinished()  # Else it would fill the disk for nothing.
+                raise
     except (OSError, DownloadError) as error:
         if not fits_in_memory(recipe.nbytes):
             raise UsageError(
                 f"the decoded images take up to {recipe.nbytes / 1e9:.1f} GB, which is too much for the memory, and "
-                f"can't be stored in {path.parent} ({error}). Make room there, and give the same command again: what "
-                "is decoded is kept. A smaller data.image_size needs less."
+                f"can't be stored in {path.parent} ({error}). Make room there, or let it be written to, and give "
+                "the same command again: what is decoded is kept. A smaller data.image_size needs less."
             ) from error
-        cache.discard_unfinished()  # Else it would fill the disk for nothing.
         say(f"The images could not be cached in {path.parent} and will be prepared again next time ({error}).")
         return recipe.make()
 

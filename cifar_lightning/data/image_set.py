@@ -25,6 +25,9 @@ Normalisation = tuple[tuple[float, ...], tuple[float, ...]]
 """Mean and standard deviation of each channel, of pixels in [0, 1]."""
 
 
+PIECE_BYTES = 2**25
+"""Size of the images that are decoded, or read from a mapped file, at a time."""
+
 LIMITS = (Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory/memory.limit_in_bytes"))
 """Where Linux tells how much memory a container may use, in bytes: control groups of version 2 and of version 1."""
 
@@ -40,6 +43,11 @@ def physical_memory() -> float:
         with suppress(ValueError, OSError):  # "max" is no number.
             memory.append(int(file.read_text(encoding="ascii")))
     return min(memory)
+
+
+def images_per_piece(image_size: int) -> int:
+    """Return how many images of a height and width, in pixels, make a piece."""
+    return max(1, PIECE_BYTES // (3 * image_size**2))
 
 
 def fits_in_memory(size: int) -> bool:
@@ -120,7 +128,7 @@ class ImageSet(Dataset[Batch]):
     def normalisation(self) -> Normalisation:
         """Compute the mean and standard deviation of each channel over the set, of pixels in [0, 1]."""
         counts = torch.zeros(self.images.shape[-1], 256, dtype=torch.int64)
-        for indices in torch.split(self.indices, 1000):
+        for indices in torch.split(self.indices, images_per_piece(self.images.shape[1])):
             channels = self.images[indices].cpu().flatten(0, 2).T
             counts += torch.stack([channel.bincount(minlength=256) for channel in channels])
         shares = counts.double() / counts.sum(1, keepdim=True)

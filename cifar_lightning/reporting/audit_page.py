@@ -4,13 +4,16 @@ from collections.abc import Mapping, Sequence
 from itertools import islice
 from typing import Any
 
+import numpy as np
+from PIL import Image
+
 from cifar_lightning.auditing.findings import CHECKS, EXPLANATIONS, Finding, Place
 from cifar_lightning.data.image_set import ImageSet
 from cifar_lightning.reporting.figures import to_png
 from cifar_lightning.reporting.page import as_data_uri, load_template
 
-SHOWN = 60
-"""How many findings of a check are on the page."""
+SHOWN, SIDE = 60, 160
+"""How many findings of a check are on the page, and the largest height and width of their images, in pixels."""
 
 
 def audit_page(
@@ -55,5 +58,6 @@ def _image(place: Place, sets: Mapping[str, ImageSet]) -> dict[str, str]:
     name = place.file or f"{place.split} image {place.index}"
     if place.index is None:
         return {"uri": "", "label": "", "name": name}
-    pixels = sets[place.split].images[place.index].cpu().numpy()
-    return {"uri": as_data_uri(to_png(pixels)), "label": place.label, "name": name}
+    image = Image.fromarray(sets[place.split].images[place.index].cpu().numpy())
+    image.thumbnail((SIDE, SIDE))  # It makes no image larger.
+    return {"uri": as_data_uri(to_png(np.asarray(image))), "label": place.label, "name": name}

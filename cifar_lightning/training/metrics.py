@@ -5,6 +5,7 @@
 B batch, n images of a process, K classes.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import cast
 
@@ -20,8 +21,8 @@ from cifar_lightning.training.chosen_metrics import ChosenMetrics
 from cifar_lightning.training.scores import BINARY_SCORES, MACRO_SCORES, binary_scores, class_scores, macro_scores
 
 JOINED = 8
-"""Number of steps that are stored as they are. Small tensors that are kept for an epoch lie between the large ones of
-the batches, whose memory could then not be used again when they are freed."""
+"""Number of steps whose outputs are joined. Small tensors that are kept for an epoch lie between the large ones of the
+batches, whose memory could then not be used again when they are freed."""
 
 _SUM_DTYPE = torch.float32 if torch.backends.mps.is_available() else torch.float64  # MPS has no float64.
 
@@ -104,6 +105,7 @@ class EpochMetrics(nn.Module):
                 top = MulticlassAccuracy(num_classes, top_k=k, average="micro", validate_args=False)
                 self.of_probabilities[f"top{k}"] = top
         self._steps: list[tuple[Tensor, ...]] = []
+        self._joined: list[tuple[Tensor, ...]] = []
         self._sizes: list[int] = []
 
     def update(self, logits: Tensor, labels: Tensor, loss: Tensor, indices: Tensor) -> None:
@@ -118,17 +120,17 @@ class EpochMetrics(nn.Module):
         outputs = logits.argmax(1) if self.confusion is None else logits
         self._steps.append((outputs, labels, loss.detach()[None], indices))
         self._sizes.append(len(labels))
-        if len(self._steps) > JOINED:
-            self._steps = [self._join()]
-
-    def _join(self) -> tuple[Tensor, ...]:
-        """Return the outputs, labels, losses and indices of all stored steps."""
-        return tuple(torch.cat(parts) for parts in zip(*self._steps, strict=True))
+        if len(self._steps) == JOINED:
+            self._joined.append(_join(self._steps))
+            self._steps = []
+            # Each part is larger than the next one, so that there are few, and no image is copied often.
+            while len(self._joined) > 1 and len(self._joined[-2][0]) <= len(self._joined[-1][0]):
+                self._joined[-2:] = [_join(self._joined[-2:])]
 
     @property
     def started(self) -> bool:
         """Whether anything was added since the last ``finish``."""
-        return bool(self._steps) or self.images.update_called
+        return bool(self._steps or self._joined) or self.images.update_called
 
     def finish(self, *, further: bool, chosen: bool = False) -> dict[str, Tensor]:
         """Compute the means by name, store the evaluation, and reset everything else.
@@ -188,7 +190,7 @@ class EpochMetrics(nn.Module):
 
     def discard(self) -> None:
         """Discard what was added since the last ``finish``."""
-        self._steps, self._sizes = [], []
+        self._steps, self._joined, self._sizes = [], [], []
         for module in self.modules():
             if isinstance(module, Metric):
                 module.reset()
@@ -196,12 +198,12 @@ class EpochMetrics(nn.Module):
     def _count(self) -> tuple[Tensor, Tensor, Tensor]:
         """Update torchmetrics with the stored steps, and return their outputs, labels and indices."""
         device = self.acc.device
-        if not self._steps:
+        if not (self._steps or self._joined):
             empty = torch.empty(0, dtype=torch.int64, device=device)
             return torch.empty(0, self.num_classes, device=device), empty, empty
-        outputs, labels, losses, indices = self._join()
+        outputs, labels, losses, indices = _join([*self._joined, *self._steps])
         self.loss.update(losses * torch.tensor(self._sizes, device=device))
-        self._steps, self._sizes = [], []
+        self._steps, self._joined, self._sizes = [], [], []
         self.images.update(torch.tensor(len(labels), device=device))
         for metric in filter(None, (self.acc, self.confusion)):
             metric.update(outputs if self.confusion is None else outputs.argmax(1), labels)
@@ -230,6 +232,11 @@ class EpochMetrics(nn.Module):
             self.images.update(torch.tensor(sums["images"], device=self.acc.device))
             labels = torch.zeros(int(sums["images"]), dtype=torch.int64, device=self.acc.device)
             self.acc.update((torch.arange(len(labels), device=labels.device) >= sums["correct"]).long(), labels)
+
+
+def _join(parts: Sequence[tuple[Tensor, ...]]) -> tuple[Tensor, ...]:
+    """Join the outputs, labels, losses and indices of some steps with those of later ones."""
+    return tuple(torch.cat(each) for each in zip(*parts, strict=True))
 
 
 def wilson_interval(

@@ -1,7 +1,10 @@
 """audit finds what was planted in a folder of images, and nothing in what is in order."""
 
+import base64
 import csv
 import importlib.util
+import io
+import re
 import shutil
 from pathlib import Path
 
@@ -109,6 +112,21 @@ def test_large_images_that_differ_in_detail_are_not_the_same(here: Path) -> None
     assert row["text"] == "nearly the same"
 
 
+def test_large_images_are_small_on_the_page(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for split in ("train", "test"):
+        for name in ("cat", "dog"):
+            (folder := here / "pets" / split / name).mkdir(parents=True)
+            photograph(len(name + split), (400, 400)).save(folder / "one.png")
+    for name in ("HOME", "USERPROFILE"):
+        monkeypatch.setenv(name, str(here))
+    words = [word.replace("=pets", "=~/pets") for word in WORDS]
+    assert main([*words, "--data.image_size=400"]) == 0
+    shown = re.findall(r"data:image/png;base64,([^\"]+)", Path("audit.html").read_text(encoding="utf-8"))
+    assert shown
+    for each in shown:
+        assert max(Image.open(io.BytesIO(base64.b64decode(each))).size) <= 160
+
+
 def test_odd_names_are_text_on_the_page(pets: Path) -> None:
     shutil.copy(pets / "train/cat/05.png", pets / "test/cat/<script>.png")
     assert main(WORDS) == 0
@@ -173,11 +191,15 @@ def test_wrong_labels_are_suspected(pets: Path, capsys: pytest.CaptureFixture[st
     for index in range(24):
         label = ("cat", "dog")[index >= 12]
         sure = 0.05 if (label == "cat") == (index in wrong) else 0.95
-        lines.append(f"{index},,0,{label},cat,{sure:.2f},{1 - sure:.2f}\n")
+        file = f"train/{label}/{index % 12:02}.png"
+        lines.append(f"{index},{file},0,{label},cat,{sure:.2f},{1 - sure:.2f}\n")
     Path("folds.csv").write_text(HEADER + "".join(lines))
     assert main([*WORDS, "--out_of_fold=folds.csv", "--fail_on=[label]"]) == 1
     assert {int(row["index"]) for row in read_rows() if row["check"] == "label"} == wrong
     assert "label: by networks that predict 91.7% of the labels out of fold" in capsys.readouterr().out
+    (pets / "train/cat/00.png").rename(pets / "train/cat/99.png")
+    assert main([*WORDS, "--out_of_fold=folds.csv"]) == 2
+    assert "are of other images or labels" in capsys.readouterr().err
 
 
 def test_several_cross_validations_are_averaged(tmp_path: Path) -> None:

@@ -111,6 +111,13 @@ def test_a_fold_that_was_not_tested_yet_is_tested(image_folder: Path, here: Path
     assert (FOLDS / "version_1" / "test.json").is_file()
 
 
+def test_a_training_without_validation_predicts_by_its_last_checkpoint(image_folder: Path, here: Path) -> None:
+    words = ["--data.dataset=folder", f"--data.root={image_folder}", "--data.batch_size=8", "--trainer.max_steps=1"]
+    assert main(["fit", *words, "--folds=2"]) == 0
+    assert not list(FOLDS.rglob("best.ckpt"))
+    assert (FOLDS / PREDICTIONS).is_file()
+
+
 def test_folds_that_can_not_begin_leave_no_folder(image_folder: Path, here: Path, refusal: Refusal) -> None:
     refusal("fit", "--data.dataset=folder", "--data.root=nowhere", "--folds=2")
     (image_folder / "train" / "red" / "torn.png").write_bytes(b"torn")

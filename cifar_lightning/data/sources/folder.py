@@ -14,8 +14,8 @@ from numpy.typing import NDArray
 from rich.markup import escape
 from rich.progress import Progress
 
-from cifar_lightning.data.cache import Piece, Recipe, cached, images_per_piece
-from cifar_lightning.data.image_set import ImageSet, Normalisation
+from cifar_lightning.data.cache import Piece, Recipe, cached
+from cifar_lightning.data.image_set import ImageSet, Normalisation, images_per_piece
 from cifar_lightning.errors import UsageError
 from cifar_lightning.io.files import hash_data, hash_file
 from cifar_lightning.io.text import first_ten, printable, say

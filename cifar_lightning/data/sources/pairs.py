@@ -12,8 +12,8 @@ from rich.markup import escape
 from rich.progress import Progress
 from torch import Tensor
 
-from cifar_lightning.data.cache import Decoded, Piece, Recipe, cached, images_per_piece
-from cifar_lightning.data.image_set import ImageSet, Normalisation
+from cifar_lightning.data.cache import Decoded, Piece, Recipe, cached
+from cifar_lightning.data.image_set import ImageSet, Normalisation, images_per_piece
 from cifar_lightning.errors import UsageError
 from cifar_lightning.io.download import DownloadError, locked
 from cifar_lightning.io.files import hash_data
@@ -22,7 +22,7 @@ from cifar_lightning.transforms.decode import ImageError, decode_image
 
 
 class Pairs(ABC):
-    """Images of one map-style data set for each split, read into memory once.
+    """Images of one map-style data set for each split, read once.
 
     An image is a PIL image, a uint8 array (H, W) or (H, W, C), or a uint8 tensor (C, H, W), of any size; a label is an
     integer in [0, K). A data set's attribute ``classes`` names the K classes; without it, the labels are the names.
