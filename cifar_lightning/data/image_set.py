@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from cifar_lightning.io.mapped_file import read_ahead
+from cifar_lightning.data.mapped_file import read_ahead
 
 Batch = tuple[Tensor, Tensor, Tensor]
 """Images (B, C, H, W) uint8, labels (B,) int64, and the images' indices in their source (B,) int64."""

@@ -178,15 +178,13 @@ class ImageClassifier(LightningModule):
         average = options["ema"] or options["swa"]
         if fitting:
             check_compatible(self.trainer.callbacks, options, self.trainer.world_size)  # type: ignore[attr-defined]
-        if not (fitting and average):
-            return []
         # As an option of the model rather than of the Trainer, averaging is stored in checkpoints and can be swept.
-        return [Averaging(self.trainer.strategy.root_device, options["ema"], options["swa"])]
+        device = self.trainer.strategy.root_device
+        return [Averaging(device, options["ema"], options["swa"])] if fitting and average else []
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        checkpoint["format"] = FORMAT
-        checkpoint["seed"] = self._seed
-        checkpoint["partial_epoch"] = partial = self.train_metrics.partial()
+        partial = self.train_metrics.partial()
+        checkpoint |= {"format": FORMAT, "seed": self._seed, "partial_epoch": partial}
         if self.hparams["stop_on_nan"] and self.trainer.state.fn == "fit" and not self._tuning:
             # Before it replaces the last checkpoint whose weights are of use.
             if not math.isfinite(loss := partial.get("loss", 0.0)):
@@ -210,8 +208,6 @@ class ImageClassifier(LightningModule):
     def setup(self, stage: str) -> None:
         self._tuning = stage == "fit"
         options = self.hparams
-        if stage != "predict":
-            self._check_classes()
         if stage == "fit":
             self._loss = build_loss(
                 options["loss"],
@@ -248,7 +244,13 @@ class ImageClassifier(LightningModule):
                 f"ImageClassifier(…, num_classes={classes})."
             )
 
+    def on_validation_start(self) -> None:
+        self._check_classes()
+
+    on_test_start = on_validation_start
+
     def on_fit_start(self) -> None:
+        self._check_classes()
         self._tuning, self.temperature = False, 1.0  # That of a resumed checkpoint is not that of later weights.
         callbacks: list[Callback] = self.trainer.callbacks  # type: ignore[attr-defined]
         if any(isinstance(callback, LearningRateFinder | BatchSizeFinder) for callback in callbacks):
@@ -258,8 +260,7 @@ class ImageClassifier(LightningModule):
             self.trainer.strategy.setup_optimizers(self.trainer)
 
     def on_train_start(self) -> None:
-        if self._seed is None:
-            self._seed = torch.initial_seed()
+        self._seed = torch.initial_seed() if self._seed is None else self._seed
         # One process gets the sums, the others zeros, so that all know that the epoch has begun.
         self.train_metrics.resume({k: v * self.trainer.is_global_zero for k, v in self._partial.items()})
         self._partial = {}
@@ -272,8 +273,7 @@ class ImageClassifier(LightningModule):
 
     def on_train_batch_start(self, batch: tuple[Tensor, Tensor, Tensor], batch_idx: int) -> None:
         # Random numbers of dropout and the like are a function of the position, so a resumed run draws the same.
-        place = (self.trainer.current_epoch, batch_idx, self.trainer.global_rank)
-        seed = hash_integers(cast(int, self._seed), *place)
+        seed = hash_integers(cast(int, self._seed), self.trainer.current_epoch, batch_idx, self.trainer.global_rank)
         torch.default_generator.manual_seed(seed)  # torch.manual_seed would store a stack trace for each device type.
         if not batch[0].is_cpu:
             torch.get_device_module(self.device).manual_seed(seed)
